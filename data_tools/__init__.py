@@ -1,0 +1,1 @@
+"""Data set conversion, labelling, selection and inspection, built on dpdata and ASE."""

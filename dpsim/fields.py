@@ -1,0 +1,46 @@
+"""The physical fields that frames carry: one row each, from which readers, checks and exporters loop.
+
+File names follow the ``deepmd/npy`` layout; signs are those of WORKFLOW and of the files: forces are
+``-dE/dr`` and the virial is ``-dE/dstrain`` (eV; stress = -virial / volume).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["frame", "atom"]
+
+
+class Field(NamedTuple):
+    """One physical field of a frame."""
+
+    name: str
+    """Name in dpsim, for example ``forces``."""
+    file: str
+    """Base name of the array in a ``set.*`` folder, without ``.npy``."""
+    kind: Kind
+    """Whether there is one value a frame or one an atom."""
+    shape: tuple[int, ...]
+    """Shape of one value; ``-1`` where the data decide."""
+    unit: str
+    label: bool
+    """True for what a model is trained on, false for what it is given."""
+    extxyz: str | None
+    """Name under which it is written to extended XYZ (``REF_`` prefix, see WORKFLOW C), if it is."""
+
+
+FIELDS: tuple[Field, ...] = (
+    Field("energy", "energy", "frame", (), "eV", True, "REF_energy"),
+    Field("forces", "force", "atom", (3,), "eV/Å", True, "REF_forces"),
+    Field("virial", "virial", "frame", (3, 3), "eV", True, "REF_virial"),
+    Field("atomic_energy", "atom_ener", "atom", (), "eV", True, None),
+    Field("force_weight", "atom_pref", "atom", (), "1", True, None),
+    Field("fparam", "fparam", "frame", (-1,), "", False, None),
+    Field("aparam", "aparam", "atom", (-1,), "", False, None),
+    Field("spin", "spin", "atom", (3,), "μB", False, None),
+    Field("magnetic_forces", "force_mag", "atom", (3,), "eV/μB", True, None),
+    Field("charge_spin", "charge_spin", "frame", (2,), "e, 1", False, None),
+)
+
+BY_NAME = {field.name: field for field in FIELDS}
+BY_FILE = {field.file: field for field in FIELDS}

@@ -1,0 +1,1 @@
+"""C++ sources of the LAMMPS plugin and the custom operators, installed as ``dpsim.cpp``."""

@@ -1,0 +1,1 @@
+"""Ready-made workflow recipes, installed as ``dpsim.recipes``."""
