@@ -1,1 +1,1 @@
-"""TODO room docstring."""
+"""Learnable blocks without geometry: linear maps, residual networks, type embedding, activations."""

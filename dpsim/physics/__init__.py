@@ -1,1 +1,1 @@
-"""TODO room docstring."""
+"""Geometry without parameters: neighbourhoods, switch functions, derivatives of the energy."""

@@ -1,0 +1,73 @@
+"""Linear maps and residual networks (spec common.md §8).
+
+Maps act on row vectors: ``y = x @ weight + bias`` with ``weight (in, out)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dpsim.nn.activation import Activation, activation
+
+
+def normal(*shape: int, mean: float = 0.0, std: float, dtype: torch.dtype) -> nn.Parameter:
+    """Parameter drawn from a normal distribution; drawn in float64 so that dtypes share the numbers."""
+    return nn.Parameter((torch.randn(*shape, dtype=torch.float64) * std + mean).to(dtype))
+
+
+class Linear(nn.Module):
+    """``x @ weight + bias``; weights N(0, 1/(in+out)), biases N(0, 1)."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = normal(n_in, n_out, std=1 / math.sqrt(n_in + n_out), dtype=dtype)
+        self.bias = normal(n_out, std=1.0, dtype=dtype) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+
+class ResidualLayer(nn.Module):
+    """``φ(x @ weight + bias) * idt``, plus ``x`` where widths are equal, ``[x|x]`` where they double."""
+
+    def __init__(self, n_in: int, n_out: int, phi: Activation, *, resnet_dt: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = Linear(n_in, n_out, dtype=dtype)
+        self.phi = phi
+        self.copies = n_out // n_in if n_out in (n_in, 2 * n_in) else 0
+        self.idt = normal(n_out, mean=0.1, std=0.001, dtype=dtype) if resnet_dt and self.copies else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        y = self.phi(self.linear(x))
+        if self.idt is not None:
+            y = y * self.idt
+        if self.copies == 1:
+            return y + x
+        return y + torch.cat([x, x], dim=-1) if self.copies == 2 else y
+
+
+class ResidualNetwork(nn.Module):
+    """Hidden residual layers of the given widths, then one linear layer."""
+
+    def __init__(
+        self, n_in: int, neuron: Sequence[int], n_out: int, activation_name: str, *, resnet_dt: bool, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        phi = activation(activation_name)
+        widths = [n_in, *neuron]
+        self.hidden = nn.ModuleList(
+            ResidualLayer(a, b, phi, resnet_dt=resnet_dt, dtype=dtype) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.output = Linear(widths[-1], n_out, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., n_in)`` to ``(..., n_out)``."""
+        for layer in self.hidden:
+            x = layer(x)
+        return self.output(x)

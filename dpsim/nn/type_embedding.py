@@ -1,0 +1,32 @@
+"""Learned vector for each element (spec common.md §9)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dpsim.nn.linear import Linear
+
+
+class TypeEmbedding(nn.Module):
+    """One linear layer on the one-hot type, with the residual rule of the layers.
+
+    The table is ``W`` in general, ``W + I`` if the width equals the number of types and ``W + [I, I]`` if it is
+    twice that number.
+    """
+
+    def __init__(self, n_types: int, width: int, *, bias: bool = False, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = Linear(n_types, width, bias=bias, dtype=dtype)
+        copies = width // n_types if width in (n_types, 2 * n_types) else 0
+        identity = torch.eye(n_types, dtype=dtype).repeat(1, copies) if copies else None
+        self.register_buffer("identity", identity, persistent=False)
+
+    def forward(self, types: Tensor) -> Tensor:
+        """Vectors ``(N, width)`` of the types ``(N,)``."""
+        table = self.linear.weight
+        if self.identity is not None:
+            table = table + self.identity
+        if self.linear.bias is not None:
+            table = table + self.linear.bias
+        return table.index_select(0, types)
