@@ -1,1 +1,1 @@
-"""TODO room docstring."""
+"""Native code on demand: finds or builds the compiled parts of dpsim, with the standard library alone."""

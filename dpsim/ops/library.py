@@ -1,0 +1,71 @@
+"""Loads the native operators, once per process."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import torch
+
+from dpsim.errors import SetupError
+from dpsim.native import build
+
+_lock = threading.RLock()
+_loaded = False
+_reason: str | None = None
+
+
+def load() -> bool:
+    """Make the native operators available, building them if they are not built yet.
+
+    Safe to call from many threads and processes, and cheap after the first call. A failure is remembered
+    for the life of the process, and a failing build on this machine is not tried again by other processes.
+
+    Returns
+    -------
+    bool
+        False when they cannot be had; `unavailable_reason` then says why.
+    """
+    global _loaded, _reason
+    if _loaded:
+        return True
+    with _lock:
+        if _loaded or _reason is not None:
+            return _loaded
+        try:
+            if not _registered():
+                folder = build.ensure("ops", progress=_say, retry=False)
+                torch.ops.load_library(str(build.library("ops", folder)))
+        except (SetupError, OSError) as error:
+            _reason = str(error)
+            return False
+        _register()
+        _loaded = True
+    return True
+
+
+def unavailable_reason() -> str | None:
+    """One sentence on why the native operators are missing; None if they are loaded or were never asked for."""
+    return _reason
+
+
+def native(tensor: torch.Tensor) -> bool:
+    """Whether the native version applies to `tensor`: it is on the CPU, and the library is there."""
+    return tensor.device.type == "cpu" and load()
+
+
+def _registered() -> bool:
+    """Whether something else, such as the LAMMPS plugin, brought the library into this process already."""
+    return hasattr(torch.ops.dpsim, "halo_extend")
+
+
+def _register() -> None:
+    """Register fake kernels and derivatives of all operators."""
+    from dpsim.ops import halo
+
+    for room in (halo,):
+        room.register()
+
+
+def _say(line: str) -> None:
+    print(f"dpsim: {line}", file=sys.stderr, flush=True)
