@@ -1,1 +1,1 @@
-"""TODO room docstring."""
+"""Models: descriptor, fitting and bias together, their derivatives, and their files."""

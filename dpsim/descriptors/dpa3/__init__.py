@@ -1,0 +1,1 @@
+"""DPA-3: message passing on atoms, edges and angles."""

@@ -1,0 +1,201 @@
+"""One layer of DPA-3 (spec dpa3.md §4), on flat edges and angles.
+
+Linear maps of concatenated inputs are split, ``W[x|y] = W_x x + W_y y``, so that what depends on a node or an
+edge only is computed once and gathered. What cannot reach the energy is not computed: the edge update of the
+last layer and the angle update of the last two (spec §5.4).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dpsim import ops
+from dpsim.descriptors.dpa3.config import RepFlowConfig
+from dpsim.nn.activation import Activation
+from dpsim.nn.linear import Linear
+from dpsim.nn.message import message_sum
+from dpsim.physics.neighborhood import Neighborhood
+
+
+class Geometry(NamedTuple):
+    """What depends on positions only, shared by all layers."""
+
+    neighborhood: Neighborhood
+    sw: Tensor
+    """(E,) switch of the edges."""
+    h_sw: Tensor
+    """(E, 3) scaled edge vectors times the switch."""
+    asw: Tensor
+    """(A,) switch of the angles."""
+
+
+class Features(NamedTuple):
+    """State between layers."""
+
+    node: Tensor
+    """(N, n_dim)"""
+    rows: Tensor | None
+    """(R, n_dim): `node` and the same of remote atoms; None until they are exchanged."""
+    edge: Tensor
+    """(E, e_dim)"""
+    angle: Tensor
+    """(A, a_dim)"""
+
+
+class RepFlowLayer(nn.Module):
+    """Updates node, edge and angle features from those of the previous layer."""
+
+    def __init__(self, config: RepFlowConfig, phi: Activation, index: int, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        n, e, a = config.n_dim, config.e_dim, config.a_dim
+        self.config, self.phi = config, phi
+        sequential = config.sequential_update
+        self.updates_edge = sequential or index < config.nlayers - 1
+        self.updates_angle = config.update_angle and (sequential or index < config.nlayers - 2)
+        self.node_self = Linear(n, n, dtype=dtype)
+        self.node_sym = Linear(config.axis_neuron * (n + e), n, dtype=dtype)
+        self.node_edge = Linear(2 * n + e, config.n_multi_edge_message * n, dtype=dtype)
+        self.edge_self = Linear(2 * n + e, e, dtype=dtype)
+        if config.update_angle:
+            n_in, e_in = config.compressed_widths
+            self.edge_angle1 = Linear(a + n_in + 2 * e_in, e, dtype=dtype)
+            self.edge_angle2 = Linear(e, e, dtype=dtype)
+            self.angle_self = Linear(a + n_in + 2 * e_in, a, dtype=dtype)
+            if config.a_compress_rate and not config.a_compress_use_split:
+                self.compress_node = Linear(n, n_in, bias=False, dtype=dtype)
+                self.compress_edge = Linear(e, e_in, bias=False, dtype=dtype)
+        counts = (2 + config.n_multi_edge_message, 1 + config.update_angle, int(config.update_angle))
+        residual = config.update_style == "res_residual"
+        self.node_residual, self.edge_residual, self.angle_residual = (
+            nn.ParameterList(self._residual(width, dtype) for _ in range(count if residual else 0))
+            for width, count in zip((n, e, a), counts, strict=True)
+        )
+
+    def _residual(self, width: int, dtype: torch.dtype) -> nn.Parameter:
+        scale = self.config.update_residual
+        noise = torch.randn(width, dtype=torch.float64) if self.config.update_residual_init == "norm" else torch.ones(width)
+        return nn.Parameter((scale * noise).to(dtype))
+
+    def forward(self, features: Features, geometry: Geometry) -> Features:
+        """Features of the next layer."""
+        rows = features.rows
+        if rows is None:
+            hood = geometry.neighborhood
+            rows = ops.halo_extend(features.node, hood.row_types, hood.plan)
+        features = features._replace(rows=rows)
+        return self._sequential(features, geometry) if self.config.sequential_update else self._parallel(features, geometry)
+
+    def _parallel(self, old: Features, geometry: Geometry) -> Features:
+        message, edge_self = self.edge_messages(old, geometry)
+        edge, angle = old.edge, old.angle
+        if self.updates_edge:
+            edge_updates = [edge_self]
+            if self.config.update_angle:
+                angle_message, angle_self = self.angle_messages(old.node, old.edge, old.angle, geometry)
+                edge_updates.append(self.edge_from_angles(angle_message, old.edge, geometry))
+                if self.updates_angle:
+                    angle = self.combine(old.angle, [angle_self], self.angle_residual)
+            edge = self.combine(old.edge, edge_updates, self.edge_residual)
+        return Features(self.updated_node(old, old.edge, message, geometry), None, edge, angle)
+
+    def _sequential(self, old: Features, geometry: Geometry) -> Features:
+        _, edge_self = self.edge_messages(old, geometry)
+        edge = old.edge + self.edge_residual[0] * edge_self
+        _, angle_self = self.angle_messages(old.node, edge, old.angle, geometry)
+        angle = old.angle + self.angle_residual[0] * angle_self
+        angle_message, _ = self.angle_messages(old.node, edge, angle, geometry)
+        edge = edge + self.edge_residual[1] * self.edge_from_angles(angle_message, edge, geometry)
+        message, _ = self.edge_messages(old._replace(edge=edge), geometry)
+        return Features(self.updated_node(old, edge, message, geometry), None, edge, angle)
+
+    def updated_node(self, old: Features, edge: Tensor, message: Tensor, geometry: Geometry) -> Tensor:
+        """New node features ``(N, n_dim)`` from self, symmetrised and edge messages (§4.1-4.3)."""
+        node_self = self.phi(self.node_self(old.node))
+        symmetric = self.phi(self.node_sym(self.symmetrized(old, edge, geometry)))
+        messages = message.split(self.config.n_dim, dim=1)
+        return self.combine(old.node, [node_self, symmetric, *messages], self.node_residual)
+
+    def symmetrized(self, old: Features, edge: Tensor, geometry: Geometry) -> Tensor:
+        """Invariants ``(N, axis_neuron·(e_dim + n_dim))`` of the environment (§4.2)."""
+        hood, k_edge = geometry.neighborhood, self.config.normalizers[0]
+        parts = []
+        for g in (edge, ops.gather_rows(old.rows, hood.neighbor)):
+            hg = ops.edge_outer_sum(geometry.h_sw, g, hood.edge_ptr)  # (N, 3, d)
+            product = hg[:, :, : self.config.axis_neuron].transpose(1, 2) @ hg
+            parts.append(product.reshape(hg.shape[0], -1))
+        return torch.cat(parts, dim=1) / (3.0 * k_edge)
+
+    def edge_messages(self, old: Features, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Message ``(N, H·n_dim)`` from edges to nodes and self update ``(E, e_dim)`` of edges (§4.3)."""
+        hood, n = geometry.neighborhood, self.config.n_dim
+        weight, bias = self.node_edge.weight, self.node_edge.bias
+        if self.updates_edge:
+            weight = torch.cat([weight, self.edge_self.weight], dim=1)
+            bias = torch.cat([bias, self.edge_self.bias])
+        reduced, item = message_sum(
+            old.edge @ weight[2 * n :],
+            torch.addmm(bias, old.node, weight[:n]),
+            old.rows @ weight[n : 2 * n],
+            geometry.sw,
+            hood.edge_ptr,
+            hood.neighbor,
+            self.node_edge.weight.shape[1],
+            self.phi,
+        )
+        return reduced / self.config.normalizers[0], item
+
+    def angle_messages(self, node: Tensor, edge: Tensor, angle: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Message ``(B, e_dim)`` from angles to edges and self update ``(A, a_dim)`` of angles (§4.4)."""
+        hood, a = geometry.neighborhood, self.config.a_dim
+        node, edge = self.compressed(node, edge.index_select(0, hood.angle_edge))
+        weight, bias = self.edge_angle1.weight, self.edge_angle1.bias
+        if self.updates_angle:
+            weight = torch.cat([weight, self.angle_self.weight], dim=1)
+            bias = torch.cat([bias, self.angle_self.bias])
+        w_angle, w_node, w_ik, w_ij = weight.split([a, node.shape[1], edge.shape[1], edge.shape[1]])
+        center = hood.center.index_select(0, hood.angle_edge)
+        reduced, item = message_sum(
+            angle @ w_angle,
+            torch.addmm(bias, edge, w_ij) + ops.gather_rows(node @ w_node, center),
+            edge @ w_ik,
+            geometry.asw,
+            hood.angle_ptr,
+            hood.angle_ik,
+            self.edge_angle1.weight.shape[1],
+            self.phi,
+        )
+        return reduced / math.sqrt(self.config.normalizers[1]), item
+
+    def compressed(self, node: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
+        """Node and edge features as angle messages see them."""
+        if self.config.a_compress_rate == 0:
+            return node, edge
+        if self.config.a_compress_use_split:
+            n_in, e_in = self.config.compressed_widths
+            return node[:, :n_in], edge[:, :e_in]
+        return self.compress_node(node), self.compress_edge(edge)
+
+    def edge_from_angles(self, message: Tensor, edge: Tensor, geometry: Geometry) -> Tensor:
+        """Update ``(E, e_dim)`` of all edges from the message ``(B, e_dim)`` to the angle-edges."""
+        angle_edge = geometry.neighborhood.angle_edge
+        linear = self.edge_angle2
+        if self.config.smooth_edge_update:
+            elsewhere = self.phi(linear.bias)
+            return elsewhere + ops.scatter_rows(self.phi(linear(message)) - elsewhere, angle_edge, edge)
+        seen = edge + ops.scatter_rows(message - edge.index_select(0, angle_edge), angle_edge, edge)
+        return self.phi(linear(seen))
+
+    def combine(self, old: Tensor, updates: list[Tensor], residual: nn.ParameterList) -> Tensor:
+        """Add updates to a feature in the configured style (§4.5)."""
+        if self.config.update_style == "res_residual":
+            for scale, update in zip(residual, updates, strict=True):
+                old = old + scale * update
+            return old
+        total = torch.stack(updates).sum(0) if len(updates) > 1 else updates[0]
+        if self.config.update_style == "res_avg":
+            return (old + total) / math.sqrt(len(updates) + 1)
+        return old + total / math.sqrt(len(updates))

@@ -1,0 +1,117 @@
+"""Model files: weights and a JSON header in one safetensors file.
+
+The header holds the configuration, the type map, the format version and where the model came from. Nothing in
+the file is executed; it loads on any device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from dpsim.errors import ModelError
+from dpsim.model.config import ModelConfig
+from dpsim.model.potential import PotentialModel
+
+FORMAT_VERSION = 1
+
+
+def state_digest(model: PotentialModel) -> str:
+    """Hex digest of the configuration and every parameter: equal models have equal digests."""
+    digest = hashlib.blake2b(digest_size=20)
+    digest.update(json.dumps(model.config.model_dump(mode="json"), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_model(model: PotentialModel, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
+    """Write a model to a ``.safetensors`` file, atomically.
+
+    Parameters
+    ----------
+    provenance
+        JSON-serialisable facts to keep with the model, for example the training step and the data digest.
+    """
+    from safetensors.torch import save_file
+
+    import dpsim
+
+    path = Path(path)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "kind": "potential",
+        "config": model.config.model_dump(mode="json"),
+        "digest": state_digest(model),
+        "dpsim": dpsim.__version__,
+        "provenance": provenance or {},
+    }
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"dpsim": json.dumps(header)})
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """JSON header of a model file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged or no model of dpsim.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such model file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {})["dpsim"])
+    except (SafetensorError, OSError, ValueError, KeyError):
+        raise ModelError(f"{path} is not a dpsim model: expected a safetensors file written by dpsim (perhaps it is truncated)") from None
+    if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
+        version = header.get("format_version") if isinstance(header, dict) else None
+        raise ModelError(f"{path}: model format {version!r} is not known to this dpsim (format {FORMAT_VERSION}): use a newer dpsim")
+    return header
+
+
+def load_model(path: str | Path) -> PotentialModel:
+    """Read a model from a ``.safetensors`` file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, no model of dpsim, or does not match its own header.
+    """
+    from safetensors.torch import load_file
+
+    header = read_header(path)
+    return model_from_state(header["config"], load_file(str(path)), str(path))
+
+
+def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], where: str) -> PotentialModel:
+    """Model from its configuration and tensors, strictly matched."""
+    try:
+        model = PotentialModel.initialized(ModelConfig.model_validate(config), 0)
+        model.load_state_dict(state)
+    except (ValidationError, RuntimeError, TypeError) as error:
+        first = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{where}: the tensors do not fit the model's configuration ({first}): the file is damaged") from None
+    return model

@@ -1,0 +1,1 @@
+"""Files of DeePMD-kit: reading its models without having it installed."""

@@ -1,0 +1,37 @@
+"""The message sum that edges and angles share: gather, add, activate, and sum by segment."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dpsim import ops
+from dpsim.nn.activation import Activation
+
+
+def message_sum(
+    x: Tensor, by_segment: Tensor, by_index: Tensor, weight: Tensor, ptr: Tensor, index: Tensor, n_reduced: int, phi: Activation
+) -> tuple[Tensor, Tensor]:
+    """Activate ``x + by_segment[segment] + by_index[index]``; sum some columns by segment, keep the others.
+
+    Parameters
+    ----------
+    x
+        (M, C), rows sorted by segment.
+    by_segment, by_index
+        (S, C) and (K, C), gathered by the segment and by `index` (M,).
+    weight
+        (M,) factor of each row in the sum.
+    ptr
+        (S + 1,) CSR pointers of the segments.
+    n_reduced
+        Number of leading columns that are summed.
+
+    Returns
+    -------
+    reduced : (S, n_reduced)
+    item : (M, C − n_reduced)
+    """
+    if phi.code is not None:
+        return ops.gather_act_reduce(x, by_segment, by_index, weight, ptr, index, n_reduced, phi.code, phi.threshold)
+    active = phi(x + ops.segment_expand(by_segment, ptr, index) + ops.gather_rows(by_index, index))
+    return ops.segment_sum(active[:, :n_reduced] * weight.unsqueeze(1), ptr), active[:, n_reduced:]
