@@ -1,1 +1,1 @@
-"""TODO room docstring."""
+"""From a model to a file that runs without Python: tracing, compiling, metadata."""

@@ -1,0 +1,147 @@
+"""Two ways to run a model on a neighbourhood: its PyTorch modules, or a frozen package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dpsim import ops
+from dpsim.errors import ModelError, SetupError
+from dpsim.export.metadata import read_metadata
+from dpsim.model.checkpoint import load_model
+from dpsim.model.potential import PotentialModel
+from dpsim.physics.neighborhood import Neighborhood
+from dpsim.physics.neighbors import NeighborSpec
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt2", ".dp", ".yaml", ".yml")
+"""Suffixes of the model files that can be loaded."""
+
+
+class Engine(Protocol):
+    """Evaluates atomic energies and the gradient with respect to the edge vectors."""
+
+    type_map: tuple[str, ...]
+    neighbors: NeighborSpec
+    dtype: str
+    device: str
+
+    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor]:
+        """Atomic energies ``(N,)`` eV and edge gradient ``(E, 3)`` eV/Å, float64 on the CPU."""
+        ...
+
+
+class ModuleEngine:
+    """A model as PyTorch modules."""
+
+    def __init__(self, model: PotentialModel, device: str) -> None:
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.type_map, self.neighbors = model.type_map, model.neighbors
+        self.dtype, self.device = model.precision, device
+
+    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor]:
+        """See `Engine.run`."""
+        hood = neighborhood.to(self.device)
+        displacements = hood.displacements.detach().requires_grad_(True)
+        with torch.enable_grad():
+            atomic = self.model(hood._replace(displacements=displacements))
+            (gradient,) = torch.autograd.grad(atomic.sum(), displacements)
+        return atomic.detach().cpu(), gradient.cpu()
+
+    def descriptor(self, neighborhood: Neighborhood) -> Tensor:
+        """Descriptors ``(N, D)``, float64 on the CPU."""
+        with torch.no_grad():
+            features: Tensor = self.model.descriptor(neighborhood.to(self.device))
+        return features.to("cpu", torch.float64)
+
+
+class FrozenEngine:
+    """A ``.pt2`` package."""
+
+    def __init__(self, path: Path) -> None:
+        metadata = read_metadata(path)
+        if metadata.torch.split("+")[0] != torch.__version__.split("+")[0]:
+            raise ModelError(
+                f"{path} was frozen with torch {metadata.torch}, this is {torch.__version__}: "
+                "freeze the model again with the torch that is to run it"
+            )
+        if metadata.device == "cuda" and not torch.cuda.is_available():
+            raise SetupError(f"{path} was frozen for a GPU and torch sees none here: freeze it with --device cpu")
+        if not ops.load():
+            raise SetupError(f"{path} needs dpsim's operators: {ops.unavailable_reason()}")
+        self.type_map, self.neighbors = metadata.type_map, metadata.neighbors
+        self.dtype, self.device = metadata.dtype, metadata.device
+        try:
+            self._package = torch._inductor.aoti_load_package(str(path))
+        except RuntimeError as error:
+            raise ModelError(f"{path}: the frozen model cannot be loaded ({str(error).splitlines()[0]})") from None
+
+    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor]:
+        """See `Engine.run`."""
+        atomic, gradient = self._package(*neighborhood.to(self.device))
+        return atomic.cpu(), gradient.cpu()
+
+
+def resolve_device(device: str) -> str:
+    """``"cpu"`` or ``"cuda"`` from ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    SetupError
+        If a GPU was asked for and there is none, or the name is unknown.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise SetupError(f"device {device!r} is unknown: use auto, cpu or cuda")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SetupError(f"device {device!r} was asked for, but torch sees no GPU here: use cpu")
+    return device
+
+
+def read_model(path: Path) -> PotentialModel:
+    """Model of any file that holds modules (all but ``.pt2``).
+
+    Raises
+    ------
+    ModelError
+        If the suffix is unknown or the file cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        return load_model(path)
+    if path.suffix == ".ckpt":
+        from dpsim.train.state import load_checkpoint_model
+
+        return load_checkpoint_model(path)
+    if path.suffix in (".dp", ".yaml", ".yml"):
+        from dpsim.model.peer.convert import load_serialized
+
+        return load_serialized(path)
+    if path.suffix == ".pt2":
+        raise ModelError(f"{path} is a frozen model: this needs the model it was made from (.safetensors)")
+    raise ModelError(f"{path}: model files end in {', '.join(SUFFIXES)}, found {path.suffix or 'no suffix'!r}")
+
+
+def open_engine(path: Path, device: str, dtype: str | None) -> Engine:
+    """Engine for a model file.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read, or a frozen model is asked for another floating-point type.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such model file")
+    if dtype not in (None, "float32", "float64"):
+        raise ModelError(f"dtype {dtype!r} is unknown: use float32, float64 or leave it out for the model's own")
+    if path.suffix == ".pt2":
+        engine = FrozenEngine(path)
+        if dtype not in (None, engine.dtype):
+            raise ModelError(f"{path} is frozen in {engine.dtype}: freeze it with --dtype {dtype} to run it in {dtype}")
+        if device not in ("auto", engine.device):
+            raise ModelError(f"{path} is frozen for {engine.device}: freeze it with --device {device} to run it there")
+        return engine
+    model = read_model(path)
+    return ModuleEngine(model if dtype in (None, model.precision) else model.with_precision(dtype), resolve_device(device))

@@ -1,0 +1,127 @@
+"""Trace a model with its edge gradient into one graph and compile it ahead of time.
+
+``make_fx`` unrolls the differentiation first; ``torch.export`` and AOTInductor then see plain operators and
+those of dpsim. Sizes stay symbolic: any number of atoms, edges and angles, zero included.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dpsim
+from dpsim import ops
+from dpsim.errors import SetupError
+from dpsim.export.metadata import KEY, FrozenMetadata
+from dpsim.model.checkpoint import state_digest
+from dpsim.model.potential import PotentialModel
+from dpsim.physics.neighborhood import Neighborhood, collate
+from dpsim.physics.neighbors import frame_graph
+
+
+def describe(model: PotentialModel, device: str) -> FrozenMetadata:
+    """Header of the frozen form of a model."""
+    spec = model.neighbors
+    return FrozenMetadata(
+        type_map=model.type_map,
+        cutoff=spec.cutoff,
+        e_sel=spec.e_sel,
+        a_rcut=spec.a_rcut,
+        a_sel=spec.a_sel,
+        exclude_types=spec.exclude_types,
+        dtype=model.precision,
+        message_passing_layers=model.config.descriptor.message_passing_layers,
+        device=device,
+        torch=torch.__version__,
+        dpsim=dpsim.__version__,
+        digest=state_digest(model),
+    )
+
+
+def example_inputs(model: PotentialModel, device: str) -> tuple[Tensor, ...]:
+    """A neighbourhood whose sizes all differ, so that tracing keeps them apart."""
+    rng = np.random.default_rng(0)
+    spec = model.neighbors
+    side = 0.62 * (spec.a_rcut or spec.cutoff)
+    grid = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:11] * side
+    positions = grid + rng.uniform(-0.1, 0.1, grid.shape) * side
+    types = rng.integers(0, len(model.type_map), len(positions))
+    hood = collate([frame_graph(positions, types, None, spec)])
+    extra = torch.zeros(5, dtype=torch.int64)  # remote rows, as on several ranks
+    hood = hood._replace(row_types=torch.cat([hood.types, extra]))
+    sizes = {len(hood.types), len(hood.row_types), len(hood.center), len(hood.angle_edge), len(hood.angle_ij)}
+    if spec.a_rcut and len(sizes) != 5:
+        raise AssertionError(f"the example's sizes coincide: {sorted(sizes)}")
+    return tuple(hood.to(device))
+
+
+class _EnergyAndGradient(torch.nn.Module):
+    """What is frozen: atomic energies and the gradient with respect to the edge vectors."""
+
+    def __init__(self, model: PotentialModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        displacements = inputs[0].detach().requires_grad_(True)
+        atomic = self.model(Neighborhood(displacements, *inputs[1:]))
+        (gradient,) = torch.autograd.grad(atomic.sum(), displacements)
+        return atomic.detach(), gradient
+
+
+def trace(model: PotentialModel, device: str) -> tuple[torch.export.ExportedProgram, tuple[Tensor, ...]]:
+    """Exported program of energies and edge gradient, with symbolic sizes."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    inputs = example_inputs(model, device)
+    module = _EnergyAndGradient(model.to(device).eval().requires_grad_(False))
+    graph = make_fx(lambda *a: module(*a), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+    dynamic = {0: torch.export.Dim.DYNAMIC}
+    per_input = (*(dynamic for _ in inputs[:-1]), None)
+    return torch.export.export(graph, inputs, dynamic_shapes=per_input, strict=False), inputs
+
+
+def compile_model(model: PotentialModel, output: str | Path, *, device: str = "cpu") -> FrozenMetadata:
+    """Compile a model into a ``.pt2`` package.
+
+    Parameters
+    ----------
+    output
+        Path of the package; replaced only when it is complete.
+    device
+        ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    SetupError
+        If there is no working C++ compiler, or no GPU for ``"cuda"``.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SetupError("device 'cuda' was asked for, but torch sees no GPU here: freeze with --device cpu")
+    if not ops.load():
+        raise SetupError(f"a model cannot be frozen without dpsim's operators: {ops.unavailable_reason()}")
+    output = Path(output)
+    metadata = describe(model, device)
+    program, _ = trace(model, device)
+    config: dict[str, Any] = {
+        "aot_inductor.metadata": {KEY: metadata.model_dump_json()},
+        "cpp.dynamic_threads": True,
+        # portable within x86-64-v3 machines; the operators themselves are built for the machine that runs them
+        "cpp.simdlen": 256,
+        "cpp.march": "x86-64-v3",
+    }
+    if platform.machine() not in ("x86_64", "amd64"):
+        del config["cpp.simdlen"], config["cpp.march"]
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Inductor's own deprecations are no news to the user
+        temporary = str(Path(folder) / output.name)
+        torch._inductor.aoti_compile_and_package(program, package_path=temporary, inductor_configs=config)
+        Path(temporary).replace(output)
+    return metadata
