@@ -123,5 +123,6 @@ def check_cell(cell: np.ndarray | None, n_atoms: int, where: str) -> None:
     if volume <= SMALLEST_VOLUME * max(n_atoms, 1):
         raise DataError(
             f"{where}: the box has a volume of {volume:.3g} Å³ for {n_atoms} atoms, expected more than "
-            f"{SMALLEST_VOLUME} Å³ an atom: correct the box, or put an empty file `nopbc` beside type.raw for open boundaries"
+            f"{SMALLEST_VOLUME} Å³ an atom: correct the box, or for open boundaries put an empty file `nopbc` "
+            "beside type.raw"
         )

@@ -1,0 +1,288 @@
+"""From the outputs of any code to one ``deepmd/npy/mixed`` data set, with a table of what was found."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from data_tools.extxyz import KeyUse
+from data_tools.read import Elements, read_file
+from data_tools.sources import Source, SourceFile, find_files
+from dpsim.data import Frame
+from dpsim.data.files import new_folder, write_json
+from dpsim.data.frame import check_cell
+from dpsim.data.npy import CARD, MIXED
+from dpsim.data.split import By, split_frames
+from dpsim.data.summary import format_table
+from dpsim.data.write import write_mixed
+from dpsim.errors import DataError
+from dpsim.fields import FIELDS
+
+__all__ = ["ConversionReport", "Drop", "Source", "SourceReport", "convert", "read_sources"]
+
+Drop = Literal["unlabelled", "duplicates"]
+"""Frames that may be left out: without energy, forces and virial; equal to an earlier one."""
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, what there is to do, and the name of the file just read."""
+
+
+@dataclass
+class SourceReport:
+    """What one source gave."""
+
+    path: str
+    formats: list[str]
+    files: int = 0
+    frames: int = 0
+    fields: dict[str, int] = field(default_factory=dict)
+    """Number of frames that carry each field."""
+    keys: dict[str, dict[str, int]] = field(default_factory=dict)
+    """For extended XYZ: label, key, number of frames."""
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class ConversionReport:
+    """What was converted, from where, and how it was divided."""
+
+    output: str
+    type_map: list[str]
+    frames: int
+    fields: dict[str, int]
+    sources: list[SourceReport]
+    parts: dict[str, int]
+    """Number of frames in each part; one part named ``.`` without a split."""
+    split: dict[str, Any] | None
+    compositions: dict[str, int]
+    renamed: dict[str, str]
+    """Names of atoms that were read as an element, for example ``Fe1`` as ``Fe``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Return the label table: one line a source, with the number of frames that carry each field, and the key."""
+        shown = [entry.name for entry in FIELDS if entry.name in self.fields]
+        rows = []
+        for source in self.sources:
+            cells = [source.path, ", ".join(source.formats), str(source.files), str(source.frames)]
+            for name in shown:
+                keys = ", ".join(source.keys.get(name, {}))
+                cells.append(f"{source.fields.get(name, 0)}{f' ({keys})' if keys else ''}")
+            rows.append([*cells, ", ".join(f"{count} {why}" for why, count in source.dropped.items())])
+        totals = [str(self.fields[name]) for name in shown]
+        rows.append(["total", "", str(sum(source.files for source in self.sources)), str(self.frames), *totals, ""])
+        header = ["source", "format", "files", "frames", *shown, "dropped"]
+        if not any(row[-1] for row in rows):
+            header, rows = header[:-1], [row[:-1] for row in rows]
+        return format_table(header, rows)
+
+
+def convert(
+    sources: Iterable[Source | str | Path],
+    output: str | Path,
+    *,
+    type_map: Sequence[str] | None = None,
+    split: Mapping[str, float] | None = None,
+    by: By = "frame",
+    seed: int = 0,
+    drop: Sequence[Drop] = (),
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> ConversionReport:
+    """Convert sources into one data set, whole or not at all.
+
+    Parameters
+    ----------
+    sources
+        Files, folders and globs, with format, keys and units where they cannot be guessed.
+    output
+        Folder that is made: mixed systems, one for each number of atoms, in a folder for each part of the split,
+        and ``dataset.json`` with the report.
+    type_map
+        Symbols in the order wanted; an element outside is an error. None takes those that occur, by atomic number.
+    split
+        Share of each part, for example ``{"train": 0.8, "valid": 0.1, "test": 0.1}``.
+    by
+        What stays together in a split.
+    seed
+        Of the split.
+    drop
+        Frames to leave out instead of complaining: unlabelled (an error otherwise), duplicates (kept otherwise).
+    overwrite
+        Whether an existing output is replaced.
+    on_progress
+        Called after every file.
+
+    Raises
+    ------
+    DataError
+        If a source matches nothing or cannot be read, an element or label is wrong, or `output` exists; all sources
+        are looked at first, so that one message names all that is wrong.
+    """
+    declared = [one if isinstance(one, Source) else Source(path=str(one)) for one in sources]
+    for why in drop:
+        if why not in get_args(Drop):
+            raise DataError(f"drop {why!r} is not known, expected one of {', '.join(get_args(Drop))}")
+    output = Path(output)
+    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output} exists already: remove it or choose another output folder")
+    frames, names, reports, elements = read_sources(declared, type_map, drop=drop, on_progress=on_progress)
+    parts = {"": list(range(len(frames)))}
+    if split is not None:
+        parts = split_frames(frames, split, by=by, seed=seed, type_map=names)
+    report = ConversionReport(
+        output=str(output),
+        type_map=list(names),
+        frames=len(frames),
+        fields=_count_fields(frames),
+        sources=reports,
+        parts={name or ".": len(indices) for name, indices in parts.items()},
+        split=None if split is None else {"shares": dict(split), "by": by, "seed": seed},
+        compositions=dict(Counter(frame.formula(names) for frame in frames).most_common()),
+        renamed=elements.renamed,
+    )
+    _write(output, parts, frames, names, report)
+    return report
+
+
+def read_sources(
+    sources: Sequence[Source],
+    type_map: Sequence[str] | None = None,
+    *,
+    drop: Sequence[Drop] = (),
+    on_progress: Progress | None = None,
+) -> tuple[list[Frame], tuple[str, ...], list[SourceReport], Elements]:
+    """Read all frames of some sources; parameters and errors as in `convert`.
+
+    Returns
+    -------
+    frames, type_map, reports, elements
+        The frames in the order of the sources, with types of the type map.
+    """
+    if not sources:
+        raise DataError("no sources were given, expected at least one file, folder or glob")
+    elements = Elements(type_map)
+    problems: list[str] = []
+    found: list[list[SourceFile]] = []
+    for source in sources:
+        try:
+            found.append(find_files(source))
+        except DataError as error:
+            problems.append(str(error))
+            found.append([])
+    total, done = sum(map(len, found)), 0
+    frames: list[Frame] = []
+    reports = []
+    seen: set[bytes] = set()
+    for source, files in zip(sources, found, strict=True):
+        report, use = SourceReport(source.path, sorted({file.format for file in files}), len(files)), KeyUse()
+        before, broken = len(frames), len(problems)
+        for file in files:
+            try:
+                read = list(read_file(file, elements, use))
+                _check_count(read, file)
+                frames += _keep(read, drop, seen, report)
+            except DataError as error:
+                problems.append(str(error))
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total, file.path)
+        if files and len(problems) == broken:
+            problems += _unused(source, use)
+        report.frames, report.keys = len(frames) - before, use.counts
+        report.fields = _count_fields(frames[before:])
+        reports.append(report)
+    if problems:
+        raise DataError(problems[0] if len(problems) == 1 else f"{len(problems)} problems:\n  " + "\n  ".join(problems))
+    if not frames:
+        raise DataError(
+            f"all frames of {', '.join(source.path for source in sources)} were dropped ({', '.join(drop)})"
+        )
+    names, table = elements.order()
+    ordered = [Frame(f.positions, table[f.types], f.cell, f.labels, f.source, f.origin) for f in frames]
+    return ordered, names, reports, elements
+
+
+def _check_count(frames: Sequence[Frame], file: SourceFile) -> None:
+    if not frames:
+        chosen = f" at index {file.source.index}" if file.source.index is not None else ""
+        raise DataError(f"{file.path} has no frames{chosen}, expected at least one of {file.format}")
+
+
+def _keep(frames: Iterable[Frame], drop: Sequence[Drop], seen: set[bytes], report: SourceReport) -> list[Frame]:
+    kept = []
+    for frame in frames:
+        check_cell(frame.cell, frame.n_atoms, frame.source)
+        why = None
+        if not any(entry.label and entry.name in frame.labels for entry in FIELDS):
+            why = "unlabelled"
+            if why not in drop:
+                raise DataError(
+                    f"{frame.source}: has none of energy, forces and virial: name their keys with `keys`, "
+                    "or leave such frames out with `drop: [unlabelled]`"
+                )
+        elif "duplicates" in drop:
+            key = fingerprint(frame)
+            why = "duplicates" if key in seen else None
+            seen.add(key)
+        if why is None:
+            kept.append(frame)
+        else:
+            report.dropped[why] = report.dropped.get(why, 0) + 1
+    return kept
+
+
+def fingerprint(frame: Frame) -> bytes:
+    """Return a digest of the structure: equal for frames whose types, cell and positions agree to 1e-6 Å."""
+    digest = hashlib.sha256(frame.types.tobytes())
+    cell = np.zeros((3, 3)) if frame.cell is None else frame.cell
+    for array in (cell, frame.positions):
+        digest.update((np.round(array, 6) + 0.0).tobytes())
+    return digest.digest()
+
+
+def _unused(source: Source, use: KeyUse) -> list[str]:
+    """Return complaints about keys and units that met no frame."""
+    problems = []
+    for label, key in source.keys.items():
+        if key not in use.counts.get("virial" if label == "stress" else label, {}):
+            problems.append(f"{source.path}: no frame has {key!r}, which `keys` names for {label}: correct the name")
+    for label in source.units:
+        if not use.counts.get("virial" if label == "stress" else label):
+            problems.append(
+                f"{source.path}: no frame has {label}, for which `units` is given: take it out or name its key"
+            )
+    return problems
+
+
+def _count_fields(frames: Iterable[Frame]) -> dict[str, int]:
+    counts = Counter(name for frame in frames for name in frame.labels)
+    return {entry.name: counts[entry.name] for entry in FIELDS if counts[entry.name]}
+
+
+def _write(
+    output: Path,
+    parts: Mapping[str, Sequence[int]],
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    report: ConversionReport,
+) -> None:
+    with new_folder(output, overwrite=True) as folder:
+        if "" in parts:
+            write_mixed((frames[i] for i in parts[""]), folder, names, overwrite=True)
+        else:
+            for name, indices in parts.items():
+                write_mixed((frames[i] for i in indices), folder / name, names)
+        made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(
+            folder / CARD, {"format": MIXED, "version": 1, "made": made, **report.to_dict(), "output": output.name}
+        )
