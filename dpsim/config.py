@@ -34,7 +34,10 @@ def _reader(dimension: str) -> BeforeValidator:
 
 def _quantity(dimension: str) -> Any:
     unit = internal_unit(dimension) or "1"
-    schema = {"anyOf": [{"type": "number"}, {"type": "string"}], "description": f"{dimension}; a bare number is in {unit}"}
+    schema = {
+        "anyOf": [{"type": "number"}, {"type": "string"}],
+        "description": f"{dimension}; a bare number is in {unit}",
+    }
     return (_reader(dimension), Field(json_schema_extra={"unit": unit}), WithJsonSchema(schema, mode="validation"))
 
 

@@ -26,8 +26,19 @@ BOLTZMANN_EV: Final = 8.617330337217213e-05
 # dimension -> {unit: factor to the internal unit}; the first unit of each row is the internal one.
 _UNITS: Final[dict[str, dict[str, float]]] = {
     "length": {"angstrom": 1.0, "Å": 1.0, "A": 1.0, "nm": 10.0, "bohr": ANGSTROM_PER_BOHR, "pm": 0.01},
-    "energy": {"eV": 1.0, "meV": 1e-3, "hartree": EV_PER_HARTREE, "kcal/mol": 1 / KCAL_PER_MOL_PER_EV, "kJ/mol": 1 / (KCAL_PER_MOL_PER_EV * 4.184)},
-    "force": {"eV/angstrom": 1.0, "eV/Å": 1.0, "meV/angstrom": 1e-3, "hartree/bohr": EV_PER_HARTREE / ANGSTROM_PER_BOHR},
+    "energy": {
+        "eV": 1.0,
+        "meV": 1e-3,
+        "hartree": EV_PER_HARTREE,
+        "kcal/mol": 1 / KCAL_PER_MOL_PER_EV,
+        "kJ/mol": 1 / (KCAL_PER_MOL_PER_EV * 4.184),
+    },
+    "force": {
+        "eV/angstrom": 1.0,
+        "eV/Å": 1.0,
+        "meV/angstrom": 1e-3,
+        "hartree/bohr": EV_PER_HARTREE / ANGSTROM_PER_BOHR,
+    },
     "time": {"ps": 1.0, "fs": 1e-3, "ns": 1e3},
     "temperature": {"K": 1.0},
     "pressure": {"bar": 1.0, "kbar": 1e3, "Pa": 1e-5, "kPa": 1e-2, "MPa": 10.0, "GPa": 1e4, "atm": 1.01325},

@@ -51,7 +51,10 @@ class DPCalculator(Calculator):
         self.potentials = [m if isinstance(m, Potential) else load(m, head, device, dtype) for m in models]
 
     def calculate(
-        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = all_changes
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Compute everything at once; called by ASE."""
         super().calculate(atoms, properties, system_changes)

@@ -29,7 +29,8 @@ class DPSimDriver(Driver):
         symbols = [data["atom_names"][t] for t in data["atom_types"]]
         cells = [None] * len(data["coords"]) if data.get("nopbc", False) else data["cells"]
         predictions = potential.evaluate_many(
-            {"positions": coord, "types": symbols, "cell": cell} for coord, cell in zip(data["coords"], cells, strict=True)
+            {"positions": coord, "types": symbols, "cell": cell}
+            for coord, cell in zip(data["coords"], cells, strict=True)
         )
         labelled = dict(data)
         labelled["energies"] = np.array([p.energy for p in predictions])

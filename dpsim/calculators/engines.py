@@ -144,4 +144,6 @@ def open_engine(path: Path, device: str, dtype: str | None) -> Engine:
             raise ModelError(f"{path} is frozen for {engine.device}: freeze it with --device {device} to run it there")
         return engine
     model = read_model(path)
-    return ModuleEngine(model if dtype in (None, model.precision) else model.with_precision(dtype), resolve_device(device))
+    return ModuleEngine(
+        model if dtype in (None, model.precision) else model.with_precision(dtype), resolve_device(device)
+    )

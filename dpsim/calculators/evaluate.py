@@ -72,7 +72,13 @@ class Potential:
     def __repr__(self) -> str:
         return f"Potential({self.source!r}, type_map={list(self.type_map)}, cutoff={self.cutoff} Å, dtype={self.dtype})"
 
-    def evaluate(self, positions: npt.ArrayLike, types: Sequence[int] | Sequence[str] | npt.ArrayLike, cell: npt.ArrayLike | None = None, **inputs: Any) -> Prediction:
+    def evaluate(
+        self,
+        positions: npt.ArrayLike,
+        types: Sequence[int] | Sequence[str] | npt.ArrayLike,
+        cell: npt.ArrayLike | None = None,
+        **inputs: Any,
+    ) -> Prediction:
         """Energy, forces and virial of one structure.
 
         Parameters
@@ -110,7 +116,9 @@ class Potential:
             edges += graph[0].n_edges
         return results + (self._run(batch) if batch else [])
 
-    def descriptor(self, positions: npt.ArrayLike, types: Any, cell: npt.ArrayLike | None = None, **inputs: Any) -> FloatArray:
+    def descriptor(
+        self, positions: npt.ArrayLike, types: Any, cell: npt.ArrayLike | None = None, **inputs: Any
+    ) -> FloatArray:
         """Descriptors ``(n_atoms, dim)`` of one structure; zero for placeholders.
 
         Raises
@@ -119,7 +127,9 @@ class Potential:
             For a frozen model, which holds energies only.
         """
         if not isinstance(self._engine, ModuleEngine):
-            raise ModelError(f"{self.source} is frozen and gives energies only: load the .safetensors model for descriptors")
+            raise ModelError(
+                f"{self.source} is frozen and gives energies only: load the .safetensors model for descriptors"
+            )
         graph, real = self._graph({"positions": positions, "types": types, "cell": cell, **inputs}, 0)
         features = self._engine.descriptor(collate([graph])).numpy()
         full = np.zeros((len(real), features.shape[1]))
@@ -152,7 +162,9 @@ class Potential:
             known = {symbol: index for index, symbol in enumerate(self.type_map)}
             unknown = sorted(set(values.tolist()) - set(known))
             if unknown:
-                raise ModelError(f"{where}: element {unknown[0]!r} is not in the model's type map {list(self.type_map)}")
+                raise ModelError(
+                    f"{where}: element {unknown[0]!r} is not in the model's type map {list(self.type_map)}"
+                )
             return np.array([known[symbol] for symbol in values.tolist()], dtype=np.int64)
         values = values.astype(np.int64)
         if values.size and (values.max() >= len(self.type_map) or values.min() < -1):

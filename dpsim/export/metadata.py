@@ -75,11 +75,17 @@ def read_metadata(path: str | Path) -> FrozenMetadata:
             header: Any = next(h for h in (json.loads(archive.read(name)) for name in names) if KEY in h)
             found = json.loads(header[KEY])
     except (zipfile.BadZipFile, StopIteration, ValueError, KeyError, TypeError, OSError):
-        raise ModelError(f"{path} is not a model frozen by dpsim, or is truncated: make it with 'dpsim freeze'") from None
+        raise ModelError(
+            f"{path} is not a model frozen by dpsim, or is truncated: make it with 'dpsim freeze'"
+        ) from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         version = found.get("format") if isinstance(found, dict) else None
-        raise ModelError(f"{path}: frozen format {version!r} is not known to this dpsim (format {FORMAT}): freeze the model again")
+        raise ModelError(
+            f"{path}: frozen format {version!r} is not known to this dpsim (format {FORMAT}): freeze the model again"
+        )
     try:
         return FrozenMetadata.model_validate(found)
     except ValidationError as error:
-        raise ModelError(f"{path}: the header of the frozen model is damaged ({error.error_count()} wrong entries)") from None
+        raise ModelError(
+            f"{path}: the header of the frozen model is damaged ({error.error_count()} wrong entries)"
+        ) from None

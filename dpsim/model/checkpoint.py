@@ -85,10 +85,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
         with safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {})["dpsim"])
     except (SafetensorError, OSError, ValueError, KeyError):
-        raise ModelError(f"{path} is not a dpsim model: expected a safetensors file written by dpsim (perhaps it is truncated)") from None
+        raise ModelError(
+            f"{path} is not a dpsim model: expected a safetensors file written by dpsim (perhaps it is truncated)"
+        ) from None
     if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
         version = header.get("format_version") if isinstance(header, dict) else None
-        raise ModelError(f"{path}: model format {version!r} is not known to this dpsim (format {FORMAT_VERSION}): use a newer dpsim")
+        raise ModelError(
+            f"{path}: model format {version!r} is not known to this dpsim (format {FORMAT_VERSION}): use a newer dpsim"
+        )
     return header
 
 
@@ -113,5 +117,7 @@ def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], whe
         model.load_state_dict(state)
     except (ValidationError, RuntimeError, TypeError) as error:
         first = str(error).splitlines()[-1].strip()
-        raise ModelError(f"{where}: the tensors do not fit the model's configuration ({first}): the file is damaged") from None
+        raise ModelError(
+            f"{where}: the tensors do not fit the model's configuration ({first}): the file is damaged"
+        ) from None
     return model

@@ -59,7 +59,9 @@ class ModelConfig(Config):
         return cls(type_map=("O", "H"), descriptor=DPA3Config.tiny(), fitting=EnergyFittingConfig.tiny())
 
 
-def _dpa3(n: int, e: int, a: int, layers: int, neuron: tuple[int, ...], **flow: Any) -> tuple[DPA3Config, EnergyFittingConfig]:
+def _dpa3(
+    n: int, e: int, a: int, layers: int, neuron: tuple[int, ...], **flow: Any
+) -> tuple[DPA3Config, EnergyFittingConfig]:
     settings: dict[str, Any] = {
         "n_dim": n, "e_dim": e, "a_dim": a, "nlayers": layers, "e_rcut": 6.0, "e_rcut_smth": 5.3, "e_sel": 120,
         "a_rcut": 4.0, "a_rcut_smth": 3.5, "a_sel": 30, "a_compress_rate": 1, "a_compress_e_rate": 2,

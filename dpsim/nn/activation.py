@@ -67,7 +67,9 @@ def activation(name: str) -> Activation:
         except ValueError:
             threshold = math.nan
         if not (0 < threshold < 700):
-            raise ConfigError(f"activation {name!r}: {argument!r} is no threshold, expected a positive number as in 'silut:10'")
+            raise ConfigError(
+                f"activation {name!r}: {argument!r} is no threshold, expected a positive number as in 'silut:10'"
+            )
         return Activation(name, lambda x: silut(x, threshold), code=1, threshold=threshold)
     if key not in _PLAIN or argument:
         raise ConfigError(f"activation {name!r} is unknown: use one of {', '.join([*_PLAIN, 'silut:T'])}")

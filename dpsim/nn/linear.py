@@ -5,6 +5,7 @@ Maps act on row vectors: ``y = x @ weight + bias`` with ``weight (in, out)``.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -62,7 +63,7 @@ class ResidualNetwork(nn.Module):
         phi = activation(activation_name)
         widths = [n_in, *neuron]
         self.hidden = nn.ModuleList(
-            ResidualLayer(a, b, phi, resnet_dt=resnet_dt, dtype=dtype) for a, b in zip(widths, widths[1:], strict=False)
+            ResidualLayer(a, b, phi, resnet_dt=resnet_dt, dtype=dtype) for a, b in itertools.pairwise(widths)
         )
         self.output = Linear(widths[-1], n_out, dtype=dtype)
 

@@ -9,7 +9,14 @@ from dpsim.nn.activation import Activation
 
 
 def message_sum(
-    x: Tensor, by_segment: Tensor, by_index: Tensor, weight: Tensor, ptr: Tensor, index: Tensor, n_reduced: int, phi: Activation
+    x: Tensor,
+    by_segment: Tensor,
+    by_index: Tensor,
+    weight: Tensor,
+    ptr: Tensor,
+    index: Tensor,
+    n_reduced: int,
+    phi: Activation,
 ) -> tuple[Tensor, Tensor]:
     """Activate ``x + by_segment[segment] + by_index[index]``; sum some columns by segment, keep the others.
 

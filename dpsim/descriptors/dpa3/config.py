@@ -82,7 +82,9 @@ class RepFlowConfig(Config):
         if self.a_sel > self.e_sel:
             raise ValueError(f"a_sel ({self.a_sel}) must not exceed e_sel ({self.e_sel})")
         if self.axis_neuron > min(self.n_dim, self.e_dim):
-            raise ValueError(f"axis_neuron ({self.axis_neuron}) must not exceed n_dim ({self.n_dim}) and e_dim ({self.e_dim})")
+            raise ValueError(
+                f"axis_neuron ({self.axis_neuron}) must not exceed n_dim ({self.n_dim}) and e_dim ({self.e_dim})"
+            )
         if self.use_exp_switch and not (self.e_rcut_smth > 0 and self.a_rcut_smth > 0):
             raise ValueError("use_exp_switch needs e_rcut_smth and a_rcut_smth above zero")
         if self.use_dynamic_sel and not self.smooth_edge_update:

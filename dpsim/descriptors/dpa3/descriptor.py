@@ -25,6 +25,11 @@ _COSINE_GUARD = 1e-6  # keeps the cosine inside (-1, 1) and its direction define
 class DPA3(nn.Module):
     """Node features ``(N, n_dim)`` from a neighbourhood."""
 
+    mean: Tensor
+    """(n_types, 4) mean of the environment matrix; zero in trained models."""
+    stddev: Tensor
+    """(n_types, 4) scale of the environment matrix."""
+
     def __init__(self, config: DPA3Config, n_types: int) -> None:
         super().__init__()
         flow = config.repflow

@@ -77,7 +77,9 @@ class RepFlowLayer(nn.Module):
 
     def _residual(self, width: int, dtype: torch.dtype) -> nn.Parameter:
         scale = self.config.update_residual
-        noise = torch.randn(width, dtype=torch.float64) if self.config.update_residual_init == "norm" else torch.ones(width)
+        noise = (
+            torch.randn(width, dtype=torch.float64) if self.config.update_residual_init == "norm" else torch.ones(width)
+        )
         return nn.Parameter((scale * noise).to(dtype))
 
     def forward(self, features: Features, geometry: Geometry) -> Features:
@@ -87,7 +89,11 @@ class RepFlowLayer(nn.Module):
             hood = geometry.neighborhood
             rows = ops.halo_extend(features.node, hood.row_types, hood.plan)
         features = features._replace(rows=rows)
-        return self._sequential(features, geometry) if self.config.sequential_update else self._parallel(features, geometry)
+        return (
+            self._sequential(features, geometry)
+            if self.config.sequential_update
+            else self._parallel(features, geometry)
+        )
 
     def _parallel(self, old: Features, geometry: Geometry) -> Features:
         message, edge_self = self.edge_messages(old, geometry)

@@ -22,7 +22,12 @@ class EnergyFitting(nn.Module):
         self.dtype = torch.float32 if config.precision == "float32" else torch.float64
         self.networks = nn.ModuleList(
             ResidualNetwork(
-                dim_descriptor, config.neuron, 1, config.activation_function, resnet_dt=config.resnet_dt, dtype=self.dtype
+                dim_descriptor,
+                config.neuron,
+                1,
+                config.activation_function,
+                resnet_dt=config.resnet_dt,
+                dtype=self.dtype,
             )
             for _ in range(1 if mixed_types else n_types)
         )

@@ -77,11 +77,15 @@ def _assemble(config: dict[str, Any], state: Arrays, where: str) -> PotentialMod
         first = error.errors()[0]
         raise ModelError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    tensors = {name: torch.from_numpy(np.array(value)).to(dtypes.get(name, torch.float64)) for name, value in state.items()}
+    tensors = {
+        name: torch.from_numpy(np.array(value)).to(dtypes.get(name, torch.float64)) for name, value in state.items()
+    }
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(f"{where}: the arrays do not fit the model's settings: {str(error).splitlines()[-1].strip()}") from None
+        raise ModelError(
+            f"{where}: the arrays do not fit the model's settings: {str(error).splitlines()[-1].strip()}"
+        ) from None
     return model
 
 

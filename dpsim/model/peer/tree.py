@@ -32,7 +32,9 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     except ModelError:
         raise
     except Exception as error:  # any parser's complaint means the same to the user
-        raise ModelError(f"{path} is not a serialised DeePMD-kit model, or is damaged ({type(error).__name__})") from None
+        raise ModelError(
+            f"{path} is not a serialised DeePMD-kit model, or is damaged ({type(error).__name__})"
+        ) from None
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         raise ModelError(f"{path}: expected a section 'model' in a serialised DeePMD-kit model, found none")
     return tree
