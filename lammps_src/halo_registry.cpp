@@ -83,9 +83,9 @@ at::Tensor halo_fold(const at::Tensor &g, const at::Tensor &owned_ref, const at:
 
 extern "C" int dpsim_keep_memory() {
 #ifdef __GLIBC__
-  // M_TRIM_THRESHOLD is an int: the largest value, 2 GiB, already keeps what one step frees.
+  // A threshold of -1 switches trimming off; the pad makes the heap grow in few large steps.
   const int mmap_off = mallopt(M_MMAP_MAX, 0);
-  const int trim_off = mallopt(M_TRIM_THRESHOLD, 2147483647);
+  const int trim_off = mallopt(M_TRIM_THRESHOLD, -1);
   const int top_pad = mallopt(M_TOP_PAD, 64 << 20);
   return mmap_off && trim_off && top_pad;
 #else

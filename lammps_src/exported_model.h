@@ -1,0 +1,41 @@
+// A frozen model (.pt2): loaded, checked, evaluated. The only room that knows AOTInductor.
+#pragma once
+
+#include "model_info.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace dpsim {
+
+struct GraphTensors;
+struct ModelOutput;
+
+class ExportedModel {
+ public:
+  // Loads `path`. device: "auto" (what the model was frozen for), "cpu" or "cuda"; with several
+  // GPUs, `local_rank` modulo their number is taken. Nothing of the package stays on disk.
+  // Throws std::runtime_error with one sentence that names the file, what was found and what to do.
+  ExportedModel(const std::string &path, const std::string &device, int local_rank);
+  ~ExportedModel();
+  ExportedModel(const ExportedModel &) = delete;
+  ExportedModel &operator=(const ExportedModel &) = delete;
+
+  const ModelInfo &info() const;
+  const std::string &path() const;
+  const std::string &device() const;    // as torch writes it, "cpu" or "cuda:0"
+
+  // Energies of the owned atoms and the gradient with respect to the edges, on the model's device.
+  // Collective over the ranks of the plan if `plan` is not 0. Throws std::runtime_error.
+  ModelOutput evaluate(const GraphTensors &graph, std::int64_t plan);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// Threads that torch uses in this process from now on.
+void set_threads(int n);
+
+}    // namespace dpsim

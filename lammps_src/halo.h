@@ -1,0 +1,47 @@
+// Exchange of feature rows between MPI ranks: who needs which atoms of whom, found once per
+// neighbour list, and the exchange itself, which the model calls through dpsim::halo_extend.
+#pragma once
+
+#include <mpi.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace dpsim {
+
+enum class HaloRoute { automatic, device, host };
+
+// Every method is collective over the communicator unless it says otherwise.
+class Halo {
+ public:
+  explicit Halo(MPI_Comm comm);    // local; the communicator must outlive the object
+  ~Halo();                         // local
+  Halo(const Halo &) = delete;
+  Halo &operator=(const Halo &) = delete;
+
+  // Decides whether MPI gets device memory or a pinned copy on the host. `device` as torch writes
+  // it ("cpu", "cuda:0"). automatic: device memory if MPI says that it can take it and a trial
+  // exchange arrives intact on all ranks. Throws std::runtime_error (on all ranks alike) if
+  // `device` was asked for and is impossible. Returns what was chosen, in words.
+  std::string choose_route(HaloRoute wanted, const std::string &device);
+
+  // Makes the plan. Ghost g is a copy of row owner_row[g] of rank owner_rank[g]; images of one atom
+  // share a row. slot[g] becomes its feature row: owner_row[g] if this rank owns it, else
+  // owned + its place among the remote rows. Ghosts with owner_row < 0 get slot -1.
+  void plan(std::int64_t owned, const std::vector<int> &owner_rank,
+            const std::vector<std::int64_t> &owner_row, std::vector<std::int64_t> &slot);
+
+  // All local. The handle is what the model is given as its plan.
+  std::int64_t handle() const;
+  std::int64_t remote_rows() const;
+  std::int64_t bytes_sent() const;    // by this rank since the object was made
+  std::int64_t exchanges() const;     // calls of extend and fold since the object was made
+
+ private:
+  class Exchange;
+  std::unique_ptr<Exchange> exchange_;
+};
+
+}    // namespace dpsim
