@@ -27,5 +27,6 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-    settings = [(_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20)]
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    # A threshold of -1 switches trimming off; the pad makes the heap grow in few large steps.
+    done = [mallopt(name, value) for name, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))]
+    return done == [1, 1, 1]

@@ -64,8 +64,8 @@ def _like_rows(values: Tensor, reference: Tensor, plan: Tensor) -> Tensor:
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
     values, _, plan = inputs
-    # Only the number of rows is needed: a view of no columns keeps no features alive.
-    ctx.save_for_backward(values.detach().reshape(values.shape[0], -1)[:, :0], plan)
+    # Only the number of rows is needed: a tensor without columns keeps no features alive.
+    ctx.save_for_backward(values.new_empty((values.shape[0], 0)), plan)
 
 
 def _extend_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

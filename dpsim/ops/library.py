@@ -35,7 +35,7 @@ def load() -> bool:
         try:
             if not _registered():
                 folder = build.ensure("ops", progress=_say, retry=False)
-                torch.ops.load_library(str(build.library("ops", folder)))
+                torch.ops.load_library(str(build.library("ops", folder)))  # type: ignore[no-untyped-call]
         except (SetupError, OSError) as error:
             _reason = str(error)
             return False
@@ -61,10 +61,13 @@ def _registered() -> bool:
 
 def _register() -> None:
     """Register fake kernels and derivatives of all operators."""
-    from dpsim.ops import halo
+    from dpsim.ops.gather_act_reduce import register as register_fused
+    from dpsim.ops.halo import register as register_halo
+    from dpsim.ops.outer import register as register_outer
+    from dpsim.ops.rows import register as register_rows
 
-    for room in (halo,):
-        room.register()
+    for register in (register_halo, register_rows, register_outer, register_fused):
+        register()
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,79 @@
+"""Sums over edges of outer products with a vector of three, without the (E, 3, d) intermediate.
+
+The form ``F(t, h, g) = Σ_e Σ_kd t[c(e), k, d] h[e, k] g[e, d]`` is linear in each argument; the three operators
+are its partial gradients, so each one's derivatives are the other two, to any order.
+E edges sorted by centre with row pointers ``ptr (N+1)``, N centres, d columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpsim.ops import reference
+from dpsim.ops.library import native
+
+
+def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
+    """Gradient of F with respect to t: ``Σ_e h_e ⊗ g_e`` of each centre.
+
+    Parameters
+    ----------
+    h
+        ``(E, 3)``.
+    g
+        ``(E, d)``.
+    ptr
+        ``(N+1,)`` int64.
+
+    Returns
+    -------
+    Tensor
+        ``(N, 3, d)``.
+    """
+    return torch.ops.dpsim.edge_outer_sum(h, g, ptr) if native(g) else reference.edge_outer_sum(h, g, ptr)
+
+
+def edge_outer_dot(t: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
+    """Gradient of F with respect to h: ``(N, 3, d)`` and ``(E, d)`` to ``(E, 3)``, summed over columns."""
+    return torch.ops.dpsim.edge_outer_dot(t, g, ptr) if native(g) else reference.edge_outer_dot(t, g, ptr)
+
+
+def edge_outer_mix(t: Tensor, h: Tensor, ptr: Tensor) -> Tensor:
+    """Gradient of F with respect to g: ``(N, 3, d)`` and ``(E, 3)`` to ``(E, d)``, summed over directions."""
+    return torch.ops.dpsim.edge_outer_mix(t, h, ptr) if native(h) else reference.edge_outer_mix(t, h, ptr)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _sum_backward(ctx: Any, t: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    h, g, ptr = ctx.saved_tensors
+    need_h, need_g, _ = ctx.needs_input_grad
+    return edge_outer_dot(t, g, ptr) if need_h else None, edge_outer_mix(t, h, ptr) if need_g else None, None
+
+
+def _dot_backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    t, g, ptr = ctx.saved_tensors
+    need_t, need_g, _ = ctx.needs_input_grad
+    return edge_outer_sum(h, g, ptr) if need_t else None, edge_outer_mix(t, h, ptr) if need_g else None, None
+
+
+def _mix_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    t, h, ptr = ctx.saved_tensors
+    need_t, need_h, _ = ctx.needs_input_grad
+    return edge_outer_sum(h, g, ptr) if need_t else None, edge_outer_dot(t, g, ptr) if need_h else None, None
+
+
+def register() -> None:
+    """Register fake kernels and derivatives with torch."""
+    fake, autograd = torch.library.register_fake, torch.library.register_autograd
+    fake("dpsim::edge_outer_sum", lambda h, g, ptr: g.new_empty((ptr.shape[0] - 1, 3, g.shape[1])))
+    fake("dpsim::edge_outer_dot", lambda t, g, ptr: g.new_empty((g.shape[0], 3)))
+    fake("dpsim::edge_outer_mix", lambda t, h, ptr: t.new_empty((h.shape[0], t.shape[2])))
+    autograd("dpsim::edge_outer_sum", _sum_backward, setup_context=_save)
+    autograd("dpsim::edge_outer_dot", _dot_backward, setup_context=_save)
+    autograd("dpsim::edge_outer_mix", _mix_backward, setup_context=_save)

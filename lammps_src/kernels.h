@@ -1,0 +1,81 @@
+// CPU kernels of dpsim's operators on plain arrays; ops.cpp checks and allocates for them.
+//
+// All arrays are contiguous and row-major. M items lie in S segments: segment t holds the items
+// ptr[t] .. ptr[t+1]-1, with ptr[0] = 0 and ptr[S] = M. T is float or double.
+// Results do not depend on the number of threads: every output element is summed by one thread
+// in the order of the items.
+#pragma once
+
+#include <cstdint>
+
+namespace dpsim::kernels {
+
+// ---- rows (kernels_rows.cpp); K numbers in a row ------------------------------------------------
+
+// out (S, K): sum of the rows of x (M, K) in each segment.
+template <typename T>
+void segment_sum(const T *x, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
+// out (M, K): to each item the row of y (S, K) of its segment.
+template <typename T>
+void segment_expand(const T *y, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
+// out (M, K): row index[m] of x (R, K).
+template <typename T>
+void gather_rows(const T *x, const int64_t *index, int64_t M, int64_t K, T *out);
+
+// out (R, K): sum of the rows m of g (M, K) with index[m] equal to the row.
+template <typename T>
+void scatter_rows(const T *g, const int64_t *index, int64_t M, int64_t R, int64_t K, T *out);
+
+// ---- sums of outer products over the items of a segment (kernels_outer.cpp) ---------------------
+
+// out (S, 3, K) = sum over items of h (M, 3) times g (M, K).
+template <typename T>
+void outer_sum(const T *h, const T *g, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
+// out (M, 3): rows of t (S, 3, K) of the item's segment, times g (M, K), summed over K.
+template <typename T>
+void outer_dot(const T *t, const T *g, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
+// out (M, K): rows of t (S, 3, K) of the item's segment, times h (M, 3), summed over the three.
+template <typename T>
+void outer_mix(const T *t, const T *h, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
+// ---- gather + activation + weighted segment sum (kernels_fused.cpp) -----------------------------
+
+enum class Activation : int64_t { silu = 0, silut = 1, tanh = 2 };
+
+// pre[m] = x[m] + s[segment of m] + b[b_index[m]], C columns;
+// reduced[t, :c1] = sum over m in t of w[m] phi(pre[m, :c1]);  item[m] = phi(pre[m, c1:]).
+template <typename T>
+struct Fused {
+  const T *x, *s, *b, *w;  // (M, C), (S, C), (B, C), (M)
+  const int64_t *ptr, *b_index;
+  int64_t M, S, B, C, c1;
+  Activation activation;
+  T threshold;  // of silut
+};
+
+// An input that may be absent: `data` then is one row of zeros, and `stride` is 0.
+template <typename T>
+struct Rows {
+  const T *data;
+  int64_t stride;
+  const T *row(int64_t i) const { return data + i * stride; }
+};
+
+template <typename T>
+void fused_forward(const Fused<T> &f, T *reduced, T *item);
+
+// Gradients dx (M, C), ds (S, C), db (B, C), dw (M) from go (S, c1) and gi (M, C - c1).
+template <typename T>
+void fused_backward(const Fused<T> &f, Rows<T> go, Rows<T> gi, T *dx, T *ds, T *db, T *dw);
+
+// Gradients of <ddx, dx> + <dds, ds> + <ddb, db> + <ddw, dw> with respect to go, gi, x, s, b, w.
+// dgi may be null when gi is absent.
+template <typename T>
+void fused_double_backward(const Fused<T> &f, Rows<T> ddx, Rows<T> dds, Rows<T> ddb, Rows<T> ddw, Rows<T> go,
+                           Rows<T> gi, T *dgo, T *dgi, T *dx, T *ds, T *db, T *dw);
+
+}  // namespace dpsim::kernels
