@@ -1,0 +1,324 @@
+"""Molecular dynamics with LAMMPS: write the deck, start it under MPI, follow its log, collect and analyse.
+
+A run lives in a work folder. If it is killed, the next call with the same settings goes on from the last checkpoint
+there; what the outputs hold does not depend on whether or where that happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dpsim.calculators.lammps_data import LammpsBox, elements_of, lammps_box, write_data
+from dpsim.calculators.lammps_deck import (
+    DATA_FILE,
+    DeckSettings,
+    check_box,
+    deck_text,
+    dpsim_pair_lines,
+    first_span,
+    spans,
+)
+from dpsim.calculators.lammps_output import Attempt, LogFollower, Trajectory, log_name, read_error
+from dpsim.calculators.md_config import MDConfig, NPTSegment
+from dpsim.calculators.md_process import LammpsProcess
+from dpsim.calculators.md_results import MDResult, collect
+from dpsim.data.files import read_json, write_json, write_text
+from dpsim.errors import ConfigError, DataError, ModelError, StageError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+ATTEMPTS = "attempts.json"
+KEPT_CHECKPOINTS = 2
+_POLL = 0.2
+_REPORT = 1.0
+
+
+class Launcher(Protocol):
+    """Builds the command that runs a LAMMPS input on some ranks: argument list and environment."""
+
+    def __call__(self, ranks: int, input_file: Path) -> tuple[list[str], dict[str, str]]: ...
+
+
+Progress = Callable[..., None]
+"""Called as ``progress(step, total_steps, message, temperature=K, steps_per_s=..., seconds_left=...)``; it may raise to stop the run."""
+
+
+def run_md(
+    config: MDConfig,
+    start_atoms: Atoms,
+    potentials: Sequence[Path],
+    work: Path,
+    out: Path,
+    *,
+    type_map: Sequence[str],
+    ranks: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+    reference: Path | None = None,
+) -> MDResult:
+    """Run molecular dynamics with a frozen model.
+
+    Parameters
+    ----------
+    config
+        The run; its `start` and `reference` have been resolved to `start_atoms` and `reference`.
+    start_atoms
+        Structure to begin with, periodic in any subset of directions.
+    potentials
+        The frozen model.
+    work
+        Folder kept between attempts.
+    out
+        Folder that receives ``thermo.csv``, ``trajectory.extxyz``, ``final.extxyz``, ``final.data``,
+        ``analysis.json``, and ``rdf.csv``, ``msd.csv`` where asked for.
+    type_map
+        Elements the model knows.
+    ranks
+        MPI ranks.
+    seed
+        Of velocities and noise, where `config` names none.
+    progress
+        Called about once a second.
+    reference
+        Frames whose g(r) is put beside that of the run: a file that ASE reads, or a data set.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError
+        If the settings, the structure and the model do not fit together.
+    StageError
+        If LAMMPS fails, an atom is lost, a number is not finite, or a stop condition is met.
+    Interrupted
+        On SIGTERM; calling again continues.
+    """
+    if len(potentials) != 1:
+        raise ConfigError(f"potential: {len(potentials)} models are given, md runs with exactly one: name one of them")
+    model = Path(potentials[0]).resolve()
+    if not model.is_file():
+        raise ModelError(f"{model} does not exist: freeze a model first")
+    elements = elements_of(start_atoms, tuple(type_map))
+    lines = dpsim_pair_lines("model.pt2", elements)
+    digest = hashlib.blake2b(model.read_bytes(), digest_size=20).hexdigest()
+    return run_lammps(
+        config, start_atoms, lines, work, out, elements=elements, ranks=ranks, seed=seed, progress=progress,
+        reference=reference, files={"model.pt2": model}, fingerprint=digest,
+    )  # fmt: skip
+
+
+def run_lammps(
+    config: MDConfig,
+    start_atoms: Atoms,
+    pair_lines: Sequence[str],
+    work: Path,
+    out: Path,
+    *,
+    elements: tuple[str, ...],
+    ranks: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+    reference: Path | None = None,
+    files: Mapping[str, Path] | None = None,
+    fingerprint: str = "",
+    launcher: Launcher | None = None,
+) -> MDResult:
+    """Run molecular dynamics with any pair style; see `run_md`.
+
+    Parameters
+    ----------
+    config, start_atoms, work, out, ranks, seed, progress, reference
+        As in `run_md`.
+    pair_lines
+        The ``pair_style`` and ``pair_coeff`` lines, for LAMMPS types in the order of `elements`.
+    elements
+        Element of LAMMPS type 1, 2, …
+    files
+        Files that the pair lines name, linked into the work folder under their key.
+    fingerprint
+        Of the contents of those files: a change means another run.
+    launcher
+        Builds the command; if None, that of `dpsim.lammps.launcher`.
+    """
+    if not len(start_atoms):
+        raise DataError("the start structure has no atoms")
+    if config.velocities == "keep" and not start_atoms.has("momenta"):
+        raise ConfigError("velocities: keep needs a start frame with velocities, this one has none: use create")
+    check_box(config, start_atoms.pbc)
+    box = lammps_box(start_atoms)
+    work.mkdir(parents=True, exist_ok=True)
+    seed = seed if config.seed is None else config.seed
+    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed)
+    run.prepare(files or {}, fingerprint)
+    if not run.finished:
+        run.launch(ranks, launcher or _product_launcher(), progress)
+    started = time.monotonic()
+    trajectory = Trajectory(work, run.attempts, spans(config), start_atoms, box)
+    result = collect(config, trajectory, out, ranks=ranks, reference=reference, type_map=elements)
+    if progress is not None:
+        total = run.total_steps
+        progress(total, total, f"analysed in {time.monotonic() - started:.1f} s")
+    run.tidy()
+    return result
+
+
+def _product_launcher() -> Launcher:
+    from dpsim.lammps.launcher import lammps_command
+
+    return lambda ranks, input_file: lammps_command(ranks, input_file)
+
+
+@dataclass
+class _Run:
+    """The work folder of one run and what has been done in it."""
+
+    config: MDConfig
+    atoms: Atoms
+    box: LammpsBox
+    pair_lines: tuple[str, ...]
+    elements: tuple[str, ...]
+    work: Path
+    seed: int
+    attempts: tuple[Attempt, ...] = ()
+    finished: bool = False
+    _key: str = ""
+
+    def __post_init__(self) -> None:
+        self.layout = spans(self.config)
+        self.total_steps = max(span.end for span in self.layout)
+
+    def prepare(self, files: Mapping[str, Path], fingerprint: str) -> None:
+        """Write the start structure, and recall earlier attempts if they belong to this very run."""
+        for name, path in files.items():
+            (self.work / name).unlink(missing_ok=True)
+            (self.work / name).symlink_to(path)
+        tilt = any(isinstance(s, NPTSegment) and s.coupling == "triclinic" for s in self.config.run)
+        keep = self.config.velocities == "keep"
+        write_data(self.work / DATA_FILE, self.atoms, self.elements, self.box, tilt=tilt, velocities=keep)
+        self._key = self._fingerprint(fingerprint)
+        self._recall()
+
+    def _fingerprint(self, extra: str) -> str:
+        settings = self.config.model_dump(mode="json", exclude={"start", "analyse", "reference", "stop_if"})
+        text = json.dumps([settings, self.pair_lines, self.elements, self.seed, self.box.rotation.tolist(), extra], sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=20)
+        digest.update((self.work / DATA_FILE).read_bytes())
+        return digest.hexdigest()
+
+    def _recall(self) -> None:
+        path = self.work / ATTEMPTS
+        state = read_json(path) if path.exists() else {}
+        if state.get("key") == self._key:
+            self.attempts = tuple(Attempt(*item) for item in state["attempts"])
+            self.finished = bool(state["finished"])
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        for pattern in ("checkpoint*", "dump-*", "log-*", "screen-*", "in-*", ATTEMPTS):
+            for path in self.work.glob(pattern):
+                path.unlink()
+        self.attempts = ()
+
+    def _save(self) -> None:
+        write_json(self.work / ATTEMPTS, {"key": self._key, "finished": self.finished, "attempts": list(self.attempts)})
+
+    def _checkpoint(self) -> tuple[int, str] | None:
+        """Return step and file of the newest checkpoint; older ones are removed."""
+        found = sorted((int(path.stem.split("-")[1]), path) for path in self.work.glob("checkpoint-*.restart"))
+        for _, path in found[:-KEPT_CHECKPOINTS]:
+            path.unlink(missing_ok=True)
+        return (found[-1][0], found[-1][1].name) if found else None
+
+    def launch(self, ranks: int, launcher: Launcher, progress: Progress | None) -> None:
+        """Start LAMMPS, fresh or from the newest checkpoint, and stay until it ends."""
+        restart = self._checkpoint()
+        if restart is None:
+            self._clear()
+        number = self.attempts[-1].number + 1 if self.attempts else 1
+        step = restart[0] if restart else None
+        self.attempts += (Attempt(number, first_span(self.layout, step), step or 0),)
+        self._save()
+        deck = self.work / f"in-{number:03d}.lammps"
+        settings = DeckSettings(
+            self.elements, self.pair_lines, self.box.boundary, not any(self.box.pbc), self.seed, number, restart
+        )
+        write_text(deck, deck_text(self.config, settings))
+        argv, env = launcher(ranks, Path(deck.name))
+        log = LogFollower(self.work / log_name(number))
+        screen = self.work / f"screen-{number:03d}.txt"
+        with LammpsProcess([*argv, "-log", log.path.name, "-nocite"], env, self.work, screen) as process:
+            self._follow(process, log, progress)
+        self._judge(process, log, screen)
+        self.finished = True
+        self._save()
+
+    def _follow(self, process: LammpsProcess, log: LogFollower, progress: Progress | None) -> None:
+        meter = _Meter(self.total_steps)
+        while True:
+            ended = process.wait(_POLL)
+            for row in log.poll():
+                if not row.finite:
+                    raise self._stopped(log, row.step, "temperature, energy or pressure is not a finite number")
+                limit = self.config.stop_if.max_temperature
+                if limit is not None and row.temperature > limit:
+                    reason = f"the temperature {row.temperature:.0f} K passes stop_if.max_temperature ({limit:g} K)"
+                    raise self._stopped(log, row.step, reason)
+                meter.add(row.step, row.temperature)
+            if progress is not None and (ended or meter.due()) and log.segment >= 0:
+                segment = self.config.run[log.segment]
+                progress(meter.step, self.total_steps, f"{segment.ensemble}, segment {log.segment}", **meter.values())
+            self._checkpoint()
+            if ended:
+                return
+            process.check_signal(f"md was stopped by a signal at step {meter.step} of {self.total_steps}")
+
+    def _stopped(self, log: LogFollower, step: int, reason: str) -> StageError:
+        place = f"segment {log.segment} ({self.config.run[log.segment].ensemble})" if log.segment >= 0 else "the start"
+        return StageError(f"md stopped in {place} at step {step}: {reason}; see {log.path}")
+
+    def _judge(self, process: LammpsProcess, log: LogFollower, screen: Path) -> None:
+        if log.finished and process.exit_code == 0:
+            return
+        error = log.error or read_error(screen)
+        path = log.path if log.path.exists() else screen
+        place = f"segment {log.segment} ({self.config.run[log.segment].ensemble})" if log.segment >= 0 else "its set-up"
+        reason = error or f"it ended with exit code {process.exit_code} and no message"
+        raise StageError(f"LAMMPS failed in {place}: {reason}; see {path}")
+
+    def tidy(self) -> None:
+        """Remove what the outputs made redundant; decks, logs and the last checkpoint stay."""
+        for path in self.work.glob("dump-*.lammpstrj"):
+            path.unlink()
+
+
+class _Meter:
+    """Speed of a run from the steps it reports."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.step, self.temperature = total, 0, 0.0
+        self._first: tuple[float, int] | None = None
+        self._reported = 0.0
+
+    def add(self, step: int, temperature: float) -> None:
+        self.step, self.temperature = step, temperature
+        if self._first is None or step < self._first[1]:
+            self._first = (time.monotonic(), step)
+
+    def due(self) -> bool:
+        if time.monotonic() - self._reported < _REPORT:
+            return False
+        self._reported = time.monotonic()
+        return True
+
+    def values(self) -> dict[str, Any]:
+        values: dict[str, Any] = {"temperature": self.temperature}
+        if self._first is not None and self.step > self._first[1]:
+            speed = (self.step - self._first[1]) / max(time.monotonic() - self._first[0], 1e-6)
+            values |= {"steps_per_s": speed, "seconds_left": (self.total - self.step) / speed}
+        return values

@@ -1,0 +1,248 @@
+"""The input deck of a run: segments in order, checkpoints between chunks, and where a killed run goes on.
+
+Every segment is run in chunks of the checkpoint interval. LAMMPS sets itself up anew at the start of each chunk
+and the noise of a Langevin thermostat is seeded from the step, so a run that begins at a checkpoint does what the
+unbroken one did. Thermo lines and dumps of each attempt go to files of their own; `lammps_output` joins them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpsim.calculators.md_config import (
+    Dynamics,
+    MDConfig,
+    MinimizeSegment,
+    NPTSegment,
+    NVESegment,
+    interval_steps,
+)
+from dpsim.errors import ConfigError
+
+DATA_FILE = "start.data"
+FINAL_DATA = "final.data"
+FINAL_DUMP = "final.lammpstrj"
+FINISHED = "dpsim finished"
+"""Printed by the deck when the last segment has ended."""
+MARKER = "dpsim segment"
+"""Printed by the deck before each segment, with its number."""
+THERMO_COLUMNS = ("step", "time", "temp", "pe", "ke", "etotal", "press", "vol")
+SKIN = 1.0
+"""Å added to the cutoff when neighbours are listed."""
+_LARGEST_SEED = 899_999_999
+
+
+@dataclass(frozen=True)
+class Span:
+    """One segment with its place on the axis of steps.
+
+    Attributes
+    ----------
+    index
+        Place in `MDConfig.run`.
+    begin, end
+        First and last step; a minimisation counts its own.
+    time
+        ps at the beginning.
+    """
+
+    index: int
+    segment: MinimizeSegment | Dynamics
+    begin: int
+    end: int
+    time: float
+
+
+def spans(config: MDConfig) -> tuple[Span, ...]:
+    """Lay the segments of a run end to end."""
+    result, step, time = [], 0, 0.0
+    for index, segment in enumerate(config.run):
+        if isinstance(segment, MinimizeSegment):
+            result.append(Span(index, segment, 0, segment.steps, 0.0))
+            continue
+        result.append(Span(index, segment, step, step + segment.n_steps, time))
+        step += segment.n_steps
+        time += segment.n_steps * segment.step_length
+    return tuple(result)
+
+
+def first_span(layout: Sequence[Span], step: int | None) -> int:
+    """Index of the segment that a run begins with: the first, or the one that goes on from `step`."""
+    if step is None:
+        return 0
+    running = [s.index for s in layout if not isinstance(s.segment, MinimizeSegment) and s.begin <= step < s.end]
+    return running[0] if running else len(layout)
+
+
+def lammps_seed(seed: int) -> int:
+    """Map any non-negative seed to the range LAMMPS accepts."""
+    return seed % _LARGEST_SEED + 1
+
+
+def dpsim_pair_lines(model: str, elements: Sequence[str]) -> list[str]:
+    """Lines that select a frozen model for all atoms, elements in the order of the LAMMPS types."""
+    return [f'pair_style dpsim "{model}"', f"pair_coeff * * {' '.join(elements)}"]
+
+
+def dump_name(index: int, attempt: int) -> str:
+    """File of the frames that one attempt wrote in one segment."""
+    return f"dump-{index}-{attempt:03d}.lammpstrj"
+
+
+def check_box(config: MDConfig, pbc: Sequence[bool]) -> None:
+    """Refuse what the boundary conditions do not allow, before anything runs.
+
+    Raises
+    ------
+    ConfigError
+        If a barostat or an RDF is asked for in a box that is not periodic.
+    """
+    if all(pbc):
+        return
+    for index, segment in enumerate(config.run):
+        if isinstance(segment, NPTSegment):
+            raise ConfigError(f"run[{index}]: npt needs a box periodic in x, y and z, the start structure has pbc {tuple(pbc)}: use nvt")
+    if config.analyse.rdf is not None:
+        raise ConfigError(f"analyse.rdf: g(r) needs a box periodic in x, y and z, the start structure has pbc {tuple(pbc)}: remove rdf")
+
+
+@dataclass(frozen=True)
+class DeckSettings:
+    """What the deck needs beside the configuration.
+
+    Attributes
+    ----------
+    elements
+        Element of LAMMPS type 1, 2, …
+    pair_lines
+        The ``pair_style`` and ``pair_coeff`` lines.
+    boundary
+        Arguments of ``boundary``.
+    open_box
+        No direction is periodic: rotation is taken out of the first velocities too.
+    seed
+        Of velocities and noise.
+    attempt
+        Counted from 1; names the files of this attempt.
+    restart
+        Step and file of the checkpoint to go on from, or None for a fresh start.
+    """
+
+    elements: tuple[str, ...]
+    pair_lines: tuple[str, ...]
+    boundary: str
+    open_box: bool
+    seed: int
+    attempt: int = 1
+    restart: tuple[int, str] | None = None
+
+
+def deck_text(config: MDConfig, settings: DeckSettings) -> str:
+    """Write the input deck of one attempt.
+
+    Parameters
+    ----------
+    config
+        The run.
+    settings
+        See `DeckSettings`.
+    """
+    layout = spans(config)
+    step = settings.restart[0] if settings.restart else None
+    lines = _header(settings)
+    for span in layout[first_span(layout, step) :]:
+        lines += ["", f"# segment {span.index}: {span.segment.ensemble}", f'print "{MARKER} {span.index}"']
+        if isinstance(span.segment, MinimizeSegment):
+            lines += _minimize(span.segment)
+        else:
+            fresh = step is None and span.begin == 0 and config.velocities == "create"
+            lines += _first_velocities(span.segment, settings) if fresh else []
+            lines += _dynamics(config, span, span.segment, settings)
+    return "\n".join([*lines, "", *_footer(settings)]) + "\n"
+
+
+def _header(settings: DeckSettings) -> list[str]:
+    read = f"read_restart {settings.restart[1]}" if settings.restart else f"read_data {DATA_FILE}"
+    return [
+        f"# attempt {settings.attempt}; lengths in angstrom, energies in eV, times in ps, pressures in bar",
+        "echo none",
+        "units metal",
+        "atom_style atomic",
+        f"boundary {settings.boundary}",
+        "newton on",
+        read,
+        "",
+        *settings.pair_lines,
+        "",
+        f"neighbor {SKIN:g} bin",
+        "neigh_modify every 1 delay 0 check yes",
+        f"thermo_style custom {' '.join(THERMO_COLUMNS)}",
+        "thermo_modify line yaml flush yes lost error format float %.15g",
+        # Delayed until each chunk begins: the noise of a chunk depends on its first step only.
+        f"variable noise equal (({lammps_seed(settings.seed)}+step)%{_LARGEST_SEED})+1",
+    ]
+
+
+def _minimize(segment: MinimizeSegment) -> list[str]:
+    return [
+        "thermo 10",
+        "min_style cg",
+        f"minimize {segment.energy_tolerance:g} {segment.force_tolerance:g} {segment.steps} {10 * segment.steps}",
+        "reset_timestep 0 time 0.0",
+    ]
+
+
+def _first_velocities(segment: Dynamics, settings: DeckSettings) -> list[str]:
+    temperature = segment.temperature if isinstance(segment, NVESegment) else segment.temperature[0]
+    rotation = "yes" if settings.open_box else "no"
+    # "loop all" draws in the order of the atom ids, so velocities do not depend on the number of ranks.
+    return [
+        f"velocity all create {temperature!r} {lammps_seed(settings.seed)} mom yes rot {rotation} dist gaussian loop all"
+    ]
+
+
+def _dynamics(config: MDConfig, span: Span, segment: Dynamics, settings: DeckSettings) -> list[str]:
+    timestep = segment.step_length
+    integrate, noise = _integrators(span.index, segment)
+    chunk = interval_steps(config.checkpoint.every, timestep)
+    commands = [f'"unfix noise{span.index}" "{noise}"'] if noise else []
+    commands += ['"write_restart checkpoint.tmp"', '"shell mv checkpoint.tmp checkpoint-$(step:%.0f).restart"']
+    dump = f"dump{span.index}"
+    return [
+        f"timestep {timestep!r}",
+        f"thermo {interval_steps(segment.thermo.every, timestep)}",
+        integrate,
+        *([noise.replace("${noise}", "$(v_noise:%.0f)")] if noise else []),
+        f"dump {dump} all custom {interval_steps(segment.dump.every, timestep)} {dump_name(span.index, settings.attempt)} id element xu yu zu",
+        f"dump_modify {dump} element {' '.join(settings.elements)} sort id format float %.10g",
+        f"run {span.end} upto start {span.begin} stop {span.end} post no every {chunk} &\n    {' '.join(commands)}",
+        f"undump {dump}",
+        *([f"unfix noise{span.index}"] if noise else []),
+        f"unfix integrate{span.index}",
+    ]
+
+
+def _integrators(index: int, segment: Dynamics) -> tuple[str, str | None]:
+    """Return the fix that moves the atoms, and that of the noise if there is one."""
+    fix = f"fix integrate{index} all"
+    if isinstance(segment, NVESegment):
+        return f"{fix} nve", None
+    hot = f"{segment.temperature[0]!r} {segment.temperature[1]!r} {segment.damping!r}"
+    langevin = segment.thermostat == "langevin"
+    noise = f"fix noise{index} all langevin {hot} ${{noise}} zero yes" if langevin else None
+    if not isinstance(segment, NPTSegment):
+        return (f"{fix} nve", noise) if langevin else (f"{fix} nvt temp {hot}", None)
+    keyword = {"isotropic": "iso", "anisotropic": "aniso", "triclinic": "tri"}[segment.coupling]
+    barostat = f"{keyword} {segment.pressure[0]!r} {segment.pressure[1]!r} {segment.pressure_damping!r}"
+    return (f"{fix} nph {barostat}", noise) if langevin else (f"{fix} npt temp {hot} {barostat}", None)
+
+
+def _footer(settings: DeckSettings) -> list[str]:
+    elements = " ".join(settings.elements)
+    return [
+        "# the state at the end",
+        f"write_data {FINAL_DATA} nocoeff",
+        f"write_dump all custom {FINAL_DUMP} id element xu yu zu vx vy vz modify element {elements} sort id format float %.17g",
+        f'print "{FINISHED}"',
+    ]

@@ -1,0 +1,283 @@
+"""Outputs of a molecular dynamics run: tables, trajectory, last state, analysis."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dpsim.calculators.analysis import (
+    Msd,
+    Peak,
+    Rdf,
+    block_average,
+    compare_rdf,
+    energy_drift,
+    msd,
+    rdf,
+)
+from dpsim.calculators.lammps_deck import FINAL_DATA, FINAL_DUMP, Span
+from dpsim.calculators.lammps_output import LogFollower, ThermoRow, Trajectory, log_name, merged_thermo
+from dpsim.calculators.md_config import MDConfig, MinimizeSegment, RdfConfig
+from dpsim.data.files import write_json, write_text
+from dpsim.errors import DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+THERMO_HEADER = (
+    "segment", "ensemble", "step", "time_ps", "temperature_K", "potential_eV", "kinetic_eV", "total_eV", "pressure_bar", "volume_A3",
+)  # fmt: skip
+SETTLED = 0.2
+"""Part of a thermostatted segment that averages leave out."""
+
+
+@dataclass(frozen=True)
+class MDResult:
+    """Where the outputs of a run are, and its key figures.
+
+    Attributes
+    ----------
+    steps_per_second
+        Of the integrator, set-up and analysis not counted.
+    attempts
+        Number of times LAMMPS was started.
+    """
+
+    thermo: Path
+    trajectory: Path
+    final: Path
+    final_data: Path
+    analysis: Path
+    steps_per_second: float
+    attempts: int
+    summary: dict[str, Any]
+
+
+def collect(
+    config: MDConfig, trajectory: Trajectory, out: Path, *, ranks: int, reference: Path | None, type_map: Sequence[str]
+) -> MDResult:
+    """Turn the work folder of a finished run into its outputs.
+
+    Parameters
+    ----------
+    config
+        The run.
+    trajectory
+        Its frames.
+    out
+        Folder to write into.
+    ranks
+        Recorded.
+    reference
+        Frames whose g(r) is put beside.
+    type_map
+        Elements, to read a data set that names none.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows = merged_thermo(trajectory.work, trajectory.attempts, trajectory.layout)
+    write_thermo(out / "thermo.csv", rows, config, periodic=all(trajectory.box.pbc))
+    frames = write_trajectory(out / "trajectory.extxyz", trajectory, config)
+    write_frames(out / "final.extxyz", [trajectory.final(trajectory.work / FINAL_DUMP)])
+    shutil.copyfile(trajectory.work / FINAL_DATA, out / "final.data")
+    seconds, steps = _speed(trajectory)
+    summary: dict[str, Any] = {
+        "atoms": len(trajectory.start), "formula": trajectory.start.get_chemical_formula(), "ranks": ranks,
+        "frames": frames, "attempts": len(trajectory.attempts),
+        "steps_per_second": steps / seconds if seconds > 0 else None, "loop_seconds": seconds,
+        "segments": [_segment_summary(span, rows, trajectory) for span in trajectory.layout],
+    }  # fmt: skip
+    if config.analyse.rdf is not None:
+        summary["rdf"] = _rdf_outputs(config.analyse.rdf, trajectory, out, reference, type_map)
+    if config.analyse.msd is not None:
+        summary["msd"] = _msd_outputs(config, trajectory, out)
+    write_json(out / "analysis.json", summary)
+    names = ("thermo.csv", "trajectory.extxyz", "final.extxyz", "final.data", "analysis.json")
+    thermo, frames_path, final, final_data, analysis = (out / name for name in names)
+    speed = steps / seconds if seconds > 0 else math.nan
+    return MDResult(thermo, frames_path, final, final_data, analysis, speed, len(trajectory.attempts), summary)
+
+
+def _speed(trajectory: Trajectory) -> tuple[float, int]:
+    seconds, steps = 0.0, 0
+    for attempt in trajectory.attempts:
+        log = LogFollower(trajectory.work / log_name(attempt.number))
+        log.poll()
+        seconds, steps = seconds + log.loop_seconds, steps + log.loop_steps
+    return seconds, steps
+
+
+def write_thermo(path: Path, rows: Iterable[ThermoRow], config: MDConfig, *, periodic: bool) -> None:
+    """Write ``thermo.csv``; pressure and volume stay empty where the box is not periodic and they mean nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(THERMO_HEADER)
+    for row in rows:
+        cell = [repr(row.pressure), repr(row.volume)] if periodic else ["", ""]
+        numbers = (row.time, row.temperature, row.potential, row.kinetic, row.total)
+        writer.writerow([row.segment, config.run[row.segment].ensemble, row.step, *map(repr, numbers), *cell])
+    write_text(path, text.getvalue())
+
+
+def write_trajectory(path: Path, trajectory: Trajectory, config: MDConfig) -> int:
+    """Write all frames as extended XYZ with step and time; return their number."""
+    count = 0
+
+    def labelled() -> Iterator[Atoms]:
+        nonlocal count
+        for frame in trajectory.frames():
+            frame.atoms.info |= {
+                "step": frame.step, "time_ps": frame.time, "segment": frame.segment,
+                "ensemble": config.run[frame.segment].ensemble,
+            }  # fmt: skip
+            count += 1
+            yield frame.atoms
+
+    write_frames(path, labelled())
+    return count
+
+
+def write_frames(path: Path, frames: Iterable[Atoms]) -> None:
+    """Write frames one by one under a temporary name, then rename."""
+    from ase.io.extxyz import write_extxyz
+
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for atoms in frames:
+                write_extxyz(file, [atoms], write_results=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _segment_summary(span: Span, rows: Sequence[ThermoRow], trajectory: Trajectory) -> dict[str, Any]:
+    own = [row for row in rows if row.segment == span.index]
+    summary: dict[str, Any] = {"index": span.index, "ensemble": span.segment.ensemble, "rows": len(own)}
+    if isinstance(span.segment, MinimizeSegment) or not own:
+        return summary | {"steps": max((row.step for row in own), default=0)}
+    summary |= {"begin": span.begin, "end": span.end, "timestep_ps": span.segment.step_length, "time_ps": own[-1].time - own[0].time}
+    # A thermostat needs a moment to reach its temperature; NVE has nothing to reach.
+    used = own if span.segment.ensemble == "nve" else own[int(SETTLED * len(own)) :]
+    quantities = {"temperature_K": [row.temperature for row in used], "potential_eV": [row.potential for row in used]}
+    if all(trajectory.box.pbc):
+        quantities |= {"pressure_bar": [row.pressure for row in used], "volume_A3": [row.volume for row in used]}
+    for name, values in quantities.items():
+        summary[name] = block_average(np.array(values))._asdict()
+    if span.segment.ensemble == "nve" and len(own) >= 3:
+        times, totals = np.array([row.time for row in own]), np.array([row.total for row in own])
+        drift = energy_drift(times, totals, len(trajectory.start))
+        summary["energy_drift"] = {
+            "slope_meV_atom_ps": drift.slope, "error_meV_atom_ps": drift.error,
+            "fluctuation_meV_atom": drift.fluctuation, "intercept_eV": drift.intercept,
+        }  # fmt: skip
+    return summary
+
+
+def _rdf_outputs(
+    config: RdfConfig, trajectory: Trajectory, out: Path, reference: Path | None, type_map: Sequence[str]
+) -> dict[str, Any]:
+    segments = config.segments or (len(trajectory.layout) - 1,)
+    frames = (frame.atoms for frame in trajectory.frames(segments))
+    found = rdf(frames, config.pairs, config.r_max, config.bins, images=config.images)
+    r_max = float(found.r[-1] + 0.5 * found.width)
+    other = None
+    if reference is not None:
+        other = rdf(read_reference(reference, type_map), tuple(found.g), r_max, config.bins, images=config.images)
+    write_rdf(out / "rdf.csv", found, other)
+    summary: dict[str, Any] = {"frames": found.frames, "r_max": r_max, "bins": config.bins, "segments": list(segments)}
+    summary["reference_frames"] = other.frames if other is not None else None
+    summary["pairs"] = {}
+    for pair, g in found.g.items():
+        comparison = compare_rdf(found.r, g, other.g[pair] if other is not None else g)
+        entry: dict[str, Any] = {"first_peak": _peak(comparison.first_peak)}
+        if other is not None:
+            entry |= {"reference_peak": _peak(comparison.reference_peak), "overlap": comparison.overlap}
+        summary["pairs"]["-".join(pair)] = entry
+    return summary
+
+
+def _peak(peak: Peak | None) -> dict[str, float] | None:
+    return None if peak is None else {"r_A": peak.r, "g": peak.g}
+
+
+def read_reference(path: Path, type_map: Sequence[str]) -> Iterator[Atoms]:
+    """Frames of a file that ASE reads, or of a data set, as structures.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    """
+    from ase import Atoms
+    from ase.io import iread
+
+    if path.is_dir():
+        from dpsim.data import open_dataset
+
+        data = open_dataset([path])
+        symbols = np.array(data.type_map or tuple(type_map))
+        for index in range(len(data)):
+            frame = data[index]
+            real = frame.types >= 0
+            yield Atoms(symbols[frame.types[real]], frame.positions[real], cell=frame.cell, pbc=frame.cell is not None)
+        return
+    try:
+        yield from iread(path, index=":")
+    except (OSError, ValueError, KeyError, IndexError, StopIteration, AssertionError) as error:
+        raise DataError(f"reference {path} cannot be read by ASE: {error or type(error).__name__}") from None
+    except Exception as error:
+        if type(error).__module__.startswith("ase."):
+            raise DataError(f"reference {path} cannot be read by ASE: {error}") from None
+        raise
+
+
+def write_rdf(path: Path, found: Rdf, reference: Rdf | None) -> None:
+    """Write ``rdf.csv``: ``r_A``, one column for each pair, and one ending in ``_reference`` where there is one."""
+    columns = {"r_A": found.r}
+    for pair, g in found.g.items():
+        columns["-".join(pair)] = g
+        if reference is not None:
+            columns["-".join(pair) + "_reference"] = reference.g[pair]
+    _write_columns(path, columns)
+
+
+def _msd_outputs(config: MDConfig, trajectory: Trajectory, out: Path) -> dict[str, Any]:
+    settings = config.analyse.msd
+    assert settings is not None
+    segments = settings.segments or (len(trajectory.layout) - 1,)
+    frames = list(trajectory.frames(segments))
+    times = np.array([frame.time for frame in frames])
+    steps = np.diff(times)
+    if len(steps) and not np.allclose(steps, steps[0], rtol=1e-6):
+        raise DataError(f"msd: frames of segments {list(segments)} are not evenly spaced in time: use one segment, or the same dump.every")
+    positions = np.array([frame.atoms.positions for frame in frames])
+    interval = float(steps[0]) if len(steps) else 0.0
+    found = msd(positions, trajectory.start.get_chemical_symbols(), interval, settings.species, settings.fit)
+    write_msd(out / "msd.csv", found)
+    species = {
+        element: {"diffusion_A2_per_ps": value, "error_A2_per_ps": error if math.isfinite(error) else None, "last_A2": float(found.values[element][-1])}
+        for element, (value, error) in found.diffusion.items()
+    }  # fmt: skip
+    return {"frames": len(frames), "segments": list(segments), "species": species}
+
+
+def write_msd(path: Path, found: Msd) -> None:
+    """Write ``msd.csv``: ``time_ps`` and one column in Å² for each element."""
+    _write_columns(path, {"time_ps": found.time, **{f"{element}_A2": values for element, values in found.values.items()}})
+
+
+def _write_columns(path: Path, columns: dict[str, Any]) -> None:
+    lines = [",".join(columns)]
+    lines += [",".join(f"{value:.8g}" for value in row) for row in zip(*columns.values(), strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
