@@ -115,6 +115,7 @@ struct ExportedModel::State {
   at::Device device = at::kCPU;
   std::unique_ptr<PackageFolder> folder;
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader;
+  ModelOutput output;
 
   void load(const std::string &wanted, int local_rank);
   void read_info(const std::string &wanted);
@@ -167,7 +168,7 @@ const ModelInfo &ExportedModel::info() const { return state_->info; }
 const std::string &ExportedModel::path() const { return state_->path; }
 const std::string &ExportedModel::device() const { return state_->device_name; }
 
-ModelOutput ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan)
+const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan)
 {
   const std::unique_ptr<PackageFolder> first_run = std::move(state_->folder);
   const c10::InferenceMode inference;
@@ -179,7 +180,8 @@ ModelOutput ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan
     if (out.size() < N_OUTPUTS)
       fail(state_->path, "returns " + std::to_string(out.size()) + " tensors, expected " +
                              std::to_string(N_OUTPUTS) + "; freeze the model again with this dpsim");
-    return {out[0].to(at::kDouble), out[1].to(at::kDouble)};
+    state_->output = {out[0].to(at::kDouble), out[1].to(at::kDouble)};
+    return state_->output;
   } catch (const c10::Error &e) {
     fail(state_->path, std::string("failed: ") + e.what_without_backtrace());
   }

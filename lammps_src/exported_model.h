@@ -27,8 +27,9 @@ class ExportedModel {
   const std::string &device() const;    // as torch writes it, "cpu" or "cuda:0"
 
   // Energies of the owned atoms and the gradient with respect to the edges, on the model's device.
-  // Collective over the ranks of the plan if `plan` is not 0. Throws std::runtime_error.
-  ModelOutput evaluate(const GraphTensors &graph, std::int64_t plan);
+  // Collective over the ranks of the plan if `plan` is not 0. Valid until the next call. Throws
+  // std::runtime_error.
+  const ModelOutput &evaluate(const GraphTensors &graph, std::int64_t plan);
 
  private:
   struct State;

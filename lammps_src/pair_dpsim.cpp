@@ -44,6 +44,13 @@ bool is_choice(const std::string &value, std::initializer_list<const char *> cho
   return std::any_of(choices.begin(), choices.end(), [&](const char *c) { return value == c; });
 }
 
+std::string joined(const std::vector<std::string> &words)
+{
+  std::string out;
+  for (const auto &word : words) out += (out.empty() ? "" : " ") + word;
+  return out;
+}
+
 // Largest relative difference between the mass of a LAMMPS type and that of its element.
 constexpr double MASS_TOLERANCE = 0.02;
 
@@ -216,7 +223,7 @@ void PairDPSim::coeff(int narg, char **arg)
     const auto found = std::find(names.begin(), names.end(), name);
     if (found == names.end())
       error->all(FLERR, "pair_coeff: element {} (for atom type {}) is not in the model, which knows {}", name, t,
-                 utils::join(names, " "));
+                 joined(names));
     impl->model_type[t] = static_cast<int>(found - names.begin());
   }
   map_element2type(narg - 2, arg + 2);
@@ -394,7 +401,7 @@ void PairDPSim::step()
   const auto before = impl->halo.bytes_sent();
   const bool alone = comm->nprocs == 1 || !impl->passes_messages();
   const auto &tensors = impl->graph->update(atom->nlocal + atom->nghost ? atom->x[0] : nullptr);
-  const auto output = impl->model->evaluate(tensors, alone ? 0 : impl->halo.handle());
+  const auto &output = impl->model->evaluate(tensors, alone ? 0 : impl->halo.handle());
   impl->halo_bytes = static_cast<double>(impl->halo.bytes_sent() - before);
   const dpsim::Want want{vflag_global != 0, eflag_atom != 0, vflag_atom || cvflag_atom};
   const dpsim::Response &r = impl->graph->gather(output, want);
