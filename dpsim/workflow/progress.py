@@ -1,0 +1,256 @@
+"""What a user sees of a run: a live tree on a terminal, plain lines elsewhere, both on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from dpsim.workflow.runner import Runner
+
+_PLAIN_INTERVAL_S: Final = 10.0
+_MARKS: Final = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "bold cyan"),
+    "done": ("✔", "green"),
+    "cached": ("✔", "dim green"),
+    "failed": ("✘", "bold red"),
+    "blocked": ("–", "yellow"),
+    "interrupted": ("‖", "yellow"),
+    "left out": (" ", "dim"),
+}
+
+
+class View(Protocol):
+    """What the runner tells of its progress."""
+
+    def start(self, runner: Runner) -> None:
+        """Begin to show a run."""
+
+    def state(self, name: str, state: str, reason: str) -> None:
+        """Show that a task changed its state."""
+
+    def progress(self, name: str, event: dict[str, Any]) -> None:
+        """Show how far a task is."""
+
+    def message(self, text: str) -> None:
+        """Show a line of text."""
+
+    def finish(self) -> None:
+        """End the display."""
+
+
+def make_view(*, quiet: bool = False, live: bool | None = None) -> View:
+    """Return the view that fits where standard error goes."""
+    if quiet:
+        return SilentView()
+    if live is None:
+        live = sys.stderr.isatty()
+    return LiveView() if live else PlainView()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people write it."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def number(value: Any) -> str:
+    """Return a reported number in a few characters."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class _Estimate:
+    """Time left, from the pace since the first report of a task."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def left(self, done: float, total: float | None) -> float | None:
+        """Return seconds left, None as long as nothing can be told."""
+        now = time.monotonic()
+        if self._first is None or done < self._first[1]:
+            self._first = (now, done)
+        started, at = self._first
+        if total is None or done <= at or now - started < 0.5:
+            return None
+        return max(0.0, (total - done) * (now - started) / (done - at))
+
+
+class SilentView:
+    """Shows nothing."""
+
+    def start(self, runner: Runner) -> None:
+        """Begin."""
+
+    def state(self, name: str, state: str, reason: str) -> None:
+        """Ignore a state."""
+
+    def progress(self, name: str, event: dict[str, Any]) -> None:
+        """Ignore progress."""
+
+    def message(self, text: str) -> None:
+        """Ignore a line."""
+
+    def finish(self) -> None:
+        """End."""
+
+
+class PlainView:
+    """One line for each thing that happens; progress every ten seconds."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
+        self._estimates: dict[str, _Estimate] = {}
+        self._width = 8
+
+    def start(self, runner: Runner) -> None:
+        """Begin."""
+        self._width = max((len(name) for name in runner.plan.order), default=8)
+
+    def state(self, name: str, state: str, reason: str) -> None:
+        """Print a state."""
+        if state == "waiting":
+            return
+        text = state
+        if state == "running":
+            self._began[name] = self._shown[name] = time.monotonic()
+        elif name in self._began:
+            text += f" after {duration(time.monotonic() - self._began[name])}"
+        self._line(name, f"{text}{f' ({reason})' if reason and reason != state else ''}")
+
+    def progress(self, name: str, event: dict[str, Any]) -> None:
+        """Print progress from time to time."""
+        left = self._estimates.setdefault(name, _Estimate()).left(event.get("done", 0), event.get("total"))
+        now = time.monotonic()
+        if now - self._shown.get(name, 0.0) >= _PLAIN_INTERVAL_S:
+            self._shown[name] = now
+            self._line(name, describe(event, left))
+
+    def message(self, text: str) -> None:
+        """Print a line."""
+        print(text, file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """End."""
+
+    def _line(self, name: str, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}  {name:<{self._width}}  {text}", file=sys.stderr, flush=True)
+
+
+def describe(event: dict[str, Any], left: float | None = None) -> str:
+    """Return progress as one line of text."""
+    done, total = event.get("done", 0), event.get("total")
+    parts = [str(event.get("message") or "")]
+    if total:
+        parts.append(f"{number(done)}/{number(total)} ({100 * done / total:.0f} %)")
+    elif done:
+        parts.append(number(done))
+    parts += [f"{key} {number(value)}" for key, value in (event.get("values") or {}).items()]
+    if left is not None:
+        parts.append(f"{duration(left)} left")
+    return "  ".join(part for part in parts if part)
+
+
+class LiveView:
+    """A tree of the stages with bars, redrawn in place."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        from rich.console import Console
+
+        self._console = console or Console(stderr=True)
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._title = ""
+        self._started = time.monotonic()
+        self._live: Any = None
+
+    def start(self, runner: Runner) -> None:
+        """Begin to draw."""
+        from rich.live import Live
+
+        self._title = runner.plan.workflow.name
+        for name in runner.plan.order:
+            uses = runner.plan.workflow.tasks[name].config.uses
+            self._rows[name] = {
+                "state": "waiting",
+                "uses": uses,
+                "needs": runner.plan.needs(name),
+                "estimate": _Estimate(),
+            }
+        self._live = Live(self, console=self._console, refresh_per_second=5, transient=False)
+        self._live.start()
+
+    def state(self, name: str, state: str, reason: str) -> None:
+        """Redraw with a state."""
+        row = self._rows[name]
+        if state == "running":
+            row["began"] = time.monotonic()
+        elif "began" in row and "took" not in row:
+            row["took"] = time.monotonic() - row["began"]
+        row.update(state=state, reason=reason)
+
+    def progress(self, name: str, event: dict[str, Any]) -> None:
+        """Redraw with progress."""
+        row = self._rows[name]
+        row["event"] = event
+        row["left"] = row["estimate"].left(event.get("done", 0), event.get("total"))
+
+    def message(self, text: str) -> None:
+        """Print a line above the tree."""
+        self._console.print(text, style="yellow", highlight=False, markup=False)
+
+    def finish(self) -> None:
+        """Draw the last time."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __rich__(self) -> RenderableType:
+        """Return the tree."""
+        from rich.table import Table
+        from rich.text import Text
+        from rich.tree import Tree
+
+        tree = Tree(
+            Text(f"{self._title}  {duration(time.monotonic() - self._started)}", style="bold"), guide_style="dim"
+        )
+        width = max((len(name) for name in self._rows), default=4)
+        for name, row in self._rows.items():
+            mark, style = _MARKS[row["state"]]
+            grid = Table.grid(padding=(0, 1))
+            for _ in range(5):
+                grid.add_column(no_wrap=True, overflow="ellipsis")
+            grid.add_row(
+                Text(mark, style=style),
+                Text(f"{name:<{width}}", style="bold" if row["state"] == "running" else ""),
+                Text(f"{row['uses']:<8}", style="dim"),
+                *self._right(row, style),
+            )
+            tree.add(grid)
+        return tree
+
+    def _right(self, row: dict[str, Any], style: str) -> tuple[RenderableType, RenderableType]:
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        state, reason = row["state"], row.get("reason", "")
+        if state != "running":
+            took = f" {duration(row['took'])}" if "took" in row else ""
+            shown = "" if state == "waiting" else f"{state}{took}"
+            needs = f"after {', '.join(row['needs'])}" if state == "waiting" and row["needs"] else ""
+            extra = f" {needs}{reason if state not in ('waiting', 'done') and reason != state else ''}"
+            return Text(shown, style=style), Text(extra, style="dim")
+        event = row.get("event", {})
+        total = event.get("total")
+        bar = ProgressBar(total=total or 100, completed=event.get("done", 0) if total else 0, width=24, pulse=not total)
+        text = describe(event, row.get("left")) or f"{duration(time.monotonic() - row['began'])}  {reason}"
+        return bar, Text(text)

@@ -1,0 +1,395 @@
+"""Runs a plan: each task that must run gets a process, as many at once as there are cores."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import signal
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, Literal
+
+from dpsim.errors import DpsimError, SetupError, StageError
+from dpsim.workflow import locks
+from dpsim.workflow.decide import Decider, Decision
+from dpsim.workflow.describe import lock_file
+from dpsim.workflow.digest import Digester, write_atomic
+from dpsim.workflow.events import EventLog
+from dpsim.workflow.executor import Job
+from dpsim.workflow.manifest import Manifest
+from dpsim.workflow.plan import Plan
+from dpsim.workflow.progress import View
+from dpsim.workflow.resources import Machine, grants
+from dpsim.workflow.store import Entry, Store
+from dpsim.workflow.worker import EXIT_BUSY
+
+State = Literal["waiting", "running", "done", "cached", "failed", "blocked", "interrupted", "left out"]
+_FINAL: Final = {"done", "cached", "failed", "blocked", "interrupted", "left out"}
+_NO_RETRY: Final = {3, 4, 6}
+"""Exit codes of wrong input and wrong setup, which another attempt cannot mend."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the user asked of a run, apart from the workflow."""
+
+    selected: Collection[str] | None = None
+    """Tasks to run; others must be done already if they are needed. None for all."""
+    forced: Collection[str] = ()
+    keep_going: bool = False
+    use_cache: bool = True
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that failed."""
+
+    task: str
+    message: str
+    code: int
+    log: Path
+    lines: tuple[str, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    states: dict[str, str]
+    seconds: float
+    failures: list[Failure] = field(default_factory=list)
+    signal: int | None = None
+
+    def count(self, *states: str) -> int:
+        """Return how many tasks are in one of the states."""
+        return sum(state in states for state in self.states.values())
+
+
+class Runner:
+    """Drives one run of a plan.
+
+    Parameters
+    ----------
+    plan
+        What is to be done.
+    run_dir
+        Where; it is created.
+    machine
+        Cores and GPUs that may be used.
+    view
+        Shown to the user.
+    """
+
+    def __init__(
+        self, plan: Plan, run_dir: Path, machine: Machine, view: View, options: RunOptions = RunOptions()
+    ) -> None:
+        self.plan, self.options, self.view = plan, options, view
+        self.store = Store(run_dir.resolve())
+        self.machine = machine
+        self.granted = grants(plan, machine)
+        plan.workflow.collector.check()
+        self.states: dict[str, str] = dict.fromkeys(plan.order, "waiting")
+        self.jobs: dict[str, Job] = {}
+        self.decisions: dict[str, Decision] = {}
+        self.attempts: dict[str, int] = {}
+        self.not_before: dict[str, float] = {}
+        self.failures: list[Failure] = []
+        self.stopped_by: int | None = None
+        self.free_gpus = [str(number) for number in range(machine.gpus)]
+
+    def run(self) -> Outcome:
+        """Run until all is done, something failed, or a signal came.
+
+        Raises
+        ------
+        SetupError
+            If the run directory cannot be written.
+        """
+        started = time.time()
+        self.store.prepare()
+        self._open()
+        previous = self._signals()
+        code = 1
+        try:
+            self.view.start(self)
+            self._loop()
+            code = self._exit_code()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._close(code)
+        return Outcome(code, dict(self.states), time.time() - started, self.failures, self.stopped_by)
+
+    # --- beginning and end ---------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        workflow = self.plan.workflow
+        try:
+            write_atomic(self.store.run_dir / "workflow.yaml", workflow.path.read_text(encoding="utf-8-sig"))
+            write_atomic(self.store.run_dir / "workflow.lock.yaml", lock_file(self.plan))
+            write_atomic(self.store.driver, json.dumps(asdict(locks.this_process())))
+            self.events = EventLog(self.store.events, secrets.token_hex(4))
+        except OSError as error:
+            raise SetupError(
+                f"cannot write in {self.store.run_dir}: {error.strerror}; choose another --run-dir"
+            ) from None
+        self.manifest = Manifest(self.store, self.plan)
+        self.digester = Digester(self.store.memo, verify=self.options.verify)
+        self.decider = Decider(
+            self.plan,
+            self.store,
+            self.digester,
+            self.manifest.previous_keys,
+            self.options.forced,
+            self.options.use_cache,
+        )
+        self.selector = selectors.DefaultSelector()
+        self.events.write("run_start", pid=os.getpid(), stages=list(self.plan.order))
+
+    def _close(self, code: int) -> None:
+        for job in list(self.jobs.values()):  # only after an unexpected error
+            job.kill()
+            job.process.wait()
+            job.close()
+        self.view.finish()
+        self.digester.save()
+        self.manifest.finish(code)
+        self.events.write("run_end", exit=code)
+        self.events.close()
+        self.selector.close()
+        owner = locks.read_owner(self.store.driver)
+        if owner is not None and owner.pid == os.getpid():
+            self.store.driver.unlink(missing_ok=True)
+
+    def _signals(self) -> dict[int, Any]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.stopped_by is not None:
+                for job in list(self.jobs.values()):  # asked twice: do not wait any longer
+                    job.kill()
+            self.stopped_by = number
+
+        previous: dict[int, Any] = {}
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
+                previous[number] = signal.signal(number, stop)
+        return previous
+
+    def _exit_code(self) -> int:
+        if self.stopped_by is not None:
+            return 130 if self.stopped_by == signal.SIGINT else 75
+        if not self.failures:
+            return 0
+        if self.options.keep_going:
+            return 8
+        code = self.failures[0].code
+        return code if code in (4, 6, 7) else 5
+
+    # --- the loop --------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        stopping = False
+        while True:
+            if self.stopped_by is not None and not stopping:
+                stopping = True
+                self.view.message("stopping; the stages that run save their work (again to end them at once)")
+                for job in self.jobs.values():
+                    job.stop()
+            if not stopping:
+                self._advance()
+            if not self.jobs and (stopping or not self._can_go_on()):
+                break
+            self._listen()
+        for name, state in self.states.items():
+            if state not in _FINAL:
+                reason = "stopped" if stopping else "an earlier stage failed"
+                self._set(name, "interrupted" if stopping else "blocked", reason)
+
+    def _can_go_on(self) -> bool:
+        if self.failures and not self.options.keep_going:
+            return False
+        return any(state not in _FINAL for state in self.states.values())
+
+    def _advance(self) -> None:
+        """Decide every task whose inputs are there, and start those that must run while there is room."""
+        for name in self.plan.order:
+            if self.states[name] != "waiting":
+                continue
+            bad = [need for need in self.plan.needs(name) if self.states[need] in ("failed", "blocked")]
+            if bad:
+                self._set(name, "blocked", f"{bad[0]} {self.states[bad[0]]}")
+                continue
+            if any(self.states[need] not in ("done", "cached", "left out") for need in self.plan.needs(name)):
+                continue
+            if time.time() < self.not_before.get(name, 0.0):
+                continue
+            self._consider(name)
+
+    def _consider(self, name: str) -> None:
+        selected = self.options.selected is None or name in self.options.selected
+        if not selected and name not in self.plan.upstream(list(self.options.selected or ())):
+            self._set(name, "left out", "not selected")
+            return
+        decision = self.decisions.get(name)
+        if decision is None:
+            try:
+                decision = self.decider.decide(name)
+            except DpsimError as error:
+                self._fail(name, Failure(name, str(error), error.exit_code, self.store.run_dir))
+                return
+            self.decisions[name] = decision
+        assert decision.entry is not None
+        if decision.action == "cached":
+            self._finish(name, "cached", decision.entry, decision.note)
+            return
+        if not selected:
+            message = f"is needed but not done ({decision.reason}); select it too"
+            self._fail(name, Failure(name, message, StageError.exit_code, self.store.run_dir))
+            return
+        if self.failures and not self.options.keep_going:
+            return
+        if self._room_for(name):
+            self._start(name, decision)
+
+    def _room_for(self, name: str) -> bool:
+        used = sum(job.granted.cpus for job in self.jobs.values())
+        granted = self.granted[name]
+        return used + granted.cpus <= self.machine.cpus and granted.gpus <= len(self.free_gpus)
+
+    def _start(self, name: str, decision: Decision) -> None:
+        entry, key = decision.entry, decision.key
+        assert entry is not None
+        assert key is not None
+        task = self.plan.workflow.tasks[name]
+        granted = self.granted[name]
+        entry.path.mkdir(parents=True, exist_ok=True)
+        work = self.store.entry(key.work_digest)
+        entry.write(
+            "stage.json",
+            {
+                "format": 1,
+                "name": name,
+                "type": key.type,
+                "key": key.digest,
+                "work": f"{work.path.parent.name}/{work.path.name}/work",
+                "parts": key.parts(),
+                "soft": dict(key.soft),
+                "options": task.config.model_dump(mode="json", by_alias=True, exclude={"resources", "matrix"}),
+                "seed": key.seed,
+                "resources": asdict(granted),
+                "type_map": list(self.plan.workflow.type_map),
+                "base": str(self.plan.workflow.base),
+            },
+        )
+        entry.write("inputs.json", {"inputs": [r.as_dict(self.store.run_dir) for r in decision.inputs]})
+        gpus = tuple(self.free_gpus[: granted.gpus])
+        del self.free_gpus[: granted.gpus]
+        job = Job(
+            name,
+            entry,
+            granted=granted,
+            gpus=gpus,
+            environment=task.config.env,
+            timeout=task.config.timeout,
+            fresh=decision.fresh,
+        )
+        self.jobs[name] = job
+        self.attempts[name] = self.attempts.get(name, 0) + 1
+        self.selector.register(job.descriptor, selectors.EVENT_READ)
+        self.store.link(name, entry)
+        self._set(name, "running", decision.reason, entry)
+
+    def _listen(self) -> None:
+        self.selector.select(timeout=0.2)
+        for name, job in list(self.jobs.items()):
+            code = job.poll()
+            for event in job.events():
+                self._event(name, event)
+            if code is not None:
+                for event in job.events():
+                    self._event(name, event)
+                self._ended(name, job, code)
+
+    def _event(self, name: str, event: dict[str, Any]) -> None:
+        kind = event.pop("event", "")
+        self.events.write(kind, name, **event)
+        if kind == "progress":
+            self.view.progress(name, event)
+        elif kind in ("note", "busy"):
+            self.view.message(f"{name}: {event.get('message', '')}")
+
+    # --- what became of a task -------------------------------------------------------------------------------
+
+    def _ended(self, name: str, job: Job, code: int) -> None:
+        self.selector.unregister(job.descriptor)
+        job.close()
+        del self.jobs[name]
+        self.free_gpus = sorted([*self.free_gpus, *job.gpus], key=int)
+        if code == EXIT_BUSY:
+            self.decisions.pop(name, None)
+            self.not_before[name] = time.time() + 1.0
+            self.states[name] = "waiting"
+            return
+        self.manifest.attempt(name, start=round(job.started, 3), end=round(time.time(), 3), exit=code, **_memory(job))
+        if code == 0 and job.entry.is_done():
+            self.decider.ran.add(name)
+            self._finish(name, "done", job.entry)
+        elif self.stopped_by is not None:
+            self._set(name, "interrupted", "stopped", job.entry)
+        elif code not in _NO_RETRY and self.attempts[name] <= self.plan.workflow.tasks[name].config.retries:
+            self.view.message(f"{name}: attempt {self.attempts[name]} failed ({_how(job, code)}); trying again")
+            self.events.write("retry", name, exit=code)
+            self.decider.ran.add(name)
+            self.decisions.pop(name, None)
+            self.states[name] = "waiting"
+        else:
+            message = _how(job, code)
+            self._fail(name, Failure(name, message, code, self._log_of(name), tuple(job.last_lines())), job.entry)
+
+    def _log_of(self, name: str) -> Path:
+        return self.store.run_dir / "stages" / name / "log.txt"
+
+    def _finish(self, name: str, state: State, entry: Entry, note: str = "") -> None:
+        self.decider.entries[name] = entry
+        self.store.link(name, entry)
+        if self.plan.workflow.tasks[name].config.uses == "report":
+            self._link_report(entry)
+        self._set(name, state, note, entry)
+
+    def _link_report(self, entry: Entry) -> None:
+        link = self.store.run_dir / "report"
+        if link.exists() and not link.is_symlink():
+            return
+        temporary = link.with_name(f".report.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(entry.out, link.parent), target_is_directory=True)
+        temporary.replace(link)
+
+    def _fail(self, name: str, failure: Failure, entry: Entry | None = None) -> None:
+        self.failures.append(failure)
+        self._set(name, "failed", failure.message, entry)
+
+    def _set(self, name: str, state: State, reason: str = "", entry: Entry | None = None) -> None:
+        self.states[name] = state
+        self.manifest.state(name, state, entry, reason=reason)
+        self.events.write("state", name, state=state, reason=reason)
+        self.view.state(name, state, reason)
+
+
+def _how(job: Job, code: int) -> str:
+    if job.timed_out:
+        return f"ran longer than its timeout of {job.timeout:g} s"
+    if job.error:
+        return str(job.error.get("message", ""))
+    return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with status {code}"
+
+
+def _memory(job: Job) -> dict[str, Any]:
+    return {"max_rss": job.usage.get("max_rss"), "gpu_mem": job.usage.get("gpu_mem")}

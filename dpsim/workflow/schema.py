@@ -1,0 +1,282 @@
+"""The language of workflow files: what may stand at the top, and the validation of every stage.
+
+Everything wrong with a file is gathered and reported at once (`InvalidWorkflow`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from dpsim.config import Config
+from dpsim.workflow import matrix as matrices
+from dpsim.workflow.document import Document, read_document
+from dpsim.workflow.elements import SYMBOLS
+from dpsim.workflow.interpolate import Scope, fill
+from dpsim.workflow.messages import report
+from dpsim.workflow.problems import Collector, Path, closest
+from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
+from dpsim.workflow.stages.base import STAGE_NAME, Resources, Stage
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Slots(Config):
+    """What the stages of a run may use together."""
+
+    cpu: Annotated[int, Field(ge=1)] | None = None
+    """Cores; by default all that this process may use."""
+    gpu: Annotated[int, Field(ge=0)] | None = None
+    """GPUs; by default all of the machine."""
+
+
+class Profile(Config):
+    """Settings of one machine, chosen with ``--profile``."""
+
+    executor: Literal["local"] = "local"
+    """Where stages run."""
+    slots: Slots = Slots()
+    overrides: dict[str, Any] = {}
+    """``stages.model.steps: 500`` and the like, as with ``--set``."""
+
+
+class WorkflowFile(Config):
+    """A workflow: stages, connected by references to each other's outputs."""
+
+    dpsim: Literal[1]
+    """Version of the language; the first key of the file."""
+    name: str | None = None
+    """Name of the run, by default that of the file."""
+    notes: str | list[str] = ""
+    """Free text."""
+    type_map: list[str] | None = None
+    """Elements of the model, in order."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of everything random, unless a stage has its own."""
+    vars: dict[str, Any] = {}
+    """Values used as ``${vars.NAME}``."""
+    profiles: dict[str, Profile] = {}
+    """Settings of machines."""
+    resources: dict[str, Resources] = {}
+    """Named grants that stages refer to."""
+    stages: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """The stages by name."""
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str | None) -> str | None:
+        if name is not None and not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} must be letters, digits, '_', '-' and '.', since it names a folder")
+        return name
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage, or one matrix point of it, ready to be planned."""
+
+    name: str
+    """Unique; ``stage`` or ``stage@axis=value``."""
+    stage: str
+    """Name in the file."""
+    config: Stage
+    resources: Resources
+    point: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where the stage stands in the file."""
+        return ("stages", self.stage)
+
+
+@dataclass
+class Workflow:
+    """A validated workflow; the references between its tasks are still to be linked (`plan`)."""
+
+    name: str
+    path: FilePath
+    type_map: tuple[str, ...]
+    seed: int
+    slots: Slots
+    tasks: dict[str, Task]
+    document: Document
+    left_out: tuple[str, ...] = ()
+    """Stages with ``when: false``."""
+
+    @property
+    def base(self) -> FilePath:
+        """Folder to which the paths in the file are relative."""
+        return self.path.resolve().parent
+
+    @property
+    def collector(self) -> Collector:
+        """Where problems go."""
+        return self.document.collector
+
+    def seed_of(self, task: Task) -> int | None:
+        """Return the seed of a task, None if nothing in it is random."""
+        return task.config.seed_for(self.seed)
+
+
+def read_workflow(
+    path: FilePath,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    seed: int | None = None,
+) -> Workflow:
+    """Read and validate a workflow file, without looking at links between stages.
+
+    Problems with keys and values are left in `Workflow.collector`; call ``collector.check()`` (as `plan.load`
+    does, after the links were checked too) to raise them all.
+
+    Raises
+    ------
+    InvalidWorkflow
+        If the text is so wrong that nothing further can be told.
+    """
+    document = read_document(path, profile=profile, overrides=overrides, environment=environment)
+    return validate(document, seed=seed)
+
+
+def validate(document: Document, *, seed: int | None = None) -> Workflow:
+    """Validate the plain values of a file (see `read_workflow`)."""
+    data, collector = document.data, document.collector
+    top = _top_level(data, collector)
+    type_map = _type_map(data.get("type_map"), collector)
+    resources = top.resources if top else {}
+    tasks: dict[str, Task] = {}
+    left_out = []
+    stages = data.get("stages")
+    for name, raw in stages.items() if isinstance(stages, dict) else ():
+        if not isinstance(raw, dict):
+            continue  # reported with the top level
+        if _left_out(raw):
+            left_out.append(name)
+        for task in _tasks(name, raw, resources, collector):
+            tasks[task.name] = task
+    if not type_map and data.get("type_map") is None:
+        _need_type_map(tasks, collector)
+    for name in left_out:
+        tasks = {key: task for key, task in tasks.items() if task.stage != name}
+    name = top.name if top and top.name else document.path.stem
+    slots = top.profiles[document.profile].slots if top and document.profile in top.profiles else Slots()
+    chosen_seed = seed if seed is not None else (top.seed if top else 0)
+    return Workflow(name, document.path, type_map, chosen_seed, slots, tasks, document, tuple(left_out))
+
+
+def _top_level(data: dict[str, Any], collector: Collector) -> WorkflowFile | None:
+    version = {"dpsim": 1} if "dpsim" in data else {}
+    for missing in ("dpsim", "stages"):
+        if missing == "stages" and missing not in data:
+            collector.add("E204", (), "a workflow needs the key 'stages'")
+    raw = {**data, **version}
+    if "stages" not in raw or "dpsim" not in raw:
+        # Already reported: fill in so that the other keys are still checked.
+        raw = {"dpsim": 1, "stages": {"x": {}}, **raw}
+    try:
+        return WorkflowFile.model_validate(raw)
+    except ValidationError as error:
+        report(error, raw, WorkflowFile, collector, (), "a workflow")
+        return None
+
+
+def _type_map(raw: Any, collector: Collector) -> tuple[str, ...]:
+    if not isinstance(raw, list):
+        return ()
+    if not raw:
+        collector.add("E212", ("type_map",), "type_map is empty; list the elements of the model, e.g. [H, O]")
+    for index, symbol in enumerate(raw):
+        path = ("type_map", index)
+        if not isinstance(symbol, str):
+            continue
+        if symbol not in SYMBOLS:
+            guess = symbol.capitalize() if symbol.capitalize() in SYMBOLS else ""
+            collector.add("E212", path, f"{symbol!r} is not the symbol of an element", suggestion=guess)
+        elif symbol in raw[:index]:
+            collector.add("E212", path, f"{symbol!r} stands twice in type_map")
+    return tuple(symbol for symbol in raw if isinstance(symbol, str))
+
+
+def _left_out(raw: dict[str, Any]) -> bool:
+    return raw.get("when") is False
+
+
+def _need_type_map(tasks: Mapping[str, Task], collector: Collector) -> None:
+    needing = [task for task in tasks.values() if task.config.uses_type_map]
+    if needing:
+        stages = ", ".join(dict.fromkeys(task.stage for task in needing))
+        collector.add("E212", (), f"'type_map: [..]' is missing at the top of the file; needed by {stages}")
+
+
+def _tasks(name: str, raw: dict[str, Any], resources: Mapping[str, Resources], collector: Collector) -> list[Task]:
+    path: Path = ("stages", name)
+    if not STAGE_NAME.fullmatch(name):
+        message = f"{name!r} is not a stage name: a letter, then letters, digits, '_' and '-'"
+        collector.add("E209", path, message, key=True)
+        return []
+    stage_type = _stage_type(raw, path, collector)
+    if stage_type is None:
+        return []
+    all_points = matrices.points(raw.get("matrix"), collector, (*path, "matrix"))
+    granted, resources_ok = _resources(raw.get("resources"), resources, (*path, "resources"), collector)
+    body = {
+        key: value for key, value in raw.items() if key not in ("matrix", *(() if resources_ok else ("resources",)))
+    }
+    result = []
+    for task_name, point in zip(matrices.names(name, all_points), all_points, strict=True):
+        config = _stage(stage_type, fill(body, Scope(matrix=point), collector, path), path, collector)
+        if config is not None:
+            result.append(Task(task_name, name, config, granted, point))
+    return result
+
+
+def _stage_type(raw: dict[str, Any], path: Path, collector: Collector) -> type[Stage] | None:
+    uses = raw.get("uses")
+    if uses is None:
+        notes = [f"types: {', '.join(STAGE_TYPES)}"]
+        collector.add("E204", path, f"stage {path[-1]!r} needs the key 'uses', its type", key=True, notes=notes)
+        return None
+    found = find_stage_type(uses) if isinstance(uses, str) else None
+    if found is None:
+        suggestion = closest(uses, STAGE_TYPES) if isinstance(uses, str) else ""
+        notes = [f"types: {', '.join(STAGE_TYPES)}"]
+        collector.add("E208", (*path, "uses"), f"{uses!r} is not a stage type", suggestion=suggestion, notes=notes)
+    return found
+
+
+def _resources(raw: Any, named: Mapping[str, Resources], path: Path, collector: Collector) -> tuple[Resources, bool]:
+    """Return what a stage is granted, and whether the declaration is fit for the stage's own validation."""
+    if isinstance(raw, str):
+        if raw not in named:
+            notes = [f"entries of 'resources:': {', '.join(named) or 'none'}"]
+            collector.add(
+                "E205", path, f"there is no {raw!r} in 'resources:'", suggestion=closest(raw, named), notes=notes
+            )
+            return Resources(), False
+        return named[raw], True
+    if isinstance(raw, dict):
+        try:
+            return Resources.model_validate(raw), True
+        except ValidationError as error:
+            report(error, raw, Resources, collector, path, "resources")
+            return Resources(), False
+    return Resources(), True
+
+
+def _stage(stage_type: type[Stage], raw: Any, path: Path, collector: Collector) -> Stage | None:
+    uses = stage_type.model_fields["uses"].default
+    article = "an" if str(uses)[0] in "aeiou" else "a"
+    try:
+        stage = stage_type.model_validate(raw)
+    except ValidationError as error:
+        report(error, raw, stage_type, collector, path, f"{article} {uses} stage")
+        return None
+    for where, message in stage.problems():
+        collector.add("E405", (*path, *where), message)
+    return stage

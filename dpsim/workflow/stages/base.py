@@ -1,0 +1,210 @@
+"""What every stage type is made of: common keys, inputs that refer to other stages, declared outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from dpsim.config import Config, Walltime
+
+if TYPE_CHECKING:
+    from dpsim.workflow.context import Context
+
+STAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_REFERENCE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(@[A-Za-z0-9_.=,+-]+)?(\.[A-Za-z0-9_.-]+)?")
+
+
+class Output(NamedTuple):
+    """One product of a stage."""
+
+    path: str
+    """Relative to the output folder; ``.`` is the folder itself."""
+    kind: str
+    """What it is: frames, dataset, weights, frozen, table, report, metrics ... ``any`` fits everywhere."""
+
+
+class Slot(NamedTuple):
+    """One input of a stage type."""
+
+    kinds: frozenset[str]
+    """Kinds of outputs that fit."""
+    many: bool = False
+    """Whether several artifacts are taken."""
+    whole: bool = False
+    """Whether a bare stage name means the whole output folder instead of the main output."""
+
+
+class Source(NamedTuple):
+    """One value of an input slot, as declared."""
+
+    slot: str
+    path: tuple[str | int, ...]
+    """Where it stands inside of the stage."""
+    value: str | Files
+
+
+def _check_reference(text: str) -> str:
+    if not _REFERENCE.fullmatch(text):
+        raise ValueError(f"{text!r} is not a reference 'stage' or 'stage.output'; a file is written {{path: {text}}}")
+    return text
+
+
+def _number_as_text(value: Any) -> Any:
+    return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_number_as_text)]
+"""Text; a number is taken as it would be written."""
+
+Reference = Annotated[str, AfterValidator(_check_reference), Field(json_schema_extra={"format": "dpsim-reference"})]
+"""The output of a stage: ``data`` (its main output) or ``model.best``."""
+
+
+class Files(Config):
+    """Files from outside of the workflow."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A file, a folder, or a pattern with ``*`` and ``**``, relative to the workflow file."""
+
+
+Input = Reference | Files
+Inputs = Reference | Files | list[Reference | Files]
+
+
+class MaybeReference(str):
+    """A reference if its first part is the name of a stage, else the path of a file."""
+
+
+class Resources(Config):
+    """What a stage is granted on the machine; none of it changes the result or the cache key."""
+
+    ranks: Annotated[int, Field(ge=1)] | None = None
+    """MPI ranks; by default what the stage type prefers."""
+    cpus: Annotated[int, Field(ge=1)] | None = None
+    """Cores; by default what the stage type prefers."""
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    """GPUs; by default one where the stage type can use it and the machine has one."""
+
+
+class Stage(Config):
+    """Keys that every stage type has."""
+
+    slots: ClassVar[Mapping[str, Slot]] = {}
+    outputs: ClassVar[Mapping[str, Output]] = {}
+    main: ClassVar[str] = ""
+    """The output meant by the bare name of the stage."""
+    result_version: ClassVar[int] = 1
+    """Raised when the same input gives another result than before, so that the cache forgets the old one."""
+    uses_type_map: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+    """Whether the result depends on the seed."""
+    wants: ClassVar[Resources] = Resources(ranks=1, cpus=1, gpus=0)
+    """What the stage type prefers; ``cpus=None`` means every core that is free to use."""
+    soft: ClassVar[tuple[str, ...]] = ()
+    """Packages that are recorded beside the result, and enter the key under ``cache: strict``."""
+    citations: ClassVar[tuple[str, ...]] = ()
+    not_in_key: ClassVar[frozenset[str]] = frozenset(
+        {"uses", "resources", "matrix", "when", "cache", "retries", "timeout", "notes", "seed"}
+    )
+
+    uses: str
+    """Type of the stage."""
+    resources: str | Resources = Resources()
+    """What the stage is granted: a name under ``resources:`` of the file, or ``{ranks, cpus, gpus}``."""
+    matrix: dict[str, list[Any]] | None = None
+    """Axes of values; the stage runs once for every combination, as ``${matrix.NAME}``."""
+    when: bool = True
+    """Whether the stage is run at all; stages that need its output are left out with it."""
+    cache: Literal["auto", "strict", "off"] = "auto"
+    """``strict`` also compares package versions; ``off`` runs the stage every time."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    """How often a failed attempt is repeated; wrong input and a wrong setup are not."""
+    timeout: Walltime | None = None
+    """Longest time of one attempt, s."""
+    env: dict[str, Text] = {}
+    """Environment variables of the stage's process."""
+    notes: str | list[str] = ""
+    """Free text."""
+
+    def sources(self) -> Iterator[Source]:
+        """Yield the declared inputs; a stage type with inputs deeper inside overrides this."""
+        for slot in self.slots:
+            yield from sources_of(slot, (slot,), getattr(self, _attribute(slot)))
+
+    def declared_outputs(self) -> Mapping[str, Output]:
+        """Return the outputs by name; fixed for all types but ``command``."""
+        return self.outputs
+
+    def main_output(self) -> str:
+        """Return the name of the output meant by the bare name of the stage."""
+        return self.main
+
+    def elements(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield (place, symbol) of elements that are known before anything runs."""
+        return iter(())
+
+    def packages(self) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+        """Yield (place, module, command that installs it) of optional packages that the settings need."""
+        return iter(())
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield (place, sentence) of settings that do not fit each other, beyond what pydantic checks."""
+        return iter(())
+
+    def seed_for(self, workflow_seed: int) -> int | None:
+        """Return the seed: the stage's own ``seed``, else that of the workflow; None if nothing is random."""
+        if not self.random:
+            return None
+        own = getattr(self, "seed", None)
+        return workflow_seed if own is None else int(own)
+
+    def key_options(self) -> dict[str, Any]:
+        """Return what enters the cache key: options without names of stages, files and resources."""
+        options = self.model_dump(mode="json", by_alias=True, exclude=set(self.not_in_key))
+        for source in self.sources():
+            _blank(options, source)
+        return options
+
+    def work_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the key options that the work folder depends on; all of them unless overridden."""
+        return options
+
+    def run(self, context: Context) -> None:
+        """Produce the declared outputs in ``context.out``."""
+        raise NotImplementedError
+
+
+class SeededStage(Stage):
+    """A stage whose result depends on a seed."""
+
+    random: ClassVar[bool] = True
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Seed of random numbers; by default that of the workflow."""
+
+
+def _attribute(slot: str) -> str:
+    return "from_" if slot == "from" else slot
+
+
+def sources_of(slot: str, path: tuple[str | int, ...], value: Any) -> Iterator[Source]:
+    """Yield the sources in a value that is a reference, `Files`, a list of them, or None."""
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield Source(slot, (*path, index), item)
+    elif value is not None:
+        yield Source(slot, path, value)
+
+
+def _blank(options: Any, source: Source) -> None:
+    """Replace a reference by a mark and drop the path of files: their content is in the key instead."""
+    *parents, last = source.path
+    for part in parents:
+        options = options[part]
+    if isinstance(source.value, str):
+        options[last] = "<input>"
+    elif isinstance(options[last], dict):
+        options[last]["path"] = "<input>"
