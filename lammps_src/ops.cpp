@@ -28,11 +28,11 @@ Tensor rows(const char *name, const char *what, const Tensor &t, const Tensor &l
   return t.contiguous();
 }
 
-Tensor check_ptr(const char *name, const Tensor &ptr_, int64_t M) {
-  TORCH_CHECK(ptr_.scalar_type() == at::kLong && ptr_.dim() == 1 && ptr_.size(0) > 0, name, ": ptr is ",
-              ptr_.scalar_type(), ptr_.sizes(), ", expected int64 (segments + 1)");
+Tensor check_ptr(const char *name, const Tensor &ptr_, int64_t M, int64_t S) {
+  TORCH_CHECK(ptr_.scalar_type() == at::kLong && ptr_.dim() == 1 && ptr_.size(0) == S + 1, name, ": ptr is ",
+              ptr_.scalar_type(), ptr_.sizes(), ", expected int64 (", S + 1, ") for ", S, " segments");
   const Tensor ptr = ptr_.contiguous();
-  const int64_t *p = ptr.const_data_ptr<int64_t>(), S = ptr.size(0) - 1;
+  const int64_t *p = ptr.const_data_ptr<int64_t>();
   bool ascending = p[0] == 0;
   for (int64_t t = 0; t < S; ++t) ascending &= p[t] <= p[t + 1];
   TORCH_CHECK(ascending && p[S] == M, name, ": ptr must ascend from 0 to the number of items (", M, "), it ends at ", p[S]);
@@ -65,11 +65,10 @@ std::vector<int64_t> with_rows(const Tensor &t, int64_t n) {
 
 // ---- rows -----------------------------------------------------------------------------------------
 
-Tensor segment_sum(const Tensor &x_, const Tensor &ptr_) {
+Tensor segment_sum(const Tensor &x_, const Tensor &ptr_, int64_t S) {
   constexpr const char *name = "dpsim::segment_sum";
   const int64_t K = row_size(name, x_);
-  const Tensor x = x_.contiguous(), ptr = check_ptr(name, ptr_, x.size(0));
-  const int64_t S = ptr.size(0) - 1;
+  const Tensor x = x_.contiguous(), ptr = check_ptr(name, ptr_, x.size(0), S);
   Tensor out = at::empty(with_rows(x, S), x.options());
   DPSIM_FLOAT(x.scalar_type(), name, [&] {
     kernels::segment_sum(x.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K, out.data_ptr<scalar_t>());
@@ -79,10 +78,8 @@ Tensor segment_sum(const Tensor &x_, const Tensor &ptr_) {
 
 Tensor segment_expand(const Tensor &y_, const Tensor &ptr_, int64_t M) {
   constexpr const char *name = "dpsim::segment_expand";
-  const int64_t K = row_size(name, y_);
-  const Tensor y = y_.contiguous(), ptr = check_ptr(name, ptr_, M);
-  const int64_t S = ptr.size(0) - 1;
-  TORCH_CHECK(y.size(0) == S, name, ": ", y.size(0), " rows for ", S, " segments");
+  const int64_t K = row_size(name, y_), S = y_.size(0);
+  const Tensor y = y_.contiguous(), ptr = check_ptr(name, ptr_, M, S);
   Tensor out = at::empty(with_rows(y, M), y.options());
   DPSIM_FLOAT(y.scalar_type(), name, [&] {
     kernels::segment_expand(y.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K, out.data_ptr<scalar_t>());
@@ -114,12 +111,11 @@ Tensor scatter_rows(const Tensor &g_, const Tensor &index_, int64_t R) {
 
 // ---- sums of outer products -----------------------------------------------------------------------
 
-Tensor edge_outer_sum(const Tensor &h_, const Tensor &g_, const Tensor &ptr_) {
+Tensor edge_outer_sum(const Tensor &h_, const Tensor &g_, const Tensor &ptr_, int64_t S) {
   constexpr const char *name = "dpsim::edge_outer_sum";
   TORCH_CHECK(g_.dim() == 2, name, ": g is ", g_.sizes(), ", expected (edges, columns)");
   const int64_t M = g_.size(0), K = g_.size(1);
-  const Tensor g = g_.contiguous(), h = rows(name, "h", h_, g, {M, 3}), ptr = check_ptr(name, ptr_, M);
-  const int64_t S = ptr.size(0) - 1;
+  const Tensor g = g_.contiguous(), h = rows(name, "h", h_, g, {M, 3}), ptr = check_ptr(name, ptr_, M, S);
   Tensor out = at::empty({S, 3, K}, g.options());
   DPSIM_FLOAT(g.scalar_type(), name, [&] {
     kernels::outer_sum(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K,
@@ -130,10 +126,10 @@ Tensor edge_outer_sum(const Tensor &h_, const Tensor &g_, const Tensor &ptr_) {
 
 Tensor edge_outer_dot(const Tensor &t_, const Tensor &g_, const Tensor &ptr_) {
   constexpr const char *name = "dpsim::edge_outer_dot";
-  TORCH_CHECK(g_.dim() == 2, name, ": g is ", g_.sizes(), ", expected (edges, columns)");
-  const int64_t M = g_.size(0), K = g_.size(1);
-  const Tensor g = g_.contiguous(), ptr = check_ptr(name, ptr_, M);
-  const int64_t S = ptr.size(0) - 1;
+  TORCH_CHECK(g_.dim() == 2 && t_.dim() == 3, name, ": t is ", t_.sizes(), " and g is ", g_.sizes(),
+              ", expected (segments, 3, columns) and (edges, columns)");
+  const int64_t M = g_.size(0), K = g_.size(1), S = t_.size(0);
+  const Tensor g = g_.contiguous(), ptr = check_ptr(name, ptr_, M, S);
   const Tensor t = rows(name, "t", t_, g, {S, 3, K});
   Tensor out = at::empty({M, 3}, g.options());
   DPSIM_FLOAT(g.scalar_type(), name, [&] {
@@ -146,9 +142,8 @@ Tensor edge_outer_dot(const Tensor &t_, const Tensor &g_, const Tensor &ptr_) {
 Tensor edge_outer_mix(const Tensor &t_, const Tensor &h_, const Tensor &ptr_) {
   constexpr const char *name = "dpsim::edge_outer_mix";
   TORCH_CHECK(t_.dim() == 3, name, ": t is ", t_.sizes(), ", expected (segments, 3, columns)");
-  const int64_t M = h_.size(0), K = t_.size(2);
-  const Tensor ptr = check_ptr(name, ptr_, M);
-  const int64_t S = ptr.size(0) - 1;
+  const int64_t M = h_.size(0), K = t_.size(2), S = t_.size(0);
+  const Tensor ptr = check_ptr(name, ptr_, M, S);
   const Tensor t = rows(name, "t", t_, t_, {S, 3, K}), h = rows(name, "h", h_, t_, {M, 3});
   Tensor out = at::empty({M, K}, t.options());
   DPSIM_FLOAT(t.scalar_type(), name, [&] {
@@ -165,12 +160,11 @@ struct FusedArguments {
   FusedArguments(const char *name, const Tensor &x_, const Tensor &s_, const Tensor &b_, const Tensor &w_,
                  const Tensor &ptr_, const Tensor &b_index_, int64_t c1_, int64_t activation_, double threshold_)
       : c1(c1_), activation(activation_), threshold(threshold_) {
-    TORCH_CHECK(x_.dim() == 2 && b_.dim() == 2, name, ": x and b must have two dimensions");
-    M = x_.size(0), C = x_.size(1), B = b_.size(0);
+    TORCH_CHECK(x_.dim() == 2 && s_.dim() == 2 && b_.dim() == 2, name, ": x, s and b must have two dimensions");
+    M = x_.size(0), C = x_.size(1), S = s_.size(0), B = b_.size(0);
     TORCH_CHECK(0 <= c1 && c1 <= C, name, ": c1 is ", c1, ", expected 0..", C);
     TORCH_CHECK(0 <= activation && activation <= 2, name, ": activation is ", activation, ", expected 0, 1 or 2");
-    ptr = check_ptr(name, ptr_, M);
-    S = ptr.size(0) - 1;
+    ptr = check_ptr(name, ptr_, M, S);
     x = x_.contiguous();
     s = rows(name, "s", s_, x, {S, C});
     b = rows(name, "b", b_, x, {B, C});
@@ -275,11 +269,11 @@ TORCH_LIBRARY(dpsim, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   m.def("halo_extend(Tensor h, Tensor row_ref, Tensor plan) -> Tensor", tags);
   m.def("halo_fold(Tensor g, Tensor owned_ref, Tensor plan) -> Tensor", tags);
-  m.def("segment_sum(Tensor x, Tensor ptr) -> Tensor", tags);
-  m.def("segment_expand(Tensor y, Tensor ptr, SymInt rows) -> Tensor", tags);
+  m.def("segment_sum(Tensor x, Tensor ptr, SymInt segments) -> Tensor", tags);
+  m.def("segment_expand(Tensor y, Tensor ptr, SymInt items) -> Tensor", tags);
   m.def("gather_rows(Tensor x, Tensor index) -> Tensor", tags);
   m.def("scatter_rows(Tensor g, Tensor index, SymInt rows) -> Tensor", tags);
-  m.def("edge_outer_sum(Tensor h, Tensor g, Tensor ptr) -> Tensor", tags);
+  m.def("edge_outer_sum(Tensor h, Tensor g, Tensor ptr, SymInt segments) -> Tensor", tags);
   m.def("edge_outer_dot(Tensor t, Tensor g, Tensor ptr) -> Tensor", tags);
   m.def("edge_outer_mix(Tensor t, Tensor h, Tensor ptr) -> Tensor", tags);
   m.def("gather_act_reduce(" DPSIM_FUSED_SCHEMA ") -> (Tensor reduced, Tensor item)", tags);

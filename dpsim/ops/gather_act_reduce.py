@@ -110,7 +110,7 @@ def _fake_gradients(a: Shared) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
     a = Shared(*arguments)
     items, channels = a.x.shape
-    return a.x.new_empty((a.ptr.shape[0] - 1, a.c1)), a.x.new_empty((items, channels - a.c1))
+    return a.x.new_empty((a.s.shape[0], a.c1)), a.x.new_empty((items, channels - a.c1))
 
 
 def _fake_backward(grad_reduced: Tensor | None, grad_item: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:

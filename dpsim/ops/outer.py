@@ -16,7 +16,7 @@ from dpsim.ops import reference
 from dpsim.ops.library import native
 
 
-def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
+def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor, like: Tensor | None = None) -> Tensor:
     """Gradient of F with respect to t: ``Σ_e h_e ⊗ g_e`` of each centre.
 
     Parameters
@@ -27,13 +27,15 @@ def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
         ``(E, d)``.
     ptr
         ``(N+1,)`` int64.
+    like
+        Any tensor with N rows; give it in a graph to be exported (`dpsim.ops.segment_sum` says why).
 
     Returns
     -------
     Tensor
         ``(N, 3, d)``.
     """
-    return torch.ops.dpsim.edge_outer_sum(h, g, ptr) if native(g) else reference.edge_outer_sum(h, g, ptr)
+    return _sum(h, g, ptr, ptr.shape[0] - 1 if like is None else like.shape[0])
 
 
 def edge_outer_dot(t: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
@@ -46,32 +48,36 @@ def edge_outer_mix(t: Tensor, h: Tensor, ptr: Tensor) -> Tensor:
     return torch.ops.dpsim.edge_outer_mix(t, h, ptr) if native(h) else reference.edge_outer_mix(t, h, ptr)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _sum(h: Tensor, g: Tensor, ptr: Tensor, centers: int) -> Tensor:
+    return torch.ops.dpsim.edge_outer_sum(h, g, ptr, centers) if native(g) else reference.edge_outer_sum(h, g, ptr)
 
 
-def _sum_backward(ctx: Any, t: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _sum_backward(ctx: Any, t: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     h, g, ptr = ctx.saved_tensors
-    need_h, need_g, _ = ctx.needs_input_grad
-    return edge_outer_dot(t, g, ptr) if need_h else None, edge_outer_mix(t, h, ptr) if need_g else None, None
+    need_h, need_g, *_ = ctx.needs_input_grad
+    return edge_outer_dot(t, g, ptr) if need_h else None, edge_outer_mix(t, h, ptr) if need_g else None, None, None
 
 
 def _dot_backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     t, g, ptr = ctx.saved_tensors
     need_t, need_g, _ = ctx.needs_input_grad
-    return edge_outer_sum(h, g, ptr) if need_t else None, edge_outer_mix(t, h, ptr) if need_g else None, None
+    return _sum(h, g, ptr, t.shape[0]) if need_t else None, edge_outer_mix(t, h, ptr) if need_g else None, None
 
 
 def _mix_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     t, h, ptr = ctx.saved_tensors
     need_t, need_h, _ = ctx.needs_input_grad
-    return edge_outer_sum(h, g, ptr) if need_t else None, edge_outer_dot(t, g, ptr) if need_h else None, None
+    return _sum(h, g, ptr, t.shape[0]) if need_t else None, edge_outer_dot(t, g, ptr) if need_h else None, None
 
 
 def register() -> None:
     """Register fake kernels and derivatives with torch."""
     fake, autograd = torch.library.register_fake, torch.library.register_autograd
-    fake("dpsim::edge_outer_sum", lambda h, g, ptr: g.new_empty((ptr.shape[0] - 1, 3, g.shape[1])))
+    fake("dpsim::edge_outer_sum", lambda h, g, ptr, centers: g.new_empty((centers, 3, g.shape[1])))
     fake("dpsim::edge_outer_dot", lambda t, g, ptr: g.new_empty((g.shape[0], 3)))
     fake("dpsim::edge_outer_mix", lambda t, h, ptr: t.new_empty((h.shape[0], t.shape[2])))
     autograd("dpsim::edge_outer_sum", _sum_backward, setup_context=_save)

@@ -1,7 +1,7 @@
 """Sums over segments and gathers of rows: two pairs of operators, each the other's adjoint.
 
 Deterministic for any number of threads, without atomic additions, and differentiable to any order. M items,
-S segments with row pointers ``ptr (S+1)`` int64, R rows.
+S segments with row pointers ``ptr (S+1)`` int64, R rows. `like` is any tensor with as many rows as the result.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from dpsim.ops import reference
 from dpsim.ops.library import native
 
 
-def segment_sum(x: Tensor, ptr: Tensor) -> Tensor:
-    """Sum of the rows of each segment, in order: ``(M, ...)`` to ``(S, ...)``."""
-    return torch.ops.dpsim.segment_sum(x, ptr) if native(x) else reference.segment_sum(x, ptr)
+def segment_sum(x: Tensor, ptr: Tensor, like: Tensor | None = None) -> Tensor:
+    """Sum of the rows of each segment, in order: ``(M, ...)`` to ``(S, ...)``.
+
+    In a graph to be exported give `like`: the length of `ptr` less one is no size that the exporter can follow
+    down to 0 and 1.
+    """
+    return _segment_sum(x, ptr, ptr.shape[0] - 1 if like is None else like.shape[0])
 
 
 def segment_expand(y: Tensor, ptr: Tensor, like: Tensor) -> Tensor:
-    """To each item the row of its segment: ``(S, ...)`` to ``(M, ...)``; `like` is any tensor with M rows."""
+    """To each item the row of its segment: ``(S, ...)`` to ``(M, ...)``."""
     return _segment_expand(y, ptr, like.shape[0])
 
 
@@ -31,8 +35,12 @@ def gather_rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 def scatter_rows(g: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """Sum of the rows of `g` with equal `index`: ``(M, ...)`` to ``(R, ...)``; `like` is any tensor with R rows."""
+    """Sum of the rows of `g` with equal `index`: ``(M, ...)`` to ``(R, ...)``."""
     return _scatter_rows(g, index, like.shape[0])
+
+
+def _segment_sum(x: Tensor, ptr: Tensor, segments: int) -> Tensor:
+    return torch.ops.dpsim.segment_sum(x, ptr, segments) if native(x) else reference.segment_sum(x, ptr)
 
 
 def _segment_expand(y: Tensor, ptr: Tensor, items: int) -> Tensor:
@@ -57,12 +65,12 @@ def _fake_rows(values: Tensor, index: Tensor, rows: int) -> Tensor:
     return values.new_empty((rows, *values.shape[1:]))
 
 
-def _segment_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return _segment_expand(grad, ctx.saved_tensors[0], ctx.rows), None
+def _segment_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return _segment_expand(grad, ctx.saved_tensors[0], ctx.rows), None, None
 
 
 def _segment_expand_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    return segment_sum(grad, ctx.saved_tensors[0]), None, None
+    return _segment_sum(grad, ctx.saved_tensors[0], ctx.rows), None, None
 
 
 def _gather_rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -76,7 +84,7 @@ def _scatter_rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 def register() -> None:
     """Register fake kernels and derivatives with torch."""
     fake, autograd = torch.library.register_fake, torch.library.register_autograd
-    fake("dpsim::segment_sum", lambda x, ptr: _fake_rows(x, ptr, ptr.shape[0] - 1))
+    fake("dpsim::segment_sum", _fake_rows)
     fake("dpsim::segment_expand", _fake_rows)
     fake("dpsim::gather_rows", lambda x, index: _fake_rows(x, index, index.shape[0]))
     fake("dpsim::scatter_rows", _fake_rows)
