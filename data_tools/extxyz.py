@@ -165,7 +165,8 @@ def _cell(atoms: Atoms, periodic: bool | None, where: str) -> np.ndarray | None:
     if periodic is None and bool(atoms.pbc.any()) != bool(atoms.pbc.all()):
         flags = " ".join("FT"[int(flag)] for flag in atoms.pbc)
         raise DataError(
-            f"{where}: pbc is {flags}, expected all T or all F: set `periodic` true (with a vacuum in the cell) or false"
+            f"{where}: pbc is {flags}, expected all T or all F: "
+            "set `periodic` true (with a vacuum in the cell) or false"
         )
     if not (atoms.pbc.all() if periodic is None else periodic):
         return None

@@ -48,7 +48,7 @@ class Elements:
         return np.array([table[symbol] for symbol in symbols], np.int64)
 
     def _one(self, symbol: str, where: str) -> int:
-        name = symbol
+        name: str | None = symbol
         if name not in self.names:
             name = _element(symbol)
             if name is None and not self.fixed:
@@ -196,7 +196,7 @@ def _arguments(file: SourceFile) -> Any:
 
 def _dpdata_frame(system: Any, row: int, where: str, origin: str, elements: Elements) -> Frame:
     data = system.data
-    symbols = [data["atom_names"][t] for t in data["atom_types"]]
+    symbols = [str(data["atom_names"][t]) for t in data["atom_types"]]
     types = elements.index(symbols, where)
     labels = {}
     for kind in system.DTYPES:

@@ -104,6 +104,7 @@ _CONTENTS = (
     (rb"\A\s*begin\s*\n(.*\n)*?\s*lattice ", "n2p2"),
     (rb"atoms,\s*Iteration \(fs\)", "pwmat/movement"),
     (rb"\A\s*\d+\s*\n.*(Properties|Lattice)=", "extxyz"),
+    (rb"\nNumber of atoms\s+I\s+\d+\s*\n", "gaussian/fchk"),
     (rb"\A\s*\d+\s*\ntime=.*Energy=.*\(Hartree\)", "openmx/md"),
 )
 _HINTS = (
@@ -127,6 +128,10 @@ def find_files(source: Source) -> list[SourceFile]:
     path = os.path.expanduser(source.path)
     if source.format in _PREFIXES:
         return [SourceFile(p, source.format, source) for p in _prefixes(path, _PREFIXES[source.format])]
+    if source.format is None and not os.path.exists(path):
+        for name, ending in _PREFIXES.items():
+            if glob.glob(path + ending, recursive=True):
+                return [SourceFile(p, name, source) for p in _prefixes(path, ending)]
     base, mark, group = path.partition("#")  # file.hdf5#group
     matches = sorted(glob.glob(base, recursive=True), key=_natural) if glob.has_magic(base) else [base]
     if not matches or not os.path.exists(matches[0]):
@@ -145,7 +150,8 @@ def _prefixes(path: str, ending: str) -> list[str]:
 
 def _expand(path: str, source: Source) -> Iterator[SourceFile]:
     if not os.path.isdir(path):
-        yield SourceFile(path, source.format or guess_format(Path(path)), source)
+        form = source.format or guess_format(Path(path))
+        yield SourceFile(path.removesuffix(_PREFIXES.get(form, "")), form, source)
         return
     inside = list(_systems_below(Path(path)))
     wanted = [(folder, name) for folder, name in inside if source.format is None or _same(name, source.format)]
@@ -195,8 +201,8 @@ def _files_below(path: Path, asked: str | None) -> Iterator[tuple[Path, str]]:
         }
         if len(set(found.values())) > 1:
             raise DataError(
-                f"{root} holds {' and '.join(list(found)[:4])} ({', '.join(sorted(set(found.values())))}), which may be one "
-                "calculation twice: say which with `format` or a glob"
+                f"{root} holds {' and '.join(list(found)[:4])} ({', '.join(sorted(set(found.values())))}), "
+                "which may be one calculation twice: say which with `format` or a glob"
             )
         for name, form in found.items():
             yield Path(root, name), form
@@ -240,7 +246,7 @@ def _has_labels(form: type) -> bool:
     from dpdata.format import Format
 
     readers = ("from_labeled_system", "from_labeled_system_mix")
-    return any(getattr(form, reader) is not getattr(Format, reader) for reader in readers)
+    return any(getattr(form, reader, None) is not getattr(Format, reader, None) for reader in readers)
 
 
 def check_format(name: str) -> None:
