@@ -165,7 +165,7 @@ def first_peak(r: Array, g: Array) -> Peak | None:
     for start, end in zip(starts, ends, strict=True):
         top = start + int(np.argmax(g[start:end]))
         if g[top] >= 0.25 * g.max():
-            return _parabola(r, g, top)
+            return _parabola(r, g, int(top))
     return None
 
 
@@ -231,7 +231,11 @@ class Msd(NamedTuple):
 
 
 def msd(
-    positions: Array, symbols: Sequence[str], interval: float, species: Sequence[str] | None = None, fit: tuple[float, float] = (0.2, 0.5)
+    positions: Array,
+    symbols: Sequence[str],
+    interval: float,
+    species: Sequence[str] | None = None,
+    fit: tuple[float, float] = (0.2, 0.5),
 ) -> Msd:
     """Mean squared displacement, averaged over atoms and over all time origins.
 
@@ -259,10 +263,12 @@ def msd(
     Calandrini et al., Collection SFN 12, 201 (2011): the Fourier form of the average over origins.
     """
     if len(positions) < 4:
-        raise DataError(f"msd needs at least 4 frames, found {len(positions)}: write frames more often (dump.every) or run longer")
+        raise DataError(
+            f"msd needs at least 4 frames, found {len(positions)}: write frames more often (dump.every) or run longer"
+        )
     chosen = list(dict.fromkeys(symbols)) if species is None else list(species)
     centred = positions - positions.mean(axis=1, keepdims=True)
-    time = np.arange(len(positions)) * interval
+    time: Array = np.arange(len(positions), dtype=np.float64) * np.float64(interval)
     values, diffusion = {}, {}
     for element in chosen:
         members = [index for index, symbol in enumerate(symbols) if symbol == element]
@@ -281,7 +287,9 @@ def _squared_displacements(positions: Array) -> Array:
     products = np.fft.irfft(np.abs(spectrum) ** 2, axis=0)[:n].sum(axis=-1)
     squares = (positions**2).sum(axis=-1)
     # Sum of |r(t)|² + |r(t+m)|² over the origins t of each lag m.
-    tail = 2.0 * squares.sum(axis=0) - np.cumsum(np.concatenate([np.zeros_like(squares[:1]), (squares + squares[::-1])[:-1]]), axis=0)
+    tail = 2.0 * squares.sum(axis=0) - np.cumsum(
+        np.concatenate([np.zeros_like(squares[:1]), (squares + squares[::-1])[:-1]]), axis=0
+    )
     return np.maximum((tail - 2.0 * products) / (n - np.arange(n))[:, None], 0.0)
 
 
@@ -334,7 +342,9 @@ def energy_drift(time: Array, total_energy: Array, n_atoms: int) -> Drift:
         If there are fewer than three points.
     """
     if len(time) < 3:
-        raise DataError(f"an energy drift needs at least 3 points, found {len(time)}: record them more often (thermo.every)")
+        raise DataError(
+            f"an energy drift needs at least 3 points, found {len(time)}: record them more often (thermo.every)"
+        )
     middle = time.mean()
     slope, level = np.polyfit(time - middle, total_energy, 1)
     residual = total_energy - (slope * (time - middle) + level)

@@ -43,11 +43,12 @@ _REPORT = 1.0
 class Launcher(Protocol):
     """Builds the command that runs a LAMMPS input on some ranks: argument list and environment."""
 
-    def __call__(self, ranks: int, input_file: Path) -> tuple[list[str], dict[str, str]]: ...
+    def __call__(self, ranks: int, input: Path, /) -> tuple[list[str], dict[str, str]]: ...
 
 
 Progress = Callable[..., None]
-"""Called as ``progress(step, total_steps, message, temperature=K, steps_per_s=..., seconds_left=...)``; it may raise to stop the run."""
+"""Called as ``progress(step, total_steps, message, temperature=K, steps_per_s=..., seconds_left=...)``; may raise, which
+stops the run."""
 
 
 def run_md(
@@ -157,20 +158,16 @@ def run_lammps(
     run.prepare(files or {}, fingerprint)
     if not run.finished:
         run.launch(ranks, launcher or _product_launcher(), progress)
-    started = time.monotonic()
     trajectory = Trajectory(work, run.attempts, spans(config), start_atoms, box)
-    result = collect(config, trajectory, out, ranks=ranks, reference=reference, type_map=elements)
     if progress is not None:
-        total = run.total_steps
-        progress(total, total, f"analysed in {time.monotonic() - started:.1f} s")
-    run.tidy()
-    return result
+        progress(run.total_steps, run.total_steps, "analysing")
+    return collect(config, trajectory, out, ranks=ranks, reference=reference, type_map=elements)
 
 
 def _product_launcher() -> Launcher:
     from dpsim.lammps.launcher import lammps_command
 
-    return lambda ranks, input_file: lammps_command(ranks, input_file)
+    return lammps_command
 
 
 @dataclass
@@ -205,7 +202,9 @@ class _Run:
 
     def _fingerprint(self, extra: str) -> str:
         settings = self.config.model_dump(mode="json", exclude={"start", "analyse", "reference", "stop_if"})
-        text = json.dumps([settings, self.pair_lines, self.elements, self.seed, self.box.rotation.tolist(), extra], sort_keys=True)
+        text = json.dumps(
+            [settings, self.pair_lines, self.elements, self.seed, self.box.rotation.tolist(), extra], sort_keys=True
+        )
         digest = hashlib.blake2b(text.encode(), digest_size=20)
         digest.update((self.work / DATA_FILE).read_bytes())
         return digest.hexdigest()
@@ -249,7 +248,7 @@ class _Run:
             self.elements, self.pair_lines, self.box.boundary, not any(self.box.pbc), self.seed, number, restart
         )
         write_text(deck, deck_text(self.config, settings))
-        argv, env = launcher(ranks, Path(deck.name))
+        argv, env = launcher(ranks, deck.absolute())
         log = LogFollower(self.work / log_name(number))
         screen = self.work / f"screen-{number:03d}.txt"
         with LammpsProcess([*argv, "-log", log.path.name, "-nocite"], env, self.work, screen) as process:
@@ -290,11 +289,6 @@ class _Run:
         place = f"segment {log.segment} ({self.config.run[log.segment].ensemble})" if log.segment >= 0 else "its set-up"
         reason = error or f"it ended with exit code {process.exit_code} and no message"
         raise StageError(f"LAMMPS failed in {place}: {reason}; see {path}")
-
-    def tidy(self) -> None:
-        """Remove what the outputs made redundant; decks, logs and the last checkpoint stay."""
-        for path in self.work.glob("dump-*.lammpstrj"):
-            path.unlink()
 
 
 class _Meter:

@@ -98,8 +98,13 @@ def lammps_box(atoms: Atoms) -> LammpsBox:
     pbc = tuple(bool(flag) for flag in atoms.pbc)
     cell = np.array(atoms.cell, dtype=float)
     lattice = np.where(np.array(pbc)[:, None], cell, 0.0)
-    if any(not lattice[axis].any() for axis in range(3) if pbc[axis]) or abs(np.linalg.det(complete_cell(lattice))) < 1e-6:
-        raise DataError(f"the start structure is periodic along {pbc} but its cell {cell.tolist()} has no volume: give a cell")
+    if (
+        any(not lattice[axis].any() for axis in range(3) if pbc[axis])
+        or abs(np.linalg.det(complete_cell(lattice))) < 1e-6
+    ):
+        raise DataError(
+            f"the start structure is periodic along {pbc} but its cell {cell.tolist()} has no volume: give a cell"
+        )
     vectors, rotation = _triangular(np.array(complete_cell(lattice), dtype=float))
     positions = atoms.positions @ rotation.T
     origin = np.zeros(3)
@@ -137,7 +142,9 @@ def elements_of(atoms: Atoms, type_map: tuple[str, ...], place: str = "the start
     return tuple(element for element in type_map if element in present)
 
 
-def write_data(path: Path, atoms: Atoms, elements: tuple[str, ...], box: LammpsBox, *, tilt: bool, velocities: bool) -> None:
+def write_data(
+    path: Path, atoms: Atoms, elements: tuple[str, ...], box: LammpsBox, *, tilt: bool, velocities: bool
+) -> None:
     """Write a LAMMPS data file, ``atom_style atomic``, ``units metal``.
 
     Parameters
@@ -192,7 +199,9 @@ def _masses(atoms: Atoms, elements: tuple[str, ...]) -> list[float]:
     for element in elements:
         found = np.unique(masses[symbols == element])
         if len(found) != 1 or not found[0] > 0:
-            raise DataError(f"atoms of {element} have the masses {found.tolist()} amu: one positive mass for each element is expected")
+            raise DataError(
+                f"atoms of {element} have the masses {found.tolist()} amu, expected one positive mass for each element"
+            )
         result.append(float(found[0]))
     return result
 

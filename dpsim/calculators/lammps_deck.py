@@ -102,9 +102,13 @@ def check_box(config: MDConfig, pbc: Sequence[bool]) -> None:
         return
     for index, segment in enumerate(config.run):
         if isinstance(segment, NPTSegment):
-            raise ConfigError(f"run[{index}]: npt needs a box periodic in x, y and z, the start structure has pbc {tuple(pbc)}: use nvt")
+            raise ConfigError(
+                f"run[{index}]: npt needs a box periodic in x, y and z, the start has pbc {tuple(pbc)}: use nvt"
+            )
     if config.analyse.rdf is not None:
-        raise ConfigError(f"analyse.rdf: g(r) needs a box periodic in x, y and z, the start structure has pbc {tuple(pbc)}: remove rdf")
+        raise ConfigError(
+            f"analyse.rdf: g(r) needs a box periodic in x, y and z, the start has pbc {tuple(pbc)}: remove rdf"
+        )
 
 
 @dataclass(frozen=True)
@@ -197,9 +201,8 @@ def _first_velocities(segment: Dynamics, settings: DeckSettings) -> list[str]:
     temperature = segment.temperature if isinstance(segment, NVESegment) else segment.temperature[0]
     rotation = "yes" if settings.open_box else "no"
     # "loop all" draws in the order of the atom ids, so velocities do not depend on the number of ranks.
-    return [
-        f"velocity all create {temperature!r} {lammps_seed(settings.seed)} mom yes rot {rotation} dist gaussian loop all"
-    ]
+    drawn = f"create {temperature!r} {lammps_seed(settings.seed)}"
+    return [f"velocity all {drawn} mom yes rot {rotation} dist gaussian loop all"]
 
 
 def _dynamics(config: MDConfig, span: Span, segment: Dynamics, settings: DeckSettings) -> list[str]:
@@ -208,13 +211,13 @@ def _dynamics(config: MDConfig, span: Span, segment: Dynamics, settings: DeckSet
     chunk = interval_steps(config.checkpoint.every, timestep)
     commands = [f'"unfix noise{span.index}" "{noise}"'] if noise else []
     commands += ['"write_restart checkpoint.tmp"', '"shell mv checkpoint.tmp checkpoint-$(step:%.0f).restart"']
-    dump = f"dump{span.index}"
+    dump, every = f"dump{span.index}", interval_steps(segment.dump.every, timestep)
     return [
         f"timestep {timestep!r}",
         f"thermo {interval_steps(segment.thermo.every, timestep)}",
         integrate,
         *([noise.replace("${noise}", "$(v_noise:%.0f)")] if noise else []),
-        f"dump {dump} all custom {interval_steps(segment.dump.every, timestep)} {dump_name(span.index, settings.attempt)} id element xu yu zu",
+        f"dump {dump} all custom {every} {dump_name(span.index, settings.attempt)} id element xu yu zu",
         f"dump_modify {dump} element {' '.join(settings.elements)} sort id format float %.10g",
         f"run {span.end} upto start {span.begin} stop {span.end} post no every {chunk} &\n    {' '.join(commands)}",
         f"undump {dump}",
@@ -234,7 +237,10 @@ def _integrators(index: int, segment: Dynamics) -> tuple[str, str | None]:
     if not isinstance(segment, NPTSegment):
         return (f"{fix} nve", noise) if langevin else (f"{fix} nvt temp {hot}", None)
     keyword = {"isotropic": "iso", "anisotropic": "aniso", "triclinic": "tri"}[segment.coupling]
-    barostat = f"{keyword} {segment.pressure[0]!r} {segment.pressure[1]!r} {segment.pressure_damping!r}"
+    # The corner stays put. LAMMPS's own choice, the centre, is computed again at a restart and differs in the last bit.
+    barostat = (
+        f"{keyword} {segment.pressure[0]!r} {segment.pressure[1]!r} {segment.pressure_damping!r} fixedpoint 0.0 0.0 0.0"
+    )
     return (f"{fix} nph {barostat}", noise) if langevin else (f"{fix} npt temp {hot} {barostat}", None)
 
 
@@ -243,6 +249,7 @@ def _footer(settings: DeckSettings) -> list[str]:
     return [
         "# the state at the end",
         f"write_data {FINAL_DATA} nocoeff",
-        f"write_dump all custom {FINAL_DUMP} id element xu yu zu vx vy vz modify element {elements} sort id format float %.17g",
+        f"write_dump all custom {FINAL_DUMP} id element xu yu zu vx vy vz &",
+        f"    modify element {elements} sort id format float %.17g",
         f'print "{FINISHED}"',
     ]

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from data_tools.structures import StructureConfig
 from dpsim.config import Config, Force, Fraction, Length, Pressure, Temperature, Time
@@ -185,7 +195,9 @@ class RdfConfig(Config):
     @field_validator("pairs", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [pair.split("-") if isinstance(pair, str) else pair for pair in value] if isinstance(value, list) else value
+        return (
+            [pair.split("-") if isinstance(pair, str) else pair for pair in value] if isinstance(value, list) else value
+        )
 
 
 class MsdConfig(Config):
@@ -203,7 +215,7 @@ class MsdConfig(Config):
         if self.fit[0] >= self.fit[1]:
             raise ValueError(f"fit must go from a smaller to a larger fraction, found {list(self.fit)}")
         used = self.segments or ()
-        if any(b != a + 1 for a, b in zip(used, used[1:], strict=False)):
+        if any(b != a + 1 for a, b in pairwise(used)):
             raise ValueError(f"segments must follow each other, found {list(used)}: displacements cannot jump")
         return self
 
@@ -252,6 +264,20 @@ def _read_start(value: Any) -> Any:
     return {"frames": value} if isinstance(value, str) else value
 
 
+def _start_kind(value: Any) -> str:
+    return (
+        "frames" if isinstance(value, FramesStart) or (isinstance(value, dict) and "frames" in value) else "structure"
+    )
+
+
+Start = Annotated[
+    Annotated[FramesStart, Tag("frames")] | Annotated[StructureConfig, Tag("structure")],
+    Discriminator(_start_kind),
+    BeforeValidator(_read_start),
+]
+"""Where a run starts: a frame, or a structure to build; told apart by the key `frames`."""
+
+
 def _fill_timesteps(segments: tuple[Any, ...]) -> tuple[Any, ...]:
     filled, current = [], DEFAULT_TIMESTEP
     for segment in segments:
@@ -270,7 +296,7 @@ def _one_or_many(schema: dict[str, Any]) -> None:
 class MDConfig(Config):
     """Molecular dynamics with a frozen model."""
 
-    start: Annotated[FramesStart | StructureConfig, BeforeValidator(_read_start)]
+    start: Start
     """A structure to build, ``{frames: label.frames, index: 0, supercell: [2, 2, 2]}``, or just a reference."""
     run: Annotated[tuple[Segment, ...], Field(min_length=1, json_schema_extra=_one_or_many)]
     """One segment or a list of segments, run in order."""
@@ -316,13 +342,17 @@ class MDConfig(Config):
                 continue
             creates = position == 0 and self.velocities == "create"
             if creates and segment.temperature is None:
-                raise ValueError(f"run[{index}]: dynamics that begins with nve needs a temperature for its first velocities")
+                raise ValueError(
+                    f"run[{index}]: dynamics that begins with nve needs a temperature for its first velocities"
+                )
             if not creates and segment.temperature is not None:
                 raise ValueError(f"run[{index}]: nve keeps the velocities it is given, remove temperature")
 
     def _check_segments(self, name: str, analysis: RdfConfig | MsdConfig | None) -> None:
         for index in (analysis.segments if analysis is not None else None) or ():
             if not 0 <= index < len(self.run) or isinstance(self.run[index], MinimizeSegment):
-                raise ValueError(f"analyse.{name}.segments: {index} is not a dynamics segment of run (0 to {len(self.run) - 1})")
+                raise ValueError(
+                    f"analyse.{name}.segments: {index} is not a dynamics segment of run (0 to {len(self.run) - 1})"
+                )
         if analysis is not None and isinstance(self.run[-1], MinimizeSegment):
             raise ValueError(f"analyse.{name} needs a segment of dynamics, but run only minimises")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,15 +61,17 @@ class LammpsProcess:
         try:
             with self.screen.open("wb") as screen:
                 self._process = subprocess.Popen(
-                    command, cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=screen, stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    command, cwd=self.folder, env=self.env, start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=screen, stderr=subprocess.STDOUT,
                 )  # fmt: skip
         except OSError as error:
             self._restore()
             raise SetupError(f"{self.argv[0]} cannot be started: {error}") from None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self._end()
         finally:
@@ -105,13 +108,9 @@ class LammpsProcess:
         assert process is not None
         if process.poll() is None:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                pass
         # mpiexec starts its ranks in this session; whatever is left of it ends here.
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         process.wait()

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 THERMO_HEADER = (
-    "segment", "ensemble", "step", "time_ps", "temperature_K", "potential_eV", "kinetic_eV", "total_eV", "pressure_bar", "volume_A3",
+    "segment", "ensemble", "step", "time_ps", "temperature_K", "potential_eV", "kinetic_eV", "total_eV",
+    "pressure_bar", "volume_A3",
 )  # fmt: skip
 SETTLED = 0.2
 """Part of a thermostatted segment that averages leave out."""
@@ -166,7 +167,12 @@ def _segment_summary(span: Span, rows: Sequence[ThermoRow], trajectory: Trajecto
     summary: dict[str, Any] = {"index": span.index, "ensemble": span.segment.ensemble, "rows": len(own)}
     if isinstance(span.segment, MinimizeSegment) or not own:
         return summary | {"steps": max((row.step for row in own), default=0)}
-    summary |= {"begin": span.begin, "end": span.end, "timestep_ps": span.segment.step_length, "time_ps": own[-1].time - own[0].time}
+    summary |= {
+        "begin": span.begin,
+        "end": span.end,
+        "timestep_ps": span.segment.step_length,
+        "time_ps": own[-1].time - own[0].time,
+    }
     # A thermostat needs a moment to reach its temperature; NVE has nothing to reach.
     used = own if span.segment.ensemble == "nve" else own[int(SETTLED * len(own)) :]
     quantities = {"temperature_K": [row.temperature for row in used], "potential_eV": [row.potential for row in used]}
@@ -193,7 +199,7 @@ def _rdf_outputs(
     r_max = float(found.r[-1] + 0.5 * found.width)
     other = None
     if reference is not None:
-        other = rdf(read_reference(reference, type_map), tuple(found.g), r_max, config.bins, images=config.images)
+        other = rdf(read_frames(reference, type_map), tuple(found.g), r_max, config.bins, images=config.images)
     write_rdf(out / "rdf.csv", found, other)
     summary: dict[str, Any] = {"frames": found.frames, "r_max": r_max, "bins": config.bins, "segments": list(segments)}
     summary["reference_frames"] = other.frames if other is not None else None
@@ -211,7 +217,7 @@ def _peak(peak: Peak | None) -> dict[str, float] | None:
     return None if peak is None else {"r_A": peak.r, "g": peak.g}
 
 
-def read_reference(path: Path, type_map: Sequence[str]) -> Iterator[Atoms]:
+def read_frames(path: Path, type_map: Sequence[str]) -> Iterator[Atoms]:
     """Frames of a file that ASE reads, or of a data set, as structures.
 
     Raises
@@ -235,10 +241,10 @@ def read_reference(path: Path, type_map: Sequence[str]) -> Iterator[Atoms]:
     try:
         yield from iread(path, index=":")
     except (OSError, ValueError, KeyError, IndexError, StopIteration, AssertionError) as error:
-        raise DataError(f"reference {path} cannot be read by ASE: {error or type(error).__name__}") from None
+        raise DataError(f"{path} cannot be read by ASE: {error or type(error).__name__}") from None
     except Exception as error:
         if type(error).__module__.startswith("ase."):
-            raise DataError(f"reference {path} cannot be read by ASE: {error}") from None
+            raise DataError(f"{path} cannot be read by ASE: {error}") from None
         raise
 
 
@@ -260,21 +266,29 @@ def _msd_outputs(config: MDConfig, trajectory: Trajectory, out: Path) -> dict[st
     times = np.array([frame.time for frame in frames])
     steps = np.diff(times)
     if len(steps) and not np.allclose(steps, steps[0], rtol=1e-6):
-        raise DataError(f"msd: frames of segments {list(segments)} are not evenly spaced in time: use one segment, or the same dump.every")
+        raise DataError(
+            f"msd: frames of segments {list(segments)} are not evenly spaced in time: give them the same dump.every"
+        )
     positions = np.array([frame.atoms.positions for frame in frames])
     interval = float(steps[0]) if len(steps) else 0.0
     found = msd(positions, trajectory.start.get_chemical_symbols(), interval, settings.species, settings.fit)
     write_msd(out / "msd.csv", found)
     species = {
-        element: {"diffusion_A2_per_ps": value, "error_A2_per_ps": error if math.isfinite(error) else None, "last_A2": float(found.values[element][-1])}
+        element: {
+            "diffusion_A2_per_ps": value,
+            "error_A2_per_ps": error if math.isfinite(error) else None,
+            "last_A2": float(found.values[element][-1]),
+        }
         for element, (value, error) in found.diffusion.items()
-    }  # fmt: skip
+    }
     return {"frames": len(frames), "segments": list(segments), "species": species}
 
 
 def write_msd(path: Path, found: Msd) -> None:
     """Write ``msd.csv``: ``time_ps`` and one column in Å² for each element."""
-    _write_columns(path, {"time_ps": found.time, **{f"{element}_A2": values for element, values in found.values.items()}})
+    _write_columns(
+        path, {"time_ps": found.time, **{f"{element}_A2": values for element, values in found.values.items()}}
+    )
 
 
 def _write_columns(path: Path, columns: dict[str, Any]) -> None:

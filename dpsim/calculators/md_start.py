@@ -1,0 +1,65 @@
+"""The structure a run starts with, from its declaration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpsim.calculators.md_config import FramesStart
+from dpsim.calculators.md_results import read_frames
+from dpsim.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
+    from data_tools.structures import FileConfig, MoleculesConfig, PrototypeConfig
+
+
+def start_structure(
+    start: FramesStart | PrototypeConfig | FileConfig | MoleculesConfig,
+    *,
+    seed: int = 0,
+    frames: Path | None = None,
+    type_map: Sequence[str] = (),
+) -> Atoms:
+    """Build or read the one structure that a run starts with.
+
+    Parameters
+    ----------
+    start
+        `MDConfig.start`.
+    seed
+        Of all that is random in building it.
+    frames
+        The file or data set that ``start.frames`` refers to; if None, that is taken for a path.
+    type_map
+        Elements of a data set that names none.
+
+    Raises
+    ------
+    ConfigError
+        If the declaration gives no single structure.
+    DataError
+        If a file cannot be read or does not hold the frame.
+    """
+    if isinstance(start, FramesStart):
+        return _frame(start, frames or Path(start.frames), type_map)
+    from data_tools.structures import build_structures
+
+    if start.sampling is not None:
+        raise ConfigError("start.sampling: md starts from a structure as it is built, remove sampling")
+    built = build_structures(start, seed)
+    if len(built) != 1:
+        raise ConfigError(f"start gives {len(built)} structures, md starts from one: give index, sample: 1 or count: 1")
+    return built[0]
+
+
+def _frame(start: FramesStart, path: Path, type_map: Sequence[str]) -> Atoms:
+    found = list(read_frames(path, type_map))
+    try:
+        atoms = found[start.index]
+    except IndexError:
+        raise DataError(f"start.index {start.index}: {path} holds {len(found)} frames") from None
+    return atoms.repeat(start.supercell)
