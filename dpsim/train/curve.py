@@ -1,0 +1,77 @@
+"""The learning curve: ``lcurve.csv``, one row for each logged step."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+QUANTITIES = ("energy", "forces", "virial")
+COLUMNS = (
+    "step", "learning_rate", "loss",
+    *(f"rmse_{name}_train" for name in QUANTITIES),
+    *(f"rmse_{name}_valid" for name in QUANTITIES),
+)  # fmt: skip
+"""Energy and virial in eV an atom, forces in eV/Å; a field is empty where there is no such number."""
+
+
+class Curve:
+    """Appends rows to a file whose rows always belong to the past of the training.
+
+    Parameters
+    ----------
+    step
+        Step at which training begins: rows after it, which an earlier process wrote and lost, are taken out.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self._begin(step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def _begin(self, step: int) -> None:
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
+        header = ",".join(COLUMNS) + "\n"
+        rows = (
+            [line for line in lines[1:] if line.endswith("\n") and _step(line) <= step] if lines[:1] == [header] else []
+        )
+        write_atomic(self.path, header + "".join(rows))
+
+    def append(self, row: Mapping[str, float | int | None]) -> None:
+        """Write one row; keys are `COLUMNS`."""
+        self._file.write(",".join(_text(row.get(name)) for name in COLUMNS) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make sure that the rows are on disk, as a checkpoint that follows them relies on it."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _step(line: str) -> float:
+    word = line.partition(",")[0]
+    return int(word) if word.isdecimal() else float("inf")
+
+
+def _text(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.8g}"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that it is never seen half-written."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

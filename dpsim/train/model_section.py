@@ -1,0 +1,150 @@
+"""The ``model`` section of a training: a preset with changes, or descriptor and fitting in full."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+
+from dpsim.config import Config, Length
+from dpsim.descriptors import DescriptorConfig
+from dpsim.descriptors.dpa3.config import DPA3Config
+from dpsim.fittings import EnergyFittingConfig, FittingConfig
+from dpsim.model.config import PRESETS, ModelConfig
+
+
+_Part = TypeVar("_Part", bound=Config)
+
+
+class _Section(Config):
+    """What both forms share."""
+
+    pair_exclude_types: tuple[tuple[int, int], ...] = ()
+    """Unordered pairs of types that do not see each other."""
+    atom_exclude_types: tuple[int, ...] = ()
+    """Types that are neighbours of others but have no energy of their own."""
+
+    def parts(self) -> tuple[DescriptorConfig, FittingConfig]:
+        """Complete settings of descriptor and fitting."""
+        raise NotImplementedError
+
+    def resolve(self, type_map: tuple[str, ...], precision: str | None) -> ModelConfig:
+        """Complete settings for these elements; `precision` replaces that of both parts."""
+        descriptor, fitting = self.parts()
+        if precision is not None:
+            descriptor = descriptor.model_copy(update={"precision": precision})
+            fitting = fitting.model_copy(update={"precision": precision})
+        return ModelConfig(
+            type_map=type_map,
+            descriptor=descriptor,
+            fitting=fitting,
+            pair_exclude_types=self.pair_exclude_types,
+            atom_exclude_types=self.atom_exclude_types,
+        )
+
+
+class PresetModel(_Section):
+    """Ready-made settings by name, with changes."""
+
+    preset: Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)})]
+    """Name of the preset."""
+    cutoff: Length | None = None
+    """Cutoff radius instead of the preset's; switch widths stay, `e_sel` grows with the volume."""
+    descriptor: dict[str, Any] = {}
+    """Settings of the descriptor that replace the preset's, for example ``{repflow: {nlayers: 4}}``."""
+    fitting: dict[str, Any] = {}
+    """Settings of the fitting that replace the preset's."""
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in PRESETS:
+            raise ValueError(f"preset {name!r} is unknown: use one of {', '.join(PRESETS)}")
+        return name
+
+    @model_validator(mode="after")
+    def _check(self) -> PresetModel:
+        self.parts()
+        return self
+
+    def parts(self) -> tuple[DescriptorConfig, FittingConfig]:
+        """Settings of the preset with the changes applied."""
+        descriptor, fitting = PRESETS[self.preset]
+        if self.cutoff is not None:
+            changed = (self.descriptor.get("repflow") or {}).keys() & {"e_rcut", "e_rcut_smth"}
+            if changed:
+                raise ValueError(f"cutoff and descriptor.repflow.{min(changed)} exclude each other: give one")
+            descriptor = with_cutoff(descriptor, self.cutoff)
+        return _changed(descriptor, self.descriptor, "descriptor"), _changed(fitting, self.fitting, "fitting")
+
+
+class CustomModel(_Section):
+    """Descriptor and fitting in full."""
+
+    descriptor: DescriptorConfig
+    """From the neighbourhood to features of each atom."""
+    fitting: FittingConfig = EnergyFittingConfig()
+    """From the features to the atomic energy."""
+
+    def parts(self) -> tuple[DescriptorConfig, FittingConfig]:
+        """Descriptor and fitting as they are."""
+        return self.descriptor, self.fitting
+
+    @classmethod
+    def tiny(cls) -> CustomModel:
+        """Smallest instance, for tests."""
+        return cls(descriptor=DPA3Config.tiny(), fitting=EnergyFittingConfig.tiny())
+
+
+def with_cutoff(descriptor: DPA3Config, cutoff: float) -> DPA3Config:
+    """Move the cutoff of a descriptor, in Å.
+
+    The switches keep their width. The nominal numbers of neighbours grow and shrink with the volume, so that no
+    neighbour is lost in matter of the density that the preset was made for.
+    """
+    flow = descriptor.repflow
+    a_rcut = min(flow.a_rcut, cutoff)
+    e_sel = math.ceil(flow.e_sel * (cutoff / flow.e_rcut) ** 3)
+    update = {
+        "e_rcut": cutoff,
+        "e_rcut_smth": max(0.0, cutoff - (flow.e_rcut - flow.e_rcut_smth)),
+        "e_sel": e_sel,
+        "a_rcut": a_rcut,
+        "a_rcut_smth": max(0.0, a_rcut - (flow.a_rcut - flow.a_rcut_smth)),
+        "a_sel": min(e_sel, math.ceil(flow.a_sel * (a_rcut / flow.a_rcut) ** 3)),
+    }
+    return DPA3Config.model_validate(_merged(descriptor.model_dump(), {"repflow": update}))
+
+
+def _changed(part: _Part, changes: dict[str, Any], where: str) -> _Part:
+    try:
+        return type(part).model_validate(_merged(part.model_dump(), changes))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, (where, *first['loc'])))}: {first['msg']}") from None
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        inner = result.get(key)
+        result[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _form(value: Any) -> str:
+    return "preset" if isinstance(value, PresetModel) or (isinstance(value, dict) and "preset" in value) else "custom"
+
+
+def _named(value: Any) -> Any:
+    return {"preset": value} if isinstance(value, str) else value
+
+
+ModelSection = Annotated[
+    Annotated[
+        Annotated[PresetModel, Tag("preset")] | Annotated[CustomModel, Tag("custom")],
+        Discriminator(_form),
+    ],
+    BeforeValidator(_named, json_schema_input_type=str | PresetModel | CustomModel),
+]

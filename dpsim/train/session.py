@@ -1,0 +1,86 @@
+"""What surrounds a training in its process: the lock on its folder, the signal to stop, the threads."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from dpsim.errors import StageError
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the kernel lets go of it however the process ends.
+
+    Raises
+    ------
+    StageError
+        If another process holds it.
+    """
+    path = folder / LOCK
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise StageError(
+                f"{folder} is being trained into by {holder}: wait for it, stop it, or choose another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+class StopSignal:
+    """Remembers that somebody asked to stop: SIGTERM, or a function of the caller.
+
+    Signals are only listened to in the main thread, the one place where Python allows it.
+    """
+
+    def __init__(self, stop: Callable[[], bool] | None) -> None:
+        self._stop = stop
+        self._received = False
+        self._previous: object = None
+        self._listens = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> StopSignal:
+        if self._listens:
+            self._previous = signal.signal(signal.SIGTERM, self._remember)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)  # type: ignore[arg-type]
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+
+    @property
+    def requested(self) -> bool:
+        """Whether to save and stop after this step."""
+        return self._received or (self._stop is not None and bool(self._stop()))
+
+
+@contextlib.contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """Let torch compute with this many threads; None leaves it as it is."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)

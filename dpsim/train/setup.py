@@ -1,0 +1,232 @@
+"""What happens before the first step: the model, the numbers taken from the data, and what a restart must match."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dpsim.errors import ConfigError, DataError
+from dpsim.model.checkpoint import load_model, state_digest
+from dpsim.model.config import ModelConfig
+from dpsim.model.potential import PotentialModel
+from dpsim.model.statistics import energy_bias, environment_stddev
+from dpsim.train.config import TrainConfig, resolve_model
+from dpsim.train.frames import FrameSet, Scan
+from dpsim.train.loader import BatchMaker
+from dpsim.train.schedule import LearningRate
+from dpsim.train.state import TrainingState, checkpoint_path, checkpoints, load_checkpoint_model, load_state
+
+log = logging.getLogger("dpsim.train")
+
+CHANGEABLE = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "model")
+"""Settings in which a continued training may differ from its beginning; `model` is compared by itself."""
+STATISTICS_FRAMES = 100
+"""Frames, evenly spaced, from which environment scales are computed."""
+
+ModelSource = str | Path | PotentialModel
+
+
+class Resume(NamedTuple):
+    """A checkpoint to go on from."""
+
+    path: Path
+    state: TrainingState
+
+
+def find_resume(folder: Path, restart: str | Path | None) -> Resume | None:
+    """Checkpoint to go on from: the one asked for, else the newest of the folder, else none.
+
+    Going back to an older checkpoint of the folder takes the newer ones out of it, as the steps after it are
+    made anew.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint is missing or damaged.
+    """
+    if restart is None:
+        found = checkpoints(folder)
+        return Resume(found[-1][1], load_state(found[-1][1])) if found else None
+    path = Path(restart)
+    state = load_state(path)
+    for step, later in checkpoints(folder):
+        if step > state.step or (step == state.step and later.resolve() != path.resolve()):
+            log.warning("%s is removed, as training goes back to %s", later, path)
+            later.unlink()
+    return Resume(path, state)
+
+
+def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], folder: Path) -> None:
+    """Refuse to go on from a checkpoint of another training.
+
+    Raises
+    ------
+    ConfigError
+        If settings, data or the initial model differ, or the checkpoint is past the last step.
+    """
+    path, state = resume
+    now = config.model_dump(mode="json")
+    advice = f"train into another folder than {folder}, with the checkpoint as initial model if its weights are wanted"
+    changed = [key for key in now if key not in CHANGEABLE and now[key] != state.config.get(key)]
+    if changed:
+        pairs = "; ".join(f"{key}: {state.config.get(key)!r} became {now[key]!r}" for key in changed)
+        raise ConfigError(f"{path} was made with other settings ({pairs}): {advice}, or put them back")
+    if config.model is not None:
+        difference = _difference(
+            resolve_model(config, state.model_config["type_map"]), ModelConfig.model_validate(state.model_config)
+        )
+        if difference:
+            raise ConfigError(f"{path} holds another model ({difference}): {advice}, or put the settings back")
+    for name, digest in origin.items():
+        if state.origin.get(name, digest) != digest:
+            raise ConfigError(f"{path} was made with other {name}: {advice}")
+    if state.step > config.steps:
+        raise ConfigError(
+            f"{path} is past the last step (steps: {config.steps}): raise steps, or train into another folder"
+        )
+
+
+def announce_resume(resume: Resume, config: TrainConfig) -> None:
+    """Log where training goes on, and what raised steps do to the learning rate."""
+    step, before = resume.state.step, int(resume.state.config["steps"])
+    log.info("continuing from %s: step %d of %d", resume.path, step, config.steps)
+    if before != config.steps and step < config.steps:
+        old = LearningRate(TrainConfig.model_validate(resume.state.config).learning_rate, before)
+        log.info(
+            "steps changed from %d to %d: the learning rate now decays over %d steps and is %.3g at step %d (it was %.3g)",
+            before, config.steps, config.steps, LearningRate(config.learning_rate, config.steps)(step), step,
+            old(min(step, before - 1)),
+        )  # fmt: skip
+
+
+def load_initial(source: ModelSource, config: TrainConfig) -> PotentialModel:
+    """Model whose weights training starts from, in the precision asked for.
+
+    Raises
+    ------
+    ConfigError
+        If the training declares a model of other settings.
+    ModelError
+        If the file cannot be read.
+    """
+    model = source if isinstance(source, PotentialModel) else _read(Path(source))
+    if config.precision is not None and config.precision != model.precision:
+        model = model.with_precision(config.precision)
+    elif isinstance(source, PotentialModel):
+        model = model.with_precision(model.precision)  # a copy: the caller's model stays as it is
+    if config.model is not None:
+        wanted = resolve_model(config, model.type_map)
+        if difference := _difference(wanted, model.config):
+            raise ConfigError(
+                f"the model to start from differs from `model` ({difference}): leave `model` out, or make them equal"
+            )
+    return model
+
+
+def _read(path: Path) -> PotentialModel:
+    if path.suffix == ".ckpt":
+        return load_checkpoint_model(path)
+    if path.suffix in (".dp", ".yaml", ".yml"):
+        from dpsim.model.peer.convert import load_serialized
+
+        return load_serialized(path)
+    return load_model(path)
+
+
+def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMaker | None = None) -> PotentialModel:
+    """Model with parameters from the seed, and energy bias and environment scales from the data."""
+    model = resolve_model(config, frames.type_map).build(config.seed)
+    if model.config.descriptor.repflow.fix_stat_std == 0:
+        _set_environment_scales(model, maker or BatchMaker(frames, model.neighbors))
+    if len(found.energies):
+        _set_energy_bias(model, found)
+    return model
+
+
+def _set_energy_bias(model: PotentialModel, found: Scan) -> None:
+    fit = energy_bias(list(found.compositions), list(found.energies), model.config.atom_exclude_types)
+    model.out_bias.copy_(torch.from_numpy(fit.bias))
+    per_element = ", ".join(
+        f"{name} {bias:.4f}" if count else f"{name} none (not in the data)"
+        for name, bias, count in zip(model.type_map, fit.bias, found.atoms, strict=True)
+    )
+    log.info(
+        "energy bias in eV, from %d frames: %s; standard deviation of the rest %.4g eV a frame",
+        fit.n_frames,
+        per_element,
+        fit.residual,
+    )
+
+
+def _set_environment_scales(model: PotentialModel, maker: BatchMaker) -> None:
+    flow, n_types = model.config.descriptor.repflow, len(model.type_map)
+    graphs = (maker.graph(i) for i in maker.frames.spread(STATISTICS_FRAMES))
+    std = environment_stddev(graphs, model.neighbors, flow.e_rcut_smth, n_types, model.config.descriptor.env_protection)
+    model.descriptor.stddev.copy_(torch.from_numpy(std))
+    log.info("environment scales (radial, angular): %s", np.array2string(std[:, :2], precision=4))
+
+
+def type_map_for(
+    resume: Resume | None, initial: PotentialModel | None, asked: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    """Elements of the model: those of the checkpoint or the initial model, else as asked, else None.
+
+    Raises
+    ------
+    ConfigError
+        If an element asked for is not one of the model's.
+    """
+    if resume is None and initial is None:
+        return tuple(asked) if asked is not None else None
+    known = tuple(resume.state.model_config["type_map"]) if resume else initial.type_map if initial else ()
+    missing = [name for name in asked or () if name not in known]
+    if missing:
+        raise ConfigError(
+            f"type_map has {', '.join(missing)}, but the model to go on from knows {' '.join(known)}: "
+            "train a new model, or leave these elements out"
+        )
+    return known
+
+
+def origin_of(train: Scan, valid: Scan | None, initial: PotentialModel | None) -> dict[str, str]:
+    """Digests of what a training is made from."""
+    origin = {"training data": train.digest, "validation data": valid.digest if valid else ""}
+    return origin | {"initial model": state_digest(initial) if initial else ""}
+
+
+def check_validation(found: Scan, config: TrainConfig) -> None:
+    """Refuse validation data without any label that the loss compares with.
+
+    Raises
+    ------
+    DataError
+        Naming the labels wanted.
+    """
+    if not any(found.labels.get(term) for term in config.loss.active):
+        raise DataError(
+            f"no frame of the validation data has one of the labels {', '.join(config.loss.active)}: "
+            "add them, or train without validation data"
+        )
+
+
+def _difference(a: ModelConfig, b: ModelConfig) -> str:
+    """First place where two model settings differ, precision and order of equal values aside; empty if none."""
+    return _first_difference(a.model_dump(mode="json"), b.model_dump(mode="json"), "")
+
+
+def _first_difference(a: Any, b: Any, where: str) -> str:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in a.keys() | b.keys():
+            place = f"{where}.{key}" if where else str(key)
+            if key != "precision" and (found := _first_difference(a.get(key), b.get(key), place)):
+                return found
+        return ""
+    return "" if a == b else f"{where}: {a!r} here, {b!r} there"
+
+
+__all__ = ["ModelSource", "Resume", "checkpoint_path"]

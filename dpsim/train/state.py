@@ -1,0 +1,152 @@
+"""The state of a training in a file: ``step-N.ckpt``.
+
+It holds everything that the next step depends on, so that a resumed training is, bit for bit, the unbroken
+one. Random numbers need no state of their own: they follow from the seed and the cursor of the sampler.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpsim.errors import ModelError
+from dpsim.model.checkpoint import model_from_state
+from dpsim.model.potential import PotentialModel
+from dpsim.train.sampler import Cursor
+
+FORMAT_VERSION = 1
+_NAME = re.compile(r"^step-(\d+)\.ckpt$")
+
+
+@dataclass
+class Best:
+    """The best model so far."""
+
+    step: int = 0
+    metric: float = float("inf")
+    errors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint holds."""
+
+    step: int
+    """Steps made."""
+    config: dict[str, Any]
+    """The `TrainConfig` as JSON."""
+    model_config: dict[str, Any]
+    """The `ModelConfig` as JSON."""
+    model: dict[str, Tensor]
+    """Parameters and buffers."""
+    optimizer: dict[str, Any]
+    """State of torch's optimizer."""
+    cursor: Cursor
+    """Where the sampler stands."""
+    sums: dict[str, dict[str, tuple[float, int]]]
+    """Running means since the last row of the curve, and since the last check."""
+    best: Best
+    """The best model so far."""
+    origin: dict[str, str]
+    """Digests of the data and of the model that training started from."""
+    seconds: float = 0.0
+    """Time of all steps so far, in s."""
+
+    def build_model(self, where: str) -> PotentialModel:
+        """Make the model; `where` names the file in messages."""
+        return model_from_state(self.model_config, self.model, where)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step}.ckpt"
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and files of the checkpoints in a folder, oldest first."""
+    found = [(match, path) for path in folder.iterdir() if (match := _NAME.match(path.name))]
+    return sorted((int(match[1]), path) for match, path in found)
+
+
+def save_state(state: TrainingState, folder: Path) -> Path:
+    """Write ``step-N.ckpt``, atomically."""
+    path = checkpoint_path(folder, state.step)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "kind": "training",
+        "step": state.step,
+        "config": state.config,
+        "model_config": state.model_config,
+        "model": {name: t.detach().cpu() for name, t in state.model.items()},
+        "optimizer": state.optimizer,
+        "cursor": {"draws": state.cursor.draws, "taken": list(state.cursor.taken)},
+        "sums": state.sums,
+        "best": {"step": state.best.step, "metric": state.best.metric, "errors": state.best.errors},
+        "origin": state.origin,
+        "seconds": state.seconds,
+    }
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load_state(path: str | Path) -> TrainingState:
+    """Read a checkpoint; nothing in the file is executed.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, or no checkpoint of dpsim.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["kind"] != "training":
+            raise KeyError("kind")
+        version = content["format_version"]
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
+        raise ModelError(
+            f"{path} is not a checkpoint of dpsim: expected a file that `dpsim train` wrote (perhaps it is truncated)"
+        ) from None
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"{path}: checkpoint format {version!r} is not known to this dpsim (format {FORMAT_VERSION}): use a newer dpsim"
+        )
+    cursor = Cursor(content["cursor"]["draws"], tuple(content["cursor"]["taken"]))
+    names = ("step", "config", "model_config", "model", "optimizer", "sums", "origin", "seconds")
+    return TrainingState(cursor=cursor, best=Best(**content["best"]), **{name: content[name] for name in names})
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    for _, path in checkpoints(folder)[:-keep]:
+        path.unlink(missing_ok=True)
+
+
+def load_checkpoint_model(path: str | Path) -> PotentialModel:
+    """The model of a ``step-N.ckpt``.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, or no checkpoint of dpsim.
+    """
+    return load_state(path).build_model(str(path))

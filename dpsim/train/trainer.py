@@ -1,0 +1,446 @@
+"""Training: one loop from batches to weights, and what is written on the way.
+
+batch → energies, forces, virial → loss → gradient → step → row of the curve → validation → checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import torch
+
+from dpsim import ops
+from dpsim.errors import Interrupted, StageError
+from dpsim.model.checkpoint import save_model
+from dpsim.model.potential import PotentialModel
+from dpsim.train.config import TrainConfig
+from dpsim.train.curve import QUANTITIES, Curve, write_atomic
+from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, scan
+from dpsim.train.loader import Batch, BatchMaker, Prefetch
+from dpsim.train.loss import Terms, loss_terms, squared_errors, weighted_sum
+from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
+from dpsim.train.running import Clock, Running
+from dpsim.train.sampler import Cursor, Sampler
+from dpsim.train.schedule import LearningRate, prefactor
+from dpsim.train.session import StopSignal, locked, torch_threads
+from dpsim.train.setup import (
+    ModelSource,
+    Resume,
+    announce_resume,
+    check_resume,
+    check_validation,
+    find_resume,
+    load_initial,
+    new_model,
+    origin_of,
+    type_map_for,
+)
+from dpsim.train.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
+
+log = logging.getLogger("dpsim.train")
+
+CACHE_BYTES = 2 << 30
+"""Memory for neighbourhoods that are kept, where a quarter of what is free is not less."""
+
+
+class Progress(Protocol):
+    """Called while training advances."""
+
+    def __call__(self, done: int, total: int, message: str, **values: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training left behind."""
+
+    best: Path
+    """Model with the lowest validation metric (training metric without validation data)."""
+    last: Path
+    """Model after the last step."""
+    checkpoint: Path
+    """State after the last step."""
+    curve: Path
+    """Learning curve."""
+    metrics_path: Path
+    metrics: dict[str, Any]
+    """Content of ``metrics.json``."""
+
+
+def train(
+    config: TrainConfig,
+    output_dir: str | Path,
+    *,
+    train_data: DataSource,
+    valid_data: DataSource | None = None,
+    type_map: Sequence[str] | None = None,
+    restart: str | Path | None = None,
+    init_model: ModelSource | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    cache_bytes: int | None = None,
+) -> TrainResult:
+    """Train a model, or go on with a training.
+
+    A folder that holds checkpoints of the same training is continued from the newest one; on a CPU the result is
+    the same, bit for bit, as without the interruption. If ``steps`` was raised meanwhile, the learning rate
+    decays over the new total from there on. A folder whose training is complete is left as it is.
+
+    Parameters
+    ----------
+    output_dir
+        Receives ``best.safetensors``, ``last.safetensors``, ``step-N.ckpt``, ``lcurve.csv`` and ``metrics.json``.
+    train_data, valid_data
+        A data set, or folders to open as one.
+    type_map
+        Elements of the model; by default those of the initial model or of the training data.
+    restart
+        Checkpoint to go on from instead of the newest of `output_dir`.
+    init_model
+        Model file or model whose weights a new training starts from; it brings its own energy bias.
+    progress
+        Called about once a second with the steps done, their total, a line of text and numbers: ``loss``,
+        ``learning_rate``, ``steps_per_second``, ``seconds_left`` and the columns of the curve that there are.
+    stop
+        Asked after every step; when true, the state is saved and training stops.
+    threads
+        Threads of torch; None leaves its setting.
+    device
+        ``cpu``, ``cuda`` or ``auto``.
+    cache_bytes
+        Memory for neighbourhoods that are kept between epochs.
+
+    Raises
+    ------
+    ConfigError
+        If the settings contradict each other or the checkpoint.
+    DataError
+        If a frame is damaged, an element unknown, or a term of the loss has no labels.
+    StageError
+        If the loss is not finite, or another process trains into the folder.
+    Interrupted
+        After SIGTERM or `stop`; the same call goes on.
+    """
+    ops.keep_memory()
+    ops.load()
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), torch_threads(threads):
+        resume = find_resume(folder, restart)
+        initial = load_initial(init_model, config) if init_model is not None else None
+        frames = FrameSet(train_data, type_map_for(resume, initial, type_map))
+        valid = FrameSet(valid_data, frames.type_map) if valid_data is not None else None
+        trainer = Trainer(config, folder, frames, valid, initial, resume, _device(device), cache_bytes)
+        return trainer.run(progress or _silent, StopSignal(stop))
+
+
+def _silent(done: int, total: int, message: str, **values: float) -> None:
+    pass
+
+
+def _device(name: str) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+
+
+class Trainer:
+    """A training in progress: everything is made ready here, `run` makes the steps."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        frames: FrameSet,
+        valid: FrameSet | None,
+        initial: PotentialModel | None,
+        resume: Resume | None,
+        device: torch.device,
+        cache_bytes: int | None,
+    ) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.found = scan(frames)
+        require_labels(self.found, list(config.loss.active), "training")
+        self.found_valid = scan(valid) if valid is not None else None
+        if self.found_valid is not None:
+            check_validation(self.found_valid, config)
+        self.origin = origin_of(self.found, self.found_valid, initial)
+        if resume is not None:
+            check_resume(resume, config, self.origin, folder)
+        self.model = self._model(frames, initial, resume).to(device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = build_optimizer(config.optimizer, self.parameters)
+        self.rate = LearningRate(config.learning_rate, config.steps)
+        self.sampler = self._sampler(frames)
+        self._make_batches(frames, valid, cache_bytes)
+        self.step, self.best, self.seconds = 0, Best(), 0.0
+        self.since_row, self.since_check, self.clock = Running(), Running(), Clock()
+        if resume is not None:
+            self._restore(resume)
+
+    def _model(self, frames: FrameSet, initial: PotentialModel | None, resume: Resume | None) -> PotentialModel:
+        if resume is not None:
+            return resume.state.build_model(str(resume.path))
+        return initial if initial is not None else new_model(self.config, frames, self.found)
+
+    def _sampler(self, frames: FrameSet) -> Sampler:
+        config, atoms = self.config, self.config.atoms_per_batch
+        number = config.batch_size if isinstance(config.batch_size, int) else None
+        if number is not None and number > len(frames):
+            log.warning(
+                "batch_size %d exceeds the %d training frames: every step sees all of them", number, len(frames)
+            )
+        return Sampler(frames.pools(config.sampling), config.seed, frames=number, atoms=atoms, n_atoms=frames.n_atoms)
+
+    def _make_batches(self, frames: FrameSet, valid: FrameSet | None, cache_bytes: int | None) -> None:
+        memory = min(CACHE_BYTES, psutil.virtual_memory().available // 4) if cache_bytes is None else cache_bytes
+        share = len(frames) / (len(frames) + (len(valid) if valid else 0))
+        spec, excluded = self.model.neighbors, self.model.config.atom_exclude_types
+        self.make = BatchMaker(frames, spec, excluded=excluded, cache_bytes=memory * share)
+        self.make_valid: BatchMaker | None = None
+        if valid is not None:
+            self.make_valid = BatchMaker(valid, spec, excluded=excluded, cache_bytes=memory * (1 - share))
+
+    def _restore(self, resume: Resume) -> None:
+        state = resume.state
+        self.optimizer.load_state_dict(state.optimizer)
+        self.step, self.best, self.seconds = state.step, state.best, state.seconds
+        self.sampler.cursor = state.cursor
+        self.since_row, self.since_check = Running(state.sums["row"]), Running(state.sums["check"])
+        announce_resume(resume, self.config)
+
+    def run(self, progress: Progress, stop: StopSignal) -> TrainResult:
+        """Make the steps that are left, and write the results."""
+        steps = self.config.steps
+        log.info(
+            "%d parameters, %s; %d training frames, %s; steps %d to %d", sum(p.numel() for p in self.parameters),
+            self.model.precision, len(self.make.frames),
+            f"{len(self.make_valid.frames)} validation frames" if self.make_valid else "no validation data", self.step, steps,
+        )  # fmt: skip
+        curve = Curve(self.folder / "lcurve.csv", self.step)
+        reporter = Reporter(self, progress)
+        try:
+            with stop, Prefetch(self.make, iter(self.sampler)) as batches:
+                self.clock.start()
+                for batch, cursor in batches if self.step < steps else ():
+                    self.clock.lap("data")
+                    loss = self._advance(batch.to(self.device))
+                    last = self.step == steps
+                    check = last or self.step % self.config.validate_every == 0
+                    errors = self._check() if check else {}
+                    if check or self.step == 1 or self.step % self.config.log_every == 0:
+                        self._row(curve, errors, reporter)
+                    reporter.after_step(loss)
+                    stopped = not last and stop.requested
+                    if last or stopped or self.step % self.config.checkpoint_every == 0:
+                        curve.sync()
+                        self._save(cursor)
+                    if stopped:
+                        raise Interrupted(
+                            f"training stopped at step {self.step} of {steps}; {checkpoint_path(self.folder, self.step)} "
+                            "holds its state: run again to go on"
+                        )
+                    if last:
+                        break
+                    self.clock.start()
+        finally:
+            curve.close()
+        return self._result()
+
+    def _advance(self, batch: Batch) -> float:
+        """One step of the optimizer; the loss before it."""
+        begin = time.perf_counter()
+        rate = self.rate(self.step)
+        fraction = rate / self.config.learning_rate.start
+        weights = {name: prefactor(pair, fraction) for name, pair in self.config.loss.active.items()}
+        prediction = self.model.derivatives(batch.neighborhood, batch.n_frames, create_graph=True)
+        terms = loss_terms(prediction, batch, self.config.loss)
+        loss = weighted_sum(terms, weights)
+        self.clock.lap("forward")
+        self.optimizer.zero_grad(set_to_none=True)
+        if terms:
+            loss.backward()
+        norm = clip_gradients(self.parameters, self.config.gradient_max_norm)
+        self.clock.lap("backward")
+        value, size = loss.item(), norm.item()
+        if not (math.isfinite(value) and math.isfinite(size)):
+            self._refuse(value, size, batch)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.step += 1
+        self._count(value, terms, squared_errors(prediction, batch), batch)
+        self.clock.lap("optimizer")
+        self.seconds += time.perf_counter() - begin
+        return value
+
+    def _refuse(self, loss: float, norm: float, batch: Batch) -> None:
+        names = ", ".join(batch.sources[:8]) + (" and more" if len(batch.sources) > 8 else "")
+        saved = checkpoints(self.folder)
+        kept = f"{saved[-1][1].name} holds the last good state" if saved else "no checkpoint was written yet"
+        raise StageError(
+            f"step {self.step + 1}: the loss is {loss:g} and its gradient {norm:g}, expected finite numbers; the batch holds "
+            f"{names}; {kept}: lower learning_rate.start, or look at these frames"
+        )
+
+    def _count(self, loss: float, terms: Terms, errors: Terms, batch: Batch) -> None:
+        self.since_row.add_value("loss", loss)
+        self.since_row.add(errors)
+        if self.make_valid is None:
+            self.since_check.add(terms, "term.")
+            self.since_check.add(errors)
+        self.clock.steps += 1
+        self.clock.add("neighbours (ahead)", batch.seconds)
+
+    def _check(self) -> dict[str, float]:
+        """Errors on the validation data; keeps the model if its metric is the lowest so far."""
+        sums = self.since_check if self.make_valid is None else self._evaluate(self.make_valid)
+        limits = {name: limit for name, (_, limit) in self.config.loss.active.items()}
+        means = {name: sums.mean(f"term.{name}") for name in limits}
+        metric = sum(limits[name] * mean for name, mean in means.items() if mean is not None)
+        errors = {f"rmse_{name}": root for name in QUANTITIES if (root := sums.root(name)) is not None}
+        if not math.isfinite(metric):
+            raise StageError(
+                f"step {self.step}: the validation metric is {metric:g}, expected a finite number: lower learning_rate.start"
+            )
+        if metric < self.best.metric:
+            self.best = Best(self.step, metric, errors)
+            self._save_model("best", metric)
+        self.since_check = Running()
+        return errors if self.make_valid is not None else {}
+
+    def _evaluate(self, maker: BatchMaker) -> Running:
+        """Loss terms and errors over the validation frames."""
+        sums = Running()
+        indices = maker.frames.spread(self.config.validation_frames)
+        with Prefetch(maker, ((batch, None) for batch in _in_batches(indices, maker.frames, self.config))) as batches:
+            for made, _ in batches:
+                batch = made.to(self.device)
+                prediction = self.model.derivatives(batch.neighborhood, batch.n_frames)
+                sums.add(loss_terms(prediction, batch, self.config.loss), "term.")
+                sums.add(squared_errors(prediction, batch))
+        self.clock.lap("validation")
+        return sums
+
+    def _row(self, curve: Curve, valid: dict[str, float], reporter: Reporter) -> None:
+        sums = self.since_row
+        row: dict[str, float | int | None] = {
+            "step": self.step,
+            "learning_rate": self.rate(self.step - 1),
+            "loss": sums.mean("loss"),
+            **{f"rmse_{name}_train": sums.root(name) for name in QUANTITIES},
+            **{f"{name}_valid": value for name, value in valid.items()},
+        }
+        curve.append(row)
+        reporter.after_row({name: value for name, value in row.items() if value is not None})
+        sums.clear()
+
+    def _save(self, cursor: Cursor) -> None:
+        state = TrainingState(
+            step=self.step,
+            config=self.config.model_dump(mode="json"),
+            model_config=self.model.config.model_dump(mode="json"),
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            cursor=cursor,
+            sums={"row": self.since_row.sums, "check": self.since_check.sums},
+            best=self.best,
+            origin=self.origin,
+            seconds=self.seconds,
+        )
+        save_state(state, self.folder)
+        remove_old(self.folder, self.config.keep_checkpoints)
+        self._save_model("last")
+        self.clock.lap("saving")
+
+    def _save_model(self, name: str, metric: float | None = None) -> Path:
+        provenance = {
+            "step": self.step,
+            "steps": self.config.steps,
+            "training": self.config.model_dump(mode="json"),
+            **self.origin,
+        }
+        if metric is not None:
+            provenance["metric"] = metric
+        return save_model(self.model, self.folder / f"{name}.safetensors", provenance)
+
+    def _result(self) -> TrainResult:
+        metrics = self._metrics(self.found, self.found_valid)
+        path = self.folder / "metrics.json"
+        write_atomic(path, json.dumps(metrics, indent=1) + "\n")
+        files = {name: self.folder / f"{name}.safetensors" for name in ("best", "last")}
+        if not files["last"].is_file():
+            self._save_model("last")
+        log.info("done: step %d, best model at step %d with metric %.6g", self.step, self.best.step, self.best.metric)
+        return TrainResult(
+            **files,
+            checkpoint=checkpoint_path(self.folder, self.step),
+            curve=self.folder / "lcurve.csv",
+            metrics_path=path,
+            metrics=metrics,
+        )
+
+    def _metrics(self, found: Scan, valid: Scan | None) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "steps": self.config.steps,
+            "type_map": list(self.model.type_map),
+            "parameters": sum(p.numel() for p in self.parameters),
+            "precision": self.model.precision,
+            "frames": {"train": len(self.make.frames), "valid": len(self.make_valid.frames) if self.make_valid else 0},
+            "labels": {"train": found.labels, "valid": valid.labels if valid else {}},
+            "best": {"step": self.best.step, "metric": self.best.metric, **self.best.errors},
+            "energy_bias": dict(zip(self.model.type_map, self.model.out_bias.tolist(), strict=True)),
+            "forces_rms": None if math.isnan(found.forces_std) else found.forces_std,
+            "seconds": self.seconds,
+            "seconds_per_step": self.seconds / max(self.step, 1),
+        }
+
+
+class Reporter:
+    """Tells the log and the caller how training advances."""
+
+    INTERVAL = 1.0
+    """Seconds between two calls of the progress function."""
+
+    def __init__(self, trainer: Trainer, progress: Progress) -> None:
+        self._trainer, self._progress = trainer, progress
+        self._begin, self._first = time.perf_counter(), trainer.step
+        self._last = 0.0
+        self._values: dict[str, float] = {}
+
+    def after_step(self, loss: float) -> None:
+        """Call the progress function if it is time."""
+        now, step, steps = time.perf_counter(), self._trainer.step, self._trainer.config.steps
+        if now - self._last < self.INTERVAL and step < steps:
+            return
+        self._last = now
+        rate = (step - self._first) / max(now - self._begin, 1e-9)
+        values = {**self._values, "loss": loss, "steps_per_second": rate, "seconds_left": (steps - step) / rate}
+        self._progress(step, steps, f"step {step}/{steps}", **values)
+
+    def after_row(self, row: dict[str, float | int]) -> None:
+        """Log a row of the curve, with the time that the parts of a step took."""
+        self._values.update({name: float(value) for name, value in row.items() if name not in ("step", "loss")})
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
+        log.info("step %d: %s; ms a step: %s", row["step"], numbers, self._trainer.clock.split())
+
+
+def _in_batches(indices: list[int], frames: FrameSet, config: TrainConfig) -> list[list[int]]:
+    """Frames in order, in batches as large as those of the training."""
+    batches: list[list[int]] = [[]]
+    atoms = 0
+    for i in indices:
+        full = atoms >= config.atoms_per_batch if config.atoms_per_batch else len(batches[-1]) == config.batch_size
+        if full:
+            batches.append([])
+            atoms = 0
+        batches[-1].append(i)
+        atoms += frames.n_atoms(i)
+    return batches
