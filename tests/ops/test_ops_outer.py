@@ -1,0 +1,86 @@
+"""Sums of outer products against plain PyTorch, and their closure under differentiation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from operator_cases import pointers
+from torch import Tensor
+
+from dpsim import ops
+from dpsim.ops import reference
+
+PTR = pointers([3, 0, 1, 5])
+
+
+def tensors(columns: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(columns)
+    shapes = {"t": (4, 3, columns), "h": (9, 3), "g": (9, columns)}
+    return {name: torch.randn(s, generator=g, dtype=dtype).requires_grad_() for name, s in shapes.items()}
+
+
+OPERATORS = [(ops.edge_outer_sum, "hg"), (ops.edge_outer_dot, "tg"), (ops.edge_outer_mix, "th")]
+PLAIN = {
+    ops.edge_outer_sum: reference.edge_outer_sum,
+    ops.edge_outer_dot: reference.edge_outer_dot,
+    ops.edge_outer_mix: reference.edge_outer_mix,
+}
+
+
+@pytest.mark.parametrize("columns", [1, 5, 16, 45])
+@pytest.mark.parametrize(("operator", "names"), OPERATORS)
+def test_values_and_derivatives(operator: Callable[..., Tensor], names: str, columns: int) -> None:
+    leaves = [tensors(columns)[name] for name in names]
+    got, expected = operator(*leaves, PTR), PLAIN[operator](*leaves, PTR)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    cotangent = torch.randn_like(expected)
+    for a, b in zip(
+        torch.autograd.grad(got, leaves, cotangent), torch.autograd.grad(expected, leaves, cotangent), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("operator", "names"), OPERATORS)
+def test_finite_differences_to_second_order(operator: Callable[..., Tensor], names: str) -> None:
+    leaves = [tensors(2)[name] for name in names]
+    assert torch.autograd.gradcheck(lambda *a: operator(*a, PTR), leaves)
+    assert torch.autograd.gradgradcheck(lambda *a: operator(*a, PTR), leaves)
+
+
+def test_symmetrisation_to_second_order() -> None:
+    """The use in DPA-3: a square of the sum, so that every product of derivatives occurs."""
+
+    def square(contract: Callable[..., Tensor], h: Tensor, g: Tensor) -> Tensor:
+        total = contract(h, g, PTR)
+        return torch.einsum("nkm,nkd->nmd", total[:, :, :2], total)
+
+    t = tensors(5)
+    assert torch.autograd.gradgradcheck(lambda h, g: square(ops.edge_outer_sum, h, g), (t["h"], t["g"]))
+
+
+def test_float32_and_result_rows() -> None:
+    t = tensors(20, torch.float32)
+    got = ops.edge_outer_sum(t["h"], t["g"], PTR, PTR[1:])
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, reference.edge_outer_sum(t["h"], t["g"], PTR))
+    with pytest.raises(RuntimeError, match=r"expected int64 \(6\) for 5 segments"):
+        ops.edge_outer_sum(t["h"], t["g"], PTR, PTR)
+
+
+def test_empty() -> None:
+    none = torch.zeros(1, dtype=torch.int64)
+    assert ops.edge_outer_sum(torch.zeros(0, 3), torch.zeros(0, 4), none).shape == (0, 3, 4)
+    assert ops.edge_outer_sum(torch.zeros(0, 3), torch.zeros(0, 4), torch.zeros(3, dtype=torch.int64)).equal(
+        torch.zeros(2, 3, 4)
+    )
+    assert ops.edge_outer_dot(torch.zeros(0, 3, 4), torch.zeros(0, 4), none).shape == (0, 3)
+    assert ops.edge_outer_mix(torch.zeros(0, 3, 4), torch.zeros(0, 3), none).shape == (0, 4)
+
+
+def test_operators_pass_torchs_own_checks() -> None:
+    t = tensors(5)
+    torch.library.opcheck(torch.ops.dpsim.edge_outer_sum, (t["h"], t["g"], PTR, 4))
+    torch.library.opcheck(torch.ops.dpsim.edge_outer_dot, (t["t"], t["g"], PTR))
+    torch.library.opcheck(torch.ops.dpsim.edge_outer_mix, (t["t"], t["h"], PTR))
