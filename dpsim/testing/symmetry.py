@@ -1,0 +1,127 @@
+"""Checks that what is the same in nature is the same to the model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dpsim.physics.neighborhood import collate
+from dpsim.physics.neighbors import FrameGraph, angle_pairs, frame_graph
+from dpsim.testing.structures import Structure, random_rotation
+from dpsim.testing.subject import Subject
+
+
+def check_translation(subject: Subject) -> None:
+    """Moving everything by one vector changes nothing."""
+    for name, structure in subject.samples().items():
+        moved = structure._replace(positions=structure.positions + np.array([12.3, -4.56, 0.789]))
+        subject.agree_all(f"translation of the {name}", subject.evaluate(moved), subject.evaluate(structure))
+
+
+def check_rotation(subject: Subject) -> None:
+    """Rotations and reflections leave energies unchanged and turn forces and virial along."""
+    rng = np.random.default_rng(7)
+    for name, structure in subject.samples().items():
+        before = subject.evaluate(structure)
+        proper = random_rotation(rng)
+        for operation, q in (("rotation", proper), ("reflection", -proper)):
+            cell = None if structure.cell is None else structure.cell @ q.T
+            after = subject.evaluate(structure._replace(positions=structure.positions @ q.T, cell=cell))
+            what = f"{operation} of the {name}"
+            subject.agree(f"{what}: atomic_energy", after.atomic_energy, before.atomic_energy)
+            subject.agree(f"{what}: forces", after.forces, np.asarray(before.forces) @ q.T)
+            subject.agree(f"{what}: virial", after.virial, q @ np.asarray(before.virial) @ q.T)
+
+
+def check_permutation(subject: Subject) -> None:
+    """The order of the atoms does not matter."""
+    for name, structure in subject.samples().items():
+        order = np.random.default_rng(3).permutation(len(structure.types))
+        before = subject.evaluate(structure)
+        after = subject.evaluate(structure._replace(positions=structure.positions[order], types=structure.types[order]))
+        what = f"permutation of the {name}"
+        subject.agree(f"{what}: energy", after.energy, before.energy)
+        subject.agree(f"{what}: atomic_energy", after.atomic_energy, np.asarray(before.atomic_energy)[order])
+        subject.agree(f"{what}: forces", after.forces, np.asarray(before.forces)[order])
+        subject.agree(f"{what}: virial", after.virial, before.virial)
+
+
+def check_edge_order(subject: Subject) -> None:
+    """Any order of the edges of a centre gives the same energies, forces and virial."""
+    for name, structure in subject.samples().items():
+        graph = frame_graph(structure.positions, structure.types, structure.cell, subject.model.neighbors)
+        before = subject.model.derivatives(collate([graph]), 1)
+        after = subject.model.derivatives(collate([_shuffled(graph, np.random.default_rng(5))]), 1)
+        for field in ("atomic_energy", "forces", "virial"):
+            what = f"other order of the edges of the {name}: {field}"
+            subject.agree(what, getattr(after, field).numpy(), getattr(before, field).numpy())
+
+
+def _shuffled(graph: FrameGraph, rng: np.random.Generator) -> FrameGraph:
+    angular = np.zeros(graph.n_edges, dtype=bool)
+    angular[graph.angle_edge] = True
+    order = np.lexsort((rng.random(graph.n_edges), graph.center))
+    center = graph.center[order]
+    angle_edge = np.flatnonzero(angular[order]).astype(np.int64)
+    pairs = angle_pairs(center[angle_edge], graph.n_atoms)
+    return FrameGraph(graph.types, graph.displacements[order], center, graph.neighbor[order], angle_edge, *pairs)
+
+
+def check_wrapping(subject: Subject) -> None:
+    """Atoms may be given in any periodic image."""
+    for name, structure in subject.samples().items():
+        if structure.cell is None:
+            continue
+        shifts = np.random.default_rng(2).integers(-3, 4, structure.positions.shape)
+        moved = structure._replace(positions=structure.positions + shifts @ structure.cell)
+        subject.agree_all(f"{name} with atoms outside the cell", subject.evaluate(moved), subject.evaluate(structure))
+
+
+def check_handedness(subject: Subject) -> None:
+    """Left-handed and skewed cells that span the same lattice give the same."""
+    structure = subject.crystal()
+    assert structure.cell is not None
+    before = subject.evaluate(structure)
+    for what, basis in (
+        ("left-handed by exchange of vectors", [[0, 1, 0], [1, 0, 0], [0, 0, 1]]),
+        ("left-handed by an inverted vector", [[1, 0, 0], [0, -1, 0], [0, 0, 1]]),
+        ("skewed", [[1, 0, 0], [1, 1, 0], [-1, 2, 1]]),
+    ):
+        other = structure._replace(cell=np.array(basis, dtype=float) @ structure.cell)
+        subject.agree_all(f"crystal in a {what} cell", subject.evaluate(other), before)
+
+
+def check_conservation(subject: Subject) -> None:
+    """Forces add up to zero, exert no torque on a molecule, and the virial is symmetric."""
+    for name, structure in subject.samples().items():
+        prediction = subject.evaluate(structure)
+        forces, virial = np.asarray(prediction.forces), np.asarray(prediction.virial)
+        subject.agree(f"sum of the forces on the {name}", forces.sum(axis=0), np.zeros(3))
+        subject.agree(f"transposed virial of the {name}", virial.T, virial)
+        if structure.cell is None:
+            subject.agree(f"torque on the {name}", np.cross(structure.positions, forces).sum(axis=0), np.zeros(3))
+            expected = forces.T @ structure.positions
+            subject.agree(f"virial of the {name} and its sum of force times position", virial, expected)
+
+
+def check_partial_periodicity(subject: Subject) -> None:
+    """Slabs and chains equal the fully periodic structure with a vacuum wider than the cutoff."""
+    structure = subject.crystal()
+    assert structure.cell is not None
+    for periodic in ((True, True, False), (False, True, True), (False, True, False)):
+        wide = structure.cell.copy()
+        for axis in (k for k in range(3) if not periodic[k]):
+            extent = np.abs(structure.positions @ _normal(structure.cell, axis)).max()
+            wide[axis] *= (2 * extent + 2 * subject.potential.cutoff) / abs(
+                structure.cell[axis] @ _normal(structure.cell, axis)
+            )
+        expected = subject.evaluate(structure._replace(cell=wide))
+        found = subject.evaluate(structure._replace(periodic=periodic))
+        subject.agree_all(f"crystal with periodic={periodic}", found, expected)
+        flat = np.where(np.array(periodic)[:, None], structure.cell, 0.0)
+        found = subject.evaluate(Structure(structure.positions, structure.types, flat, periodic))
+        subject.agree_all(f"crystal with periodic={periodic} and no vectors elsewhere", found, expected)
+
+
+def _normal(cell: np.ndarray, axis: int) -> np.ndarray:
+    normal = np.cross(cell[(axis + 1) % 3], cell[(axis + 2) % 3])
+    return normal / np.linalg.norm(normal)
