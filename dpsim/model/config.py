@@ -76,7 +76,9 @@ PRESETS = {
     "dpa3-tiny": _dpa3(
         32, 16, 16, 2, (64, 64), e_rcut=4.5, e_rcut_smth=3.8, e_sel=60, a_rcut=3.2, a_rcut_smth=2.6, a_sel=20,
     ),
-    "dpa3-small": _dpa3(64, 32, 16, 3, (128, 128), e_rcut=5.0, e_rcut_smth=4.3, e_sel=80, a_rcut=3.5, a_rcut_smth=3.0, a_sel=24),
+    "dpa3-small": _dpa3(
+        64, 32, 16, 3, (128, 128), e_rcut=5.0, e_rcut_smth=4.3, e_sel=80, a_rcut=3.5, a_rcut_smth=3.0, a_sel=24,
+    ),
     "dpa3-l3": _dpa3(128, 64, 32, 3, (240, 240, 240)),
     "dpa3-l6": _dpa3(128, 64, 32, 6, (240, 240, 240)),
 }  # fmt: skip

@@ -51,7 +51,7 @@ def energy_bias(
     a = np.array(compositions, dtype=np.float64)
     a[:, list(excluded)] = 0.0
     y = np.asarray(energies, dtype=np.float64)
-    bias, *_ = np.linalg.lstsq(a, y, rcond=None)
+    bias = np.linalg.lstsq(a, y, rcond=None)[0].astype(np.float64)
     return EnergyBias(bias, float(np.std(y - a @ bias)), len(y))
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpsim.errors import ConfigError
+from dpsim import ops
+from dpsim.nn.activation_name import read_activation
 
 
 class Activation(NamedTuple):
@@ -38,17 +39,17 @@ def _gelu(x: Tensor) -> Tensor:
     return functional.gelu(x, approximate="tanh")
 
 
-_PLAIN: dict[str, Activation] = {
-    "tanh": Activation("tanh", torch.tanh, code=2),
-    "silu": Activation("silu", functional.silu, code=0),
-    "relu": Activation("relu", functional.relu),
-    "relu6": Activation("relu6", functional.relu6),
-    "sigmoid": Activation("sigmoid", torch.sigmoid),
-    "softplus": Activation("softplus", functional.softplus),
-    "gelu": Activation("gelu", _gelu),
-    "gelu_tf": Activation("gelu_tf", _gelu),
-    "none": Activation("none", lambda x: x),
-    "linear": Activation("linear", lambda x: x),
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "silu": functional.silu,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "sigmoid": torch.sigmoid,
+    "softplus": functional.softplus,
+    "gelu": _gelu,
+    "gelu_tf": _gelu,
+    "none": lambda x: x,
+    "linear": lambda x: x,
 }
 
 
@@ -60,17 +61,6 @@ def activation(name: str) -> Activation:
     ConfigError
         If the name is unknown or its threshold is no positive number.
     """
-    key, _, argument = name.strip().lower().partition(":")
-    if key in ("silut", "custom_silu"):
-        try:
-            threshold = float(argument) if argument else 3.0
-        except ValueError:
-            threshold = math.nan
-        if not (0 < threshold < 700):
-            raise ConfigError(
-                f"activation {name!r}: {argument!r} is no threshold, expected a positive number as in 'silut:10'"
-            )
-        return Activation(name, lambda x: silut(x, threshold), code=1, threshold=threshold)
-    if key not in _PLAIN or argument:
-        raise ConfigError(f"activation {name!r} is unknown: use one of {', '.join([*_PLAIN, 'silut:T'])}")
-    return _PLAIN[key]
+    key, threshold = read_activation(name)
+    function = (lambda x: silut(x, threshold)) if key == "silut" else _FUNCTIONS[key]
+    return Activation(name, function, code=ops.ACTIVATIONS.get(key), threshold=threshold)

@@ -29,7 +29,7 @@ class Linear(nn.Module):
         self.bias = normal(n_out, std=1.0, dtype=dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., in)`` to ``(..., out)``."""
+        """Map ``(M, in)`` to ``(M, out)``."""
         return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
 
@@ -44,7 +44,7 @@ class ResidualLayer(nn.Module):
         self.idt = normal(n_out, mean=0.1, std=0.001, dtype=dtype) if resnet_dt and self.copies else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., in)`` to ``(..., out)``."""
+        """Map ``(M, in)`` to ``(M, out)``."""
         y = self.phi(self.linear(x))
         if self.idt is not None:
             y = y * self.idt
@@ -68,7 +68,7 @@ class ResidualNetwork(nn.Module):
         self.output = Linear(widths[-1], n_out, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., n_in)`` to ``(..., n_out)``."""
+        """Map ``(M, n_in)`` to ``(M, n_out)``."""
         for layer in self.hidden:
             x = layer(x)
         return self.output(x)

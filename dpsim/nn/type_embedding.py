@@ -15,6 +15,8 @@ class TypeEmbedding(nn.Module):
     twice that number.
     """
 
+    identity: Tensor | None
+
     def __init__(self, n_types: int, width: int, *, bias: bool = False, dtype: torch.dtype) -> None:
         super().__init__()
         self.linear = Linear(n_types, width, bias=bias, dtype=dtype)
@@ -24,7 +26,7 @@ class TypeEmbedding(nn.Module):
 
     def forward(self, types: Tensor) -> Tensor:
         """Vectors ``(N, width)`` of the types ``(N,)``."""
-        table = self.linear.weight
+        table: Tensor = self.linear.weight
         if self.identity is not None:
             table = table + self.identity
         if self.linear.bias is not None:

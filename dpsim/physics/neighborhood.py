@@ -51,7 +51,7 @@ class Neighborhood(NamedTuple):
 
     def to(self, device: torch.device | str) -> Neighborhood:
         """Copy to a device (the plan handle stays on the CPU)."""
-        return Neighborhood(*(t.to(device, non_blocking=True) for t in self[:-1]), self.plan)
+        return Neighborhood._make([*(t.to(device, non_blocking=True) for t in self[:-1]), self.plan])
 
 
 def collate(frames: Sequence[FrameGraph]) -> Neighborhood:

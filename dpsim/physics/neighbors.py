@@ -81,7 +81,7 @@ def check_cell(cell: FloatArray | None, periodic: tuple[bool, bool, bool]) -> No
         return
     if cell is None or not np.all(np.isfinite(cell)):
         raise DataError("a periodic structure needs a finite 3 × 3 cell: set it, or use open boundaries")
-    vectors = np.asarray(cell, dtype=float)[np.array(periodic)]
+    vectors = np.asarray(cell, dtype=float)[np.array(periodic, dtype=bool)]
     lengths = np.linalg.norm(vectors, axis=1)
     spread = np.sqrt(max(np.linalg.det(vectors @ vectors.T), 0.0))
     if np.any(lengths < 1e-3) or spread < 1e-6 * np.prod(lengths):
@@ -89,6 +89,29 @@ def check_cell(cell: FloatArray | None, periodic: tuple[bool, bool, bool]) -> No
             f"the periodic vectors of cell {np.asarray(cell).tolist()} are too short or parallel: "
             "expected independent vectors, in Å, one a row"
         )
+
+
+def close_gaps(
+    positions: FloatArray, cell: FloatArray | None, periodic: tuple[bool, bool, bool], cutoff: float
+) -> FloatArray:
+    """Positions for the search alone: wide empty gaps across directions that do not repeat are narrowed.
+
+    What lies within the cutoff stays as it is, and what does not stays apart. Cell lists have as many cells as
+    the extent asks for, and vesin's ends the process where a fragment is a million ångströms away.
+    """
+    if all(periodic):
+        return positions
+    vectors = np.zeros((0, 3)) if cell is None else np.asarray(cell, dtype=np.float64)[np.array(periodic, dtype=bool)]
+    across = np.linalg.svd(vectors)[2][len(vectors) :] if len(vectors) else np.eye(3)
+    heights = positions @ across.T
+    if np.ptp(heights, axis=0).max() < 1000 * cutoff:
+        return positions
+    order = np.argsort(heights, axis=0)
+    ascending = np.take_along_axis(heights, order, axis=0)
+    steps = np.minimum(np.diff(ascending, axis=0, prepend=ascending[:1]), 2 * cutoff)
+    narrowed = np.empty_like(heights)
+    np.put_along_axis(narrowed, order, np.cumsum(steps, axis=0), axis=0)
+    return positions + (narrowed - heights) @ across
 
 
 def edge_list(
@@ -111,6 +134,11 @@ def edge_list(
     -------
     center, neighbor : (E,)
     displacements : (E, 3) Å, in float64 from positions and image shifts.
+
+    Raises
+    ------
+    DataError
+        If a periodic cell is flat, or two atoms are at the same position.
     """
     import vesin
 
@@ -121,12 +149,15 @@ def edge_list(
     box = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
     # vesin's cut-off is exclusive at rounding level; the models' is inclusive
     neighbor_list = vesin.NeighborList(cutoff=float(cutoff) * (1 + 1e-12), full_list=True, n_threads=1)
-    i, j, shift = neighbor_list.compute(
-        points=np.ascontiguousarray(positions, dtype=np.float64), box=box, periodic=list(periodic), quantities="ijS"
-    )
+    points = np.ascontiguousarray(close_gaps(positions, cell, periodic, cutoff), dtype=np.float64)
+    i, j, shift = neighbor_list.compute(points=points, box=box, periodic=list(map(bool, periodic)), quantities="ijS")
     i, j = i.astype(np.int64), j.astype(np.int64)
     displacements = positions[j] - positions[i] + shift.astype(np.float64) @ box
-    keep = np.einsum("ek,ek->e", displacements, displacements) <= cutoff * cutoff
+    squared = np.einsum("ek,ek->e", displacements, displacements)
+    if squared.min(initial=1.0) == 0.0:
+        a, b = sorted((i[squared.argmin()], j[squared.argmin()]))
+        raise DataError(f"atoms {a} and {b} share the position {positions[a].tolist()}: move or remove one of them")
+    keep = squared <= cutoff * cutoff
     i, j, displacements, shift = i[keep], j[keep], displacements[keep], shift[keep]
     # one order for every machine: by centre, neighbour, image
     order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, i))
@@ -173,7 +204,7 @@ def frame_graph(
     periodic
         Directions that repeat; by default all three where there is a cell.
     """
-    positions = np.asarray(positions, dtype=np.float64)
+    positions, types = np.asarray(positions, dtype=np.float64), np.asarray(types, dtype=np.int64)
     if periodic is None:
         periodic = (False, False, False) if cell is None else (True, True, True)
     center, neighbor, displacements = edge_list(positions, cell, periodic, spec.cutoff)
@@ -195,4 +226,4 @@ def frame_graph(
     center, neighbor, displacements, angular = center[keep], neighbor[keep], displacements[keep], angular[keep]
     angle_edge = np.flatnonzero(angular).astype(np.int64)
     ij, ik = angle_pairs(center[angle_edge], n_atoms)
-    return FrameGraph(np.asarray(types, dtype=np.int64), displacements, center, neighbor, angle_edge, ij, ik)
+    return FrameGraph(types, displacements, center, neighbor, angle_edge, ij, ik)

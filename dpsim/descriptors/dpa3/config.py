@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from dpsim.config import Config, Distance, Length
+from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class DPA3Config(Config):
     type: Literal["dpa3"] = "dpa3"
     repflow: RepFlowConfig = RepFlowConfig()
     """The layers."""
-    activation_function: str = "silu"
+    activation_function: ActivationName = "silu"
     """Activation of the whole descriptor, for example ``silut:10``."""
     precision: Literal["float32", "float64"] = "float64"
     """Floating-point type of the descriptor."""

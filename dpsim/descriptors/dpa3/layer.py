@@ -46,6 +46,15 @@ class Features(NamedTuple):
     """(A, a_dim)"""
 
 
+def side_by_side(first: Linear, second: Linear | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one map that does the work of two (or one) with the same input."""
+    assert first.bias is not None
+    if second is None:
+        return first.weight, first.bias
+    assert second.bias is not None
+    return torch.cat([first.weight, second.weight], dim=1), torch.cat([first.bias, second.bias])
+
+
 class RepFlowLayer(nn.Module):
     """Updates node, edge and angle features from those of the previous layer."""
 
@@ -122,26 +131,25 @@ class RepFlowLayer(nn.Module):
         """New node features ``(N, n_dim)`` from self, symmetrised and edge messages (§4.1-4.3)."""
         node_self = self.phi(self.node_self(old.node))
         symmetric = self.phi(self.node_sym(self.symmetrized(old, edge, geometry)))
-        messages = message.split(self.config.n_dim, dim=1)
+        messages = message.split(self.config.n_dim, dim=1)  # type: ignore[no-untyped-call]
         return self.combine(old.node, [node_self, symmetric, *messages], self.node_residual)
 
     def symmetrized(self, old: Features, edge: Tensor, geometry: Geometry) -> Tensor:
         """Invariants ``(N, axis_neuron·(e_dim + n_dim))`` of the environment (§4.2)."""
         hood, k_edge = geometry.neighborhood, self.config.normalizers[0]
+        assert old.rows is not None
         parts = []
         for g in (edge, ops.gather_rows(old.rows, hood.neighbor)):
             hg = ops.edge_outer_sum(geometry.h_sw, g, hood.edge_ptr)  # (N, 3, d)
             product = hg[:, :, : self.config.axis_neuron].transpose(1, 2) @ hg
-            parts.append(product.reshape(hg.shape[0], -1))
+            parts.append(product.flatten(1))
         return torch.cat(parts, dim=1) / (3.0 * k_edge)
 
     def edge_messages(self, old: Features, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Message ``(N, H·n_dim)`` from edges to nodes and self update ``(E, e_dim)`` of edges (§4.3)."""
         hood, n = geometry.neighborhood, self.config.n_dim
-        weight, bias = self.node_edge.weight, self.node_edge.bias
-        if self.updates_edge:
-            weight = torch.cat([weight, self.edge_self.weight], dim=1)
-            bias = torch.cat([bias, self.edge_self.bias])
+        assert old.rows is not None
+        weight, bias = side_by_side(self.node_edge, self.edge_self if self.updates_edge else None)
         reduced, item = message_sum(
             old.edge @ weight[2 * n :],
             torch.addmm(bias, old.node, weight[:n]),
@@ -158,11 +166,9 @@ class RepFlowLayer(nn.Module):
         """Message ``(B, e_dim)`` from angles to edges and self update ``(A, a_dim)`` of angles (§4.4)."""
         hood, a = geometry.neighborhood, self.config.a_dim
         node, edge = self.compressed(node, edge.index_select(0, hood.angle_edge))
-        weight, bias = self.edge_angle1.weight, self.edge_angle1.bias
-        if self.updates_angle:
-            weight = torch.cat([weight, self.angle_self.weight], dim=1)
-            bias = torch.cat([bias, self.angle_self.bias])
-        w_angle, w_node, w_ik, w_ij = weight.split([a, node.shape[1], edge.shape[1], edge.shape[1]])
+        weight, bias = side_by_side(self.edge_angle1, self.angle_self if self.updates_angle else None)
+        widths = [a, node.shape[1], edge.shape[1], edge.shape[1]]
+        w_angle, w_node, w_ik, w_ij = weight.split(widths)  # type: ignore[no-untyped-call]
         center = hood.center.index_select(0, hood.angle_edge)
         reduced, item = message_sum(
             angle @ w_angle,
@@ -190,6 +196,7 @@ class RepFlowLayer(nn.Module):
         angle_edge = geometry.neighborhood.angle_edge
         linear = self.edge_angle2
         if self.config.smooth_edge_update:
+            assert linear.bias is not None
             elsewhere = self.phi(linear.bias)
             return elsewhere + ops.scatter_rows(self.phi(linear(message)) - elsewhere, angle_edge, edge)
         seen = edge + ops.scatter_rows(message - edge.index_select(0, angle_edge), angle_edge, edge)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from dpsim.config import Config
+from dpsim.nn.activation_name import ActivationName
 
 if TYPE_CHECKING:
     from dpsim.fittings.energy.fitting import EnergyFitting
@@ -18,7 +19,7 @@ class EnergyFittingConfig(Config):
     type: Literal["ener"] = "ener"
     neuron: tuple[Annotated[int, Field(gt=0)], ...] = (120, 120, 120)
     """Widths of the hidden layers."""
-    activation_function: str = "tanh"
+    activation_function: ActivationName = "tanh"
     """Activation of the hidden layers."""
     resnet_dt: bool = True
     """Learned scale on the residual updates."""
