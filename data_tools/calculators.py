@@ -120,7 +120,14 @@ class EAMConfig(Config):
         _check_boundaries(atoms, "eam")
 
     def build(self, atoms: Atoms) -> Any:
-        """Return the calculator, with LAMMPS started at the first use."""
+        """Return the calculator: LAMMPS, started at the first use, or ASE's own EAM for open boundaries.
+
+        (ASE's interface to LAMMPS loses atoms without a box; its own EAM gives the same numbers, more slowly.)
+        """
+        if not atoms.pbc.all():
+            from ase.calculators.eam import EAM
+
+            return EAM(potential=str(self.file()))
         _load_mpi()
         from ase.calculators.lammpslib import LAMMPSlib
 

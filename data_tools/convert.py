@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from data_tools.extxyz import KeyUse
 from data_tools.read import Elements, read_file
 from data_tools.sources import Source, SourceFile, find_files
 from dpsim.data import Frame
 from dpsim.data.files import new_folder, write_json
-from dpsim.data.frame import check_cell
+from dpsim.data.frame import check_cell, fingerprint
 from dpsim.data.npy import CARD, MIXED
 from dpsim.data.split import By, split_frames
 from dpsim.data.summary import format_table
@@ -239,15 +236,6 @@ def _keep(frames: Iterable[Frame], drop: Sequence[Drop], seen: set[bytes], repor
         else:
             report.dropped[why] = report.dropped.get(why, 0) + 1
     return kept
-
-
-def fingerprint(frame: Frame) -> bytes:
-    """Return a digest of the structure: equal for frames whose types, cell and positions agree to 1e-6 Å."""
-    digest = hashlib.sha256(frame.types.tobytes())
-    cell = np.zeros((3, 3)) if frame.cell is None else frame.cell
-    for array in (cell, frame.positions):
-        digest.update((np.round(array, 6) + 0.0).tobytes())
-    return digest.digest()
 
 
 def _unused(source: Source, use: KeyUse) -> list[str]:

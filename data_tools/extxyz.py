@@ -123,7 +123,10 @@ def read(file: SourceFile, type_index: Any, use: KeyUse) -> Iterator[Frame]:
     index = source.selection()
     forward = (index.step or 1) > 0 and (index.start or 0) >= 0
     try:
-        images = iread(file.path, index=index, format="traj" if file.format == "ase/traj" else "extxyz", parallel=False)
+        if file.format == "ase/traj":
+            images = iread(file.path, index=index, format="traj", parallel=False)
+        else:
+            images = iread(file.path, index=index, format="extxyz", parallel=False, properties_parser=_parse_header)
         number = 0
         for number, atoms in enumerate(images):
             place = (index.start or 0) + number * (index.step or 1) if forward else number
@@ -135,6 +138,20 @@ def read(file: SourceFile, type_index: Any, use: KeyUse) -> Iterator[Frame]:
         raise DataError(
             f"{file.path} cannot be read as {file.format} (after {number} frames): {_short(error)}"
         ) from error
+
+
+_SIX_NUMBERS = re.compile(r"(?<![\w-])(stress|virial)=\"\s*((?:[^\s\"]+\s+){5}[^\s\"]+)\s*\"")
+
+
+def _parse_header(line: str) -> dict[str, Any]:
+    """Parse the comment line with ASE, which takes no stress of six numbers (xx yy zz yz xz xy) under that name."""
+    from ase.io.extxyz import key_val_str_to_dict
+
+    def nine(match: re.Match[str]) -> str:
+        xx, yy, zz, yz, xz, xy = match[2].split()
+        return f'{match[1]}="{xx} {xy} {xz} {xy} {yy} {yz} {xz} {yz} {zz}"'
+
+    return key_val_str_to_dict(_SIX_NUMBERS.sub(nine, line))
 
 
 def _short(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -49,6 +50,15 @@ def formula(types: np.ndarray, type_map: Sequence[str]) -> str:
     return "".join(
         f"{name}{count if count > 1 else ''}" for name, count in zip(type_map, counts, strict=False) if count
     )
+
+
+def fingerprint(frame: Frame) -> bytes:
+    """Return a digest of the structure: equal for frames whose types, cell and positions agree to 1e-6 Å."""
+    digest = hashlib.sha256(frame.types.tobytes())
+    cell = np.zeros((3, 3)) if frame.cell is None else frame.cell
+    for array in (cell, frame.positions):
+        digest.update((np.round(array, 6) + 0.0).tobytes())
+    return digest.digest()
 
 
 def value_shape(entry: Field, n_atoms: int) -> tuple[int, ...]:

@@ -95,8 +95,15 @@ class System:
         self._locate(i)
         return self._origins[i] if self._origins else self.name
 
-    def frame(self, i: int) -> Frame:
+    def frame(self, i: int, *, check: bool = True) -> Frame:
         """Read frame `i`.
+
+        Parameters
+        ----------
+        i
+            Index in this system.
+        check
+            Whether values are examined; only inspection has a reason not to.
 
         Raises
         ------
@@ -109,14 +116,16 @@ class System:
         real = types >= 0
         types = types[real]
         positions = _row(one.coord, one.n_frames, row).reshape(self.n_places, 3)[real]
-        check_finite(positions, "coordinates", where)
         cell = None if one.box is None else _row(one.box, one.n_frames, row).reshape(3, 3)
-        check_cell(cell, len(types), where)
+        if check:
+            check_finite(positions, "coordinates", where)
+            check_cell(cell, len(types), where)
         labels = {}
         for entry in FIELDS:
             if entry.name in one.arrays:
                 value = _value(one.arrays[entry.name], entry, one.n_frames, row, real)
-                check_finite(value, entry.name, where)
+                if check:
+                    check_finite(value, entry.name, where)
                 labels[entry.name] = value
         return Frame(positions, types, cell, labels, where, self.origin(i))
 
