@@ -44,7 +44,7 @@ class _LearningRate(Config):
             raise ValueError(f"stop ({self.stop}) must not exceed start ({self.start})")
         if self.warmup_steps and self.warmup_ratio is not None:
             raise ValueError(
-                f"warmup_steps ({self.warmup_steps}) and warmup_ratio ({self.warmup_ratio}) exclude each other: give one"
+                f"warmup_steps ({self.warmup_steps}) and warmup_ratio ({self.warmup_ratio}) exclude each other"
             )
         if self.warmup_start_factor and not self.warmup_steps and not self.warmup_ratio:
             raise ValueError("warmup_start_factor has no effect without warmup_steps or warmup_ratio: give one of them")
@@ -135,7 +135,7 @@ class LossConfig(Config):
         for name, (start, limit) in self.prefactors.items():
             if (start == 0) != (limit == 0):
                 raise ValueError(
-                    f"{name}: [{start:g}, {limit:g}] has one zero, which would switch the term off: make both zero or none"
+                    f"{name}: [{start:g}, {limit:g}] has a zero, which switches the term off: make both zero or none"
                 )
         if not self.active:
             raise ValueError("every term is off: give at least one of energy, forces, virial a weight")

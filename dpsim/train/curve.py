@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from dpsim.data.files import write_text
 
 QUANTITIES = ("energy", "forces", "virial")
 COLUMNS = (
@@ -36,7 +37,7 @@ class Curve:
         rows = (
             [line for line in lines[1:] if line.endswith("\n") and _step(line) <= step] if lines[:1] == [header] else []
         )
-        write_atomic(self.path, header + "".join(rows))
+        write_text(self.path, header + "".join(rows))
 
     def append(self, row: Mapping[str, float | int | None]) -> None:
         """Write one row; keys are `COLUMNS`."""
@@ -61,17 +62,3 @@ def _text(value: float | int | None) -> str:
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else f"{value:.8g}"
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that it is never seen half-written."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ DataSource = str | Path | Sequence[str | Path] | Dataset
 
 CLOSEST = 0.1
 """Å; the bond of H2 is 0.74, and nuclei nearer than this are an error of the file, not a collision."""
+_SEARCHED = 1.5  # Å; the search for close atoms is fastest with a cutoff of about a bond
 THINNEST = 0.5
 """Å between opposite faces of a periodic box; below it the box is flat or in the wrong unit."""
 SCANNED = 50_000
@@ -75,7 +77,7 @@ class FrameSet:
         if sampling == "frames":
             return [np.arange(len(self))]
         ends = np.cumsum([0] + [system.n_frames for system in self.dataset.systems])
-        return [np.arange(a, b) for a, b in zip(ends, ends[1:], strict=False) if b > a]
+        return [np.arange(a, b) for a, b in itertools.pairwise(ends) if b > a]
 
     def spread(self, limit: int | None) -> list[int]:
         """At most `limit` frame indices, evenly spaced; all of them if None."""
@@ -151,15 +153,18 @@ def check_structure(frame: Frame) -> None:
         heights = 1 / np.linalg.norm(np.linalg.inv(frame.cell), axis=0)
         if heights.min() < THINNEST:
             raise DataError(
-                f"{frame.source}: the box is {heights.min():.3g} Å thin along vector {int(heights.argmin()) + 1}, expected "
-                f"at least {THINNEST} Å: correct the box or its unit, or put an empty file `nopbc` beside type.raw"
+                f"{frame.source}: the box is {heights.min():.3g} Å thin along vector {int(heights.argmin()) + 1}, "
+                f"expected at least {THINNEST} Å: correct the box or its unit, or for open boundaries "
+                "put an empty file `nopbc` beside type.raw"
             )
     periodic = (frame.cell is not None,) * 3
-    center, neighbor, displacements = edge_list(frame.positions, frame.cell, periodic, CLOSEST)
-    if len(center):
+    center, neighbor, displacements = edge_list(frame.positions, frame.cell, periodic, _SEARCHED)
+    distance = np.linalg.norm(displacements, axis=1)
+    if distance.min(initial=CLOSEST) < CLOSEST:
+        e = int(distance.argmin())
         raise DataError(
-            f"{frame.source}: atoms {center[0]} and {neighbor[0]} are {np.linalg.norm(displacements[0]):.3g} Å apart, "
-            f"expected at least {CLOSEST} Å: remove the frame, or correct its coordinates or box"
+            f"{frame.source}: atoms {center[e]} and {neighbor[e]} are {distance[e]:.3g} Å apart, expected at least "
+            f"{CLOSEST} Å: remove the frame, or correct its coordinates or box"
         )
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Label(NamedTuple):
     """(F, ...) or (N, ...) float64."""
     weight: Tensor | None
     """(F,) or (N,): 1 where the label counts, else 0; None if it counts everywhere."""
-    count: int
+    size: int
     """Number of rows that count."""
 
 
@@ -65,7 +65,7 @@ class Batch:
         if device.type == "cpu":
             return self
         labels = {
-            name: Label(label.values.to(device), None if label.weight is None else label.weight.to(device), label.count)
+            name: Label(label.values.to(device), None if label.weight is None else label.weight.to(device), label.size)
             for name, label in self.labels.items()
         }
         return replace(self, neighborhood=self.neighborhood.to(device), n_atoms=self.n_atoms.to(device), labels=labels)
@@ -162,7 +162,7 @@ def _label(name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarray])
     return Label(tensor, torch.from_numpy(weight.astype(np.float64)), int(weight.sum()))
 
 
-class Prefetch:
+class Prefetch(Generic[_Tag]):
     """Batches in order, made by one thread ahead of their use.
 
     Parameters
@@ -177,7 +177,7 @@ class Prefetch:
         self._waiting: deque[tuple[Future[Batch], _Tag]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dpsim-loader")
 
-    def __enter__(self) -> Prefetch:
+    def __enter__(self) -> Prefetch[_Tag]:
         for _ in range(AHEAD):
             self._submit()
         return self

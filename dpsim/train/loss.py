@@ -21,7 +21,7 @@ class Term(NamedTuple):
     """Mean error as a sum and the number of things summed."""
 
     total: Tensor
-    count: int
+    size: int
 
 
 Terms = dict[str, Term]
@@ -35,7 +35,7 @@ def loss_terms(prediction: Derivatives, batch: Batch, config: LossConfig) -> Ter
 
 def weighted_sum(terms: Mapping[str, Term], prefactors: Mapping[str, float]) -> Tensor:
     """Scalar loss from its terms and their weights; zero if there are none."""
-    parts = [prefactors[name] * (term.total / term.count) for name, term in terms.items()]
+    parts = [prefactors[name] * (term.total / term.size) for name, term in terms.items()]
     return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
 
 
@@ -64,7 +64,7 @@ def _reduced(values: Tensor, label: Label) -> Term:
     per_row = values[0].numel() if len(values) else 1
     if label.weight is not None:
         values = values.reshape(len(values), -1) * label.weight[:, None]
-    return Term(values.sum(), label.count * per_row)
+    return Term(values.sum(), label.size * per_row)
 
 
 def _measure(config: LossConfig, delta: float) -> Callable[[Tensor], Tensor]:
@@ -124,7 +124,7 @@ def _weighted_forces(prediction: Derivatives, batch: Batch, config: LossConfig) 
     if forces is None or weight is None:
         return None
     both = _both(forces, weight)
-    if both.count == 0:
+    if both.size == 0:
         return None
     error = _measure(config, 0.0)(_force_difference(prediction, forces, config))
     return _reduced(weight.values[:, None] * error, both)
@@ -133,7 +133,7 @@ def _weighted_forces(prediction: Derivatives, batch: Batch, config: LossConfig) 
 def _both(a: Label, b: Label) -> Label:
     """Rows of `a` that count in both."""
     if a.weight is None or b.weight is None:
-        return Label(a.values, b.weight if a.weight is None else a.weight, min(a.count, b.count))
+        return Label(a.values, b.weight if a.weight is None else a.weight, min(a.size, b.size))
     weight = a.weight * b.weight
     return Label(a.values, weight, int(weight.sum()))
 

@@ -13,7 +13,6 @@ from dpsim.descriptors.dpa3.config import DPA3Config
 from dpsim.fittings import EnergyFittingConfig, FittingConfig
 from dpsim.model.config import PRESETS, ModelConfig
 
-
 _Part = TypeVar("_Part", bound=Config)
 
 

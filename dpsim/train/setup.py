@@ -98,8 +98,8 @@ def announce_resume(resume: Resume, config: TrainConfig) -> None:
     if before != config.steps and step < config.steps:
         old = LearningRate(TrainConfig.model_validate(resume.state.config).learning_rate, before)
         log.info(
-            "steps changed from %d to %d: the learning rate now decays over %d steps and is %.3g at step %d (it was %.3g)",
-            before, config.steps, config.steps, LearningRate(config.learning_rate, config.steps)(step), step,
+            "steps: %d became %d: the learning rate now decays over the new total and is %.3g at step %d, not %.3g",
+            before, config.steps, LearningRate(config.learning_rate, config.steps)(step), step,
             old(min(step, before - 1)),
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,15 @@ def save_state(state: TrainingState, folder: Path) -> Path:
         "origin": state.origin,
         "seconds": state.seconds,
     }
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
@@ -128,7 +128,7 @@ def load_state(path: str | Path) -> TrainingState:
         ) from None
     if version != FORMAT_VERSION:
         raise ModelError(
-            f"{path}: checkpoint format {version!r} is not known to this dpsim (format {FORMAT_VERSION}): use a newer dpsim"
+            f"{path}: checkpoint format {version!r} is unknown to this dpsim (format {FORMAT_VERSION}): use a newer one"
         )
     cursor = Cursor(content["cursor"]["draws"], tuple(content["cursor"]["taken"]))
     names = ("step", "config", "model_config", "model", "optimizer", "sums", "origin", "seconds")

@@ -5,6 +5,7 @@ batch → energies, forces, virial → loss → gradient → step → row of the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -18,11 +19,12 @@ import psutil
 import torch
 
 from dpsim import ops
+from dpsim.data.files import write_text
 from dpsim.errors import Interrupted, StageError
 from dpsim.model.checkpoint import save_model
 from dpsim.model.potential import PotentialModel
 from dpsim.train.config import TrainConfig
-from dpsim.train.curve import QUANTITIES, Curve, write_atomic
+from dpsim.train.curve import QUANTITIES, Curve
 from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, scan
 from dpsim.train.loader import Batch, BatchMaker, Prefetch
 from dpsim.train.loss import Terms, loss_terms, squared_errors, weighted_sum
@@ -135,6 +137,7 @@ def train(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), torch_threads(threads):
+        _sweep(folder)
         resume = find_resume(folder, restart)
         initial = load_initial(init_model, config) if init_model is not None else None
         frames = FrameSet(train_data, type_map_for(resume, initial, type_map))
@@ -145,6 +148,13 @@ def train(
 
 def _silent(done: int, total: int, message: str, **values: float) -> None:
     pass
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for pattern in (".*.part", ".best.safetensors.*", ".last.safetensors.*"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _device(name: str) -> torch.device:
@@ -218,41 +228,44 @@ class Trainer:
 
     def run(self, progress: Progress, stop: StopSignal) -> TrainResult:
         """Make the steps that are left, and write the results."""
-        steps = self.config.steps
-        log.info(
-            "%d parameters, %s; %d training frames, %s; steps %d to %d", sum(p.numel() for p in self.parameters),
-            self.model.precision, len(self.make.frames),
-            f"{len(self.make_valid.frames)} validation frames" if self.make_valid else "no validation data", self.step, steps,
-        )  # fmt: skip
-        curve = Curve(self.folder / "lcurve.csv", self.step)
-        reporter = Reporter(self, progress)
-        try:
-            with stop, Prefetch(self.make, iter(self.sampler)) as batches:
-                self.clock.start()
-                for batch, cursor in batches if self.step < steps else ():
-                    self.clock.lap("data")
-                    loss = self._advance(batch.to(self.device))
-                    last = self.step == steps
-                    check = last or self.step % self.config.validate_every == 0
-                    errors = self._check() if check else {}
-                    if check or self.step == 1 or self.step % self.config.log_every == 0:
-                        self._row(curve, errors, reporter)
-                    reporter.after_step(loss)
-                    stopped = not last and stop.requested
-                    if last or stopped or self.step % self.config.checkpoint_every == 0:
-                        curve.sync()
-                        self._save(cursor)
-                    if stopped:
-                        raise Interrupted(
-                            f"training stopped at step {self.step} of {steps}; {checkpoint_path(self.folder, self.step)} "
-                            "holds its state: run again to go on"
-                        )
-                    if last:
-                        break
-                    self.clock.start()
-        finally:
-            curve.close()
+        config, steps = self.config, self.config.steps
+        self._announce()
+        curve, reporter = Curve(self.folder / "lcurve.csv", self.step), Reporter(self, progress)
+        if self.step == steps:
+            return self._result()
+        with contextlib.closing(curve), stop, Prefetch(self.make, iter(self.sampler)) as batches:
+            self.clock.start()
+            for batch, cursor in batches:
+                self.clock.lap("data")
+                loss = self._advance(batch.to(self.device))
+                last = self.step == steps
+                check = last or self.step % config.validate_every == 0
+                errors = self._check() if check else {}
+                if check or self.step == 1 or self.step % config.log_every == 0:
+                    self._row(curve, errors, reporter)
+                reporter.after_step(loss)
+                stopped = stop.requested and not last
+                if last or stopped or self.step % config.checkpoint_every == 0:
+                    curve.sync()
+                    self._save(cursor)
+                if last:
+                    break
+                if stopped:
+                    raise Interrupted(
+                        f"training stopped at step {self.step} of {steps}; its state is in "
+                        f"{checkpoint_path(self.folder, self.step)}: run again to go on"
+                    )
         return self._result()
+
+    def _announce(self) -> None:
+        train, valid = len(self.make.frames), len(self.make_valid.frames) if self.make_valid else 0
+        log.info(
+            "%d parameters, %s, on %s with %d threads; %d training and %d validation frames; step %d of %d",
+            sum(p.numel() for p in self.parameters), self.model.precision, self.device, torch.get_num_threads(),
+            train, valid, self.step, self.config.steps,
+        )  # fmt: skip
+        if reason := ops.unavailable_reason():
+            log.warning("native operators are missing, training is slower: %s", reason)
 
     def _advance(self, batch: Batch) -> float:
         """One step of the optimizer; the loss before it."""
@@ -266,7 +279,7 @@ class Trainer:
         self.clock.lap("forward")
         self.optimizer.zero_grad(set_to_none=True)
         if terms:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradients(self.parameters, self.config.gradient_max_norm)
         self.clock.lap("backward")
         value, size = loss.item(), norm.item()
@@ -285,8 +298,8 @@ class Trainer:
         saved = checkpoints(self.folder)
         kept = f"{saved[-1][1].name} holds the last good state" if saved else "no checkpoint was written yet"
         raise StageError(
-            f"step {self.step + 1}: the loss is {loss:g} and its gradient {norm:g}, expected finite numbers; the batch holds "
-            f"{names}; {kept}: lower learning_rate.start, or look at these frames"
+            f"step {self.step + 1}: the loss is {loss:g} and its gradient {norm:g}, expected finite numbers; "
+            f"the batch holds {names}; {kept}: lower learning_rate.start, or look at these frames"
         )
 
     def _count(self, loss: float, terms: Terms, errors: Terms, batch: Batch) -> None:
@@ -307,7 +320,8 @@ class Trainer:
         errors = {f"rmse_{name}": root for name in QUANTITIES if (root := sums.root(name)) is not None}
         if not math.isfinite(metric):
             raise StageError(
-                f"step {self.step}: the validation metric is {metric:g}, expected a finite number: lower learning_rate.start"
+                f"step {self.step}: the validation metric is {metric:g}, expected a finite number: "
+                "lower learning_rate.start"
             )
         if metric < self.best.metric:
             self.best = Best(self.step, metric, errors)
@@ -373,10 +387,12 @@ class Trainer:
     def _result(self) -> TrainResult:
         metrics = self._metrics(self.found, self.found_valid)
         path = self.folder / "metrics.json"
-        write_atomic(path, json.dumps(metrics, indent=1) + "\n")
+        write_text(path, json.dumps(metrics, indent=1) + "\n")
         files = {name: self.folder / f"{name}.safetensors" for name in ("best", "last")}
-        if not files["last"].is_file():
-            self._save_model("last")
+        for name, file in files.items():
+            if not file.is_file():
+                log.warning("%s is missing: the model of step %d is written there", file, self.step)
+                self._save_model(name)
         log.info("done: step %d, best model at step %d with metric %.6g", self.step, self.best.step, self.best.metric)
         return TrainResult(
             **files,

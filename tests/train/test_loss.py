@@ -30,7 +30,8 @@ NAMES = {
     "atomic_model.fitting_net.filter_layers.networks.0.layers.1.idt": "fitting.networks.0.hidden.1.idt",
 }
 IDS = (
-    "ef", "efv", "efv_intensive", "efv_mae", "efv_mae_fnorm", "efv_huber", "efv_huber_list_fnorm", "ef_relative", "ef_ae_pf",
+    "ef", "efv", "efv_intensive", "efv_mae", "efv_mae_fnorm", "efv_huber", "efv_huber_list_fnorm", "ef_relative",
+    "ef_ae_pf",
 )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def test_golden_displayed_errors(case: dict[str, Any], model: PotentialModel, ba
     shown = case["losses"][1]["displayed"]
     errors = squared_errors(model.derivatives(batch.neighborhood, 2), batch)
     for name, key in (("energy", "rmse_e"), ("forces", "rmse_f"), ("virial", "rmse_v")):
-        assert np.sqrt(errors[name].total.item() / errors[name].count) == pytest.approx(shown[key], rel=1e-9)
+        assert np.sqrt(errors[name].total.item() / errors[name].size) == pytest.approx(shown[key], rel=1e-9)
 
 
 def prediction_of(sizes: tuple[int, ...], seed: int) -> Derivatives:
@@ -155,7 +156,7 @@ def _no_edges(sizes: tuple[int, ...]) -> Any:
 
 
 def mean(terms: Terms, name: str) -> float:
-    return terms[name].total.item() / terms[name].count
+    return terms[name].total.item() / terms[name].size
 
 
 def test_frames_of_different_size_are_pooled_as_defined() -> None:
