@@ -27,6 +27,8 @@ class Artifact:
 
     paths: tuple[Path, ...]
     """One path for a reference; every match for a pattern."""
+    place: str = ""
+    """Where it is declared in the stage, for example ``from.0``; the same for all matrix points of a reference."""
     stage: str | None = None
     """Name of the stage it comes from."""
     type: str | None = None
@@ -39,7 +41,7 @@ class Artifact:
 class Context:
     """Everything outside of its options that a stage may use.
 
-    A stage can be run without the runner: ``stage.run(Context(inputs=..., out=..., work=...))``.
+    A stage can be run without the runner: ``stage.execute(Context(inputs=..., out=..., work=...))``.
     """
 
     inputs: Mapping[str, Sequence[Artifact]]

@@ -21,6 +21,8 @@ class InputRecord:
     """One input artifact of a task, found and digested."""
 
     place: str
+    """Unique: where it stands in the stage, with a number for each matrix point it stands for."""
+    declared: str
     """Where it stands in the stage, for example ``from.0``."""
     slot: str
     paths: tuple[Path, ...]
@@ -31,7 +33,7 @@ class InputRecord:
     def as_dict(self, run_dir: Path) -> dict[str, Any]:
         """Return the record as stored; paths inside of the run directory are relative to it."""
         paths = [os.path.relpath(p, run_dir) if p.is_relative_to(run_dir) else os.path.abspath(p) for p in self.paths]
-        return {"place": self.place, "slot": self.slot, "paths": paths, "digest": self.digest, "task": self.task}
+        return {"place": self.place, "declared": self.declared, "slot": self.slot, "paths": paths, "digest": self.digest, "task": self.task}
 
 
 @dataclass(frozen=True)
@@ -115,16 +117,16 @@ class Decider:
         base = self.plan.workflow.base
         for link in self.plan.links[name]:
             place = dotted(link.path)
-            if link.pattern is not None:
-                paths = match_files(base, link.pattern)
+            if link.patterns:
+                paths = match_files(base, link.patterns)
                 if not paths:
-                    raise DataError(f"stage {name!r}: no file matches {link.pattern!r} in {base}")
-                records.append(InputRecord(place, link.slot, tuple(paths), self.digester.files(paths, base)))
+                    raise DataError(f"stage {name!r}: no file matches {link.patterns[0]!r} in {base}")
+                records.append(InputRecord(place, place, link.slot, tuple(paths), self.digester.files(paths, base)))
                 continue
             for index, (producer, output) in enumerate(link.producers):
                 path = self.entries[producer].out / output
                 number = place if len(link.producers) == 1 else f"{place}.{index}"
-                records.append(InputRecord(number, link.slot, (path,), self.digester.path(path), producer))
+                records.append(InputRecord(number, place, link.slot, (path,), self.digester.path(path), producer))
         return tuple(records)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from dpsim.workflow.problems import Collector, Path, closest
+from dpsim.workflow.stages.base import Stage
 
 # What a value is, in the words of the file, by pydantic's error type.
 _EXPECTED = {
@@ -28,6 +30,7 @@ _EXPECTED = {
     "model_attributes_type": "a mapping",
     "none_required": "nothing",
 }
+_MANY_KEYS = 16
 _ROOT_KINDS = {*_EXPECTED, "literal_error"}
 
 
@@ -48,8 +51,15 @@ def report(
         How the mapping is called in messages, for example ``a train stage``.
     """
     located = [_Located(item, *_locate(item, raw)) for item in error.errors(include_url=False)]
-    for item in _choose(located):
+    chosen = _choose(located)
+    for item in chosen:
+        if item.error["type"] == "too_short" and any(_inside(other.path, item.path) for other in chosen):
+            continue  # pydantic counts only the items that are right
         _add(item, raw, model, collector, base, what)
+
+
+def _inside(path: Path, outer: Path) -> bool:
+    return len(path) > len(outer) and path[: len(outer)] == outer
 
 
 class _Located:
@@ -62,22 +72,30 @@ class _Located:
 
 
 def _locate(error: Any, raw: Any) -> tuple[Path, list[tuple[Path, str]]]:
-    """Split pydantic's location into the path in the file and the names of union members."""
-    path: list[str | int] = []
-    tags: list[tuple[Path, str]] = []
-    current = raw
-    location = error["loc"]
-    for position, part in enumerate(location):
-        if _holds(current, part):
-            current = current[part]
-            path.append(part)
-        elif part == "[key]":
-            continue
-        elif position == len(location) - 1 and error["type"] == "missing":
-            path.append(part)
-        else:
-            tags.append((tuple(path), str(part)))
-    return tuple(path), tags
+    """Split pydantic's location into the path in the file and the names of union members.
+
+    A union member may be named like a key (``prototype``), so all readings are tried; the one whose value is what
+    pydantic complains about wins, then the one that explains most parts as keys.
+    """
+    location = [part for part in error["loc"] if part != "[key]"]
+    missing = location.pop() if error["type"] == "missing" and location else None
+
+    def rank(reading: tuple[Any, Path, list[tuple[Path, str]]]) -> tuple[bool, int]:
+        value, _, tags = reading
+        return (value is error.get("input") or value == error.get("input"), -len(tags))
+
+    _, path, tags = max(_readings(location, raw, ()), key=rank)
+    return (path if missing is None else (*path, missing)), tags
+
+
+def _readings(location: Sequence[Any], value: Any, path: Path) -> list[tuple[Any, Path, list[tuple[Path, str]]]]:
+    """Return (value, path, union members) for every way to read a location."""
+    if not location:
+        return [(value, path, [])]
+    part, rest = location[0], location[1:]
+    found = _readings(rest, value[part], (*path, part)) if _holds(value, part) else []
+    skipped = _readings(rest, value, path) if not found or len(location) < 12 else []
+    return found + [(end, where, [(path, str(part)), *tags]) for end, where, tags in skipped]
 
 
 def _holds(value: Any, part: Any) -> bool:
@@ -139,8 +157,9 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
         key = str(item.path[-1])
         known = _known_keys(model, item.path[:-1], raw)
         holder = what if len(item.path) == 1 else f"{'.'.join(map(str, item.path[:-1]))!r}"
-        notes = [f"keys: {', '.join(known)}"] if known else []
+        own = [name for name in known if name not in Stage.model_fields or len(known) < _MANY_KEYS]
         message = f"{key!r} is not a key of {holder}"
+        notes = [f"keys: {', '.join(own)}"] if own else []
         collector.add("E203", path, message, key=True, suggestion=closest(key, known), notes=notes)
     elif kind == "missing":
         parent = path[:-1]
@@ -165,7 +184,10 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
     elif kind in {"value_error", "assertion_error"}:
         message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         code = "E207" if _about_unit(message) else "E205"
-        collector.add(code, path, message)
+        listed = re.search(r"one of ([^:;()]+)", message)
+        written = error.get("input")
+        guess = closest(written, _choices(listed[1])) if listed and isinstance(written, str) else ""
+        collector.add(code, path, message, suggestion=guess)
     elif kind in _EXPECTED:
         collector.add("E205", path, f"found {found}, expected {_EXPECTED[kind]}")
     else:

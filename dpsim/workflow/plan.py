@@ -27,8 +27,8 @@ class Link:
     """Where it stands inside of the stage."""
     producers: tuple[tuple[str, str], ...] = ()
     """(task, path of the output inside of its folder)."""
-    pattern: str | None = None
-    """Path or pattern of files from outside."""
+    patterns: tuple[str, ...] = ()
+    """Paths or patterns of files from outside, of which the first that matches counts."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ class _Linker:
 
     def _link(self, task: Task, source: Source, slot: Slot) -> Link | None:
         if isinstance(source.value, Files):
-            return Link(source.slot, source.path, pattern=source.value.path)
+            return Link(source.slot, source.path, patterns=source.value.patterns())
         name = self._stage_name(source)
         if isinstance(source.value, MaybeReference) and name not in self.declared:
-            return Link(source.slot, source.path, pattern=str(source.value))
+            return Link(source.slot, source.path, patterns=(str(source.value),))
         place = (*task.path, *source.path)
         if name not in self.declared:
             notes = [f"stages: {', '.join(self.declared)}; a file is written {{path: {source.value}}}"]
@@ -264,11 +264,11 @@ def check_surroundings(plan: Plan) -> None:
     for name in plan.order:
         task = workflow.tasks[name]
         for link in plan.links[name]:
-            if link.pattern is not None and not match_files(workflow.base, link.pattern):
+            if link.patterns and not match_files(workflow.base, link.patterns):
                 place = (*task.path, *link.path)
                 more = place if place in workflow.collector.places else (*place, "path")
-                hint = _near(workflow.base, link.pattern)
-                message = f"no file matches {link.pattern!r} in {os.path.relpath(workflow.base)}"
+                hint = _near(workflow.base, link.patterns[0])
+                message = f"no file matches {link.patterns[0]!r} in {os.path.relpath(workflow.base)}"
                 workflow.collector.add("E401", more, message, suggestion=hint)
         for where, symbol in task.config.elements():
             if workflow.type_map and symbol not in workflow.type_map:
@@ -281,12 +281,14 @@ def check_surroundings(plan: Plan) -> None:
                 workflow.collector.add("E403", (*task.path, *where), message)
 
 
-def match_files(base: FilePath, pattern: str) -> list[FilePath]:
-    """Return the files or folders that a pattern means, sorted; a name without wildcards is itself."""
-    full = os.path.join(base, os.path.expanduser(pattern))
-    if os.path.exists(full):
-        return [FilePath(full)]
-    return [FilePath(found) for found in sorted(glob.glob(full, recursive=True))]
+def match_files(base: FilePath, patterns: Sequence[str]) -> list[FilePath]:
+    """Return the files or folders that the first fitting pattern means, sorted; a name without wildcards is itself."""
+    for pattern in patterns:
+        full = os.path.join(base, os.path.expanduser(pattern))
+        found = [full] if os.path.exists(full) else sorted(glob.glob(full, recursive=True))
+        if found:
+            return [FilePath(path) for path in found]
+    return []
 
 
 def _near(base: FilePath, pattern: str) -> str:
@@ -301,6 +303,6 @@ def describe(plan: Plan, name: str) -> str:
     """Return the inputs of a task in one line."""
     parts = []
     for link in plan.links[name]:
-        what = link.pattern if link.pattern is not None else ", ".join(task for task, _ in link.producers)
+        what = link.patterns[0] if link.patterns else ", ".join(task for task, _ in link.producers)
         parts.append(f"{dotted(link.path)}: {what}")
     return "; ".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,9 +155,13 @@ def render(problem: Problem, sources: Mapping[str, str]) -> str:
     lines += excerpt
     if problem.suggestion and not excerpt:
         lines.append(f"  did you mean {problem.suggestion!r}?")
-    notes = list(problem.notes) or [""]
+    help_line = f"help: dpsim explain {problem.code}"
+    notes = [line for note in problem.notes for line in textwrap.wrap(note, 110, break_on_hyphens=False)] or [""]
     lines += [f"  {note}" for note in notes[:-1]]
-    lines.append(f"  {notes[-1]:<54}  help: dpsim explain {problem.code}")
+    if len(notes[-1]) > 52:
+        lines += [f"  {notes[-1]}", f"  {'':<54}{help_line}"]
+    else:
+        lines.append(f"  {notes[-1]:<54}{help_line}")
     return "\n".join(lines)
 
 

@@ -204,7 +204,7 @@ def _produce(entry: Entry, channel: Channel, *, fresh: bool) -> None:
     )
     started = time.time()
     try:
-        stage.run(context)
+        stage.execute(context)
         usage = _usage(started)
         if channel.values:
             entry.write("metrics.json", {"values": json.loads(json.dumps(channel.values, default=_plain)), **usage})
@@ -230,7 +230,7 @@ def _inputs(entry: Entry, run_dir: Path) -> dict[str, list[Artifact]]:
         if record["task"] is not None:
             producer = read_json(_entry_of(paths[0], run_dir) / "stage.json")
             kind, options = producer.get("type"), producer.get("options", {})
-        slots.setdefault(record["slot"], []).append(Artifact(paths, record["task"], kind, options))
+        slots.setdefault(record["slot"], []).append(Artifact(paths, record["declared"], record["task"], kind, options))
     return slots
 
 

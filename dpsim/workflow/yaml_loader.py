@@ -204,6 +204,7 @@ class _Builder:
             if isinstance(node, yaml.SequenceNode):
                 self._tag(node, "seq", path)
                 return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+            assert isinstance(node, yaml.MappingNode)
             self._tag(node, "map", path)
             return self._mapping(node, path)
         finally:

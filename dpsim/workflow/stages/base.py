@@ -69,6 +69,10 @@ class Files(Config):
     path: Annotated[str, Field(min_length=1)]
     """A file, a folder, or a pattern with ``*`` and ``**``, relative to the workflow file."""
 
+    def patterns(self) -> tuple[str, ...]:
+        """Return the patterns to try; the first that matches something counts."""
+        return (self.path,)
+
 
 Input = Reference | Files
 Inputs = Reference | Files | list[Reference | Files]
@@ -172,7 +176,7 @@ class Stage(Config):
         """Return the key options that the work folder depends on; all of them unless overridden."""
         return options
 
-    def run(self, context: Context) -> None:
+    def execute(self, context: Context) -> None:
         """Produce the declared outputs in ``context.out``."""
         raise NotImplementedError
 

@@ -28,11 +28,11 @@ class CommandStage(SeededStage):
     slots: ClassVar[Mapping[str, Slot]] = {"inputs": Slot(frozenset({"any"}), many=True)}
 
     uses: Literal["command"] = "command"
-    run_: Annotated[list[Text], Field(alias="run", min_length=1)]
+    run: Annotated[list[Text], Field(min_length=1)]
     """The program and its arguments, without a shell.
 
-    ``{out}``, ``{work}``, ``{inputs.NAME}``, ``{seed}``, ``{ranks}``, ``{cpus}`` and ``{python}`` stand for the folders,
-    the paths of the inputs, what is granted and the running Python.
+    ``{out}``, ``{work}``, ``{inputs.NAME}``, ``{seed}``, ``{ranks}``, ``{cpus}`` and ``{python}`` stand for the
+    folders, the paths of the inputs, what is granted and the running Python.
     """
     inputs: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], Reference | Files] = {}
     """What the program reads, by name."""
@@ -56,7 +56,7 @@ class CommandStage(SeededStage):
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Check placeholders and paths of outputs."""
-        for index, argument in enumerate(self.run_):
+        for index, argument in enumerate(self.run):
             for match in _PLACEHOLDER.finditer(argument):
                 if match[2] and match[2] not in self.inputs:
                     known = ", ".join(self.inputs) or "none"
@@ -67,7 +67,7 @@ class CommandStage(SeededStage):
                 key = self.outputs_.index(name) if isinstance(self.outputs_, list) else name
                 yield ("outputs", key), f"{output.path!r} must be a path inside of the output folder"
 
-    def run(self, context: Context) -> None:
+    def execute(self, context: Context) -> None:
         """Run the program in the output folder.
 
         Raises
@@ -87,7 +87,7 @@ class CommandStage(SeededStage):
             "cpus": str(context.resources.cpus),
         }
         values |= {f"inputs.{name}": str(artifact.paths[0]) for name, artifact in artifacts.items()}
-        argv = [_PLACEHOLDER.sub(lambda match: values[match[1]], argument) for argument in self.run_]
+        argv = [_PLACEHOLDER.sub(lambda match: values[match[1]], argument) for argument in self.run]
         context.log("running " + " ".join(argv))
         _execute(argv, context)
         for name, output in self.declared_outputs().items():

@@ -1,0 +1,104 @@
+"""Stage ``convert``: frames of any format, together, into one data set of ``deepmd/npy/mixed``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from data_tools.sources import Source as FileSource
+from dpsim.config import Config, Fraction
+from dpsim.workflow.problems import dotted
+from dpsim.workflow.stages.base import Files, Output, Reference, SeededStage, Slot
+
+if TYPE_CHECKING:
+    from dpsim.workflow.context import Context
+
+PARTS = ("train", "valid", "test")
+
+
+class SourceFiles(Files, FileSource):
+    """Files to convert, and how to read them."""
+
+    def patterns(self) -> tuple[str, ...]:
+        """Return what to look for: the path, without a group of HDF5, or as the beginning of several names."""
+        return (self.path, self.path.partition("#")[0], f"{self.path}.*")
+
+
+class SplitConfig(Config):
+    """How frames are divided; the shares sum to one."""
+
+    train: Fraction = 0.0
+    valid: Fraction = 0.0
+    test: Fraction = 0.0
+    by: Literal["frame", "structure", "trajectory", "formula"] = "frame"
+    """What stays together."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Of the shuffle; by default that of the stage."""
+
+    def shares(self) -> dict[str, float]:
+        """Return the parts that are made, with their shares."""
+        return {name: getattr(self, name) for name in PARTS if getattr(self, name) > 0}
+
+
+ConvertInput = Reference | SourceFiles
+
+
+class ConvertStage(SeededStage):
+    """Converts frames to a data set and divides it."""
+
+    slots: ClassVar[Mapping[str, Slot]] = {"from": Slot(frozenset({"frames", "dataset"}), many=True)}
+    main: ClassVar[str] = "."
+    uses_type_map: ClassVar[bool] = True
+    soft: ClassVar[tuple[str, ...]] = ("dpdata", "ase", "numpy")
+
+    uses: Literal["convert"] = "convert"
+    from_: Annotated[ConvertInput | list[ConvertInput], Field(alias="from")]
+    """Frames of other stages, or files: ``{path: "aimd/**/OUTCAR", format: vasp/outcar}``."""
+    format: Literal["mixed"] = "mixed"
+    """Layout of the data set."""
+    split: SplitConfig | None = None
+    """``{train: 0.8, valid: 0.1, test: 0.1, by: frame}``; without it there is one part."""
+    drop: tuple[Literal["unlabelled", "duplicates"], ...] = ()
+    """Frames to leave out instead of complaining."""
+
+    def declared_outputs(self) -> Mapping[str, Output]:
+        """Return the whole data set and its parts."""
+        parts = self.split.shares() if self.split else {}
+        return {".": Output(".", "dataset"), **{name: Output(name, "dataset") for name in parts}}
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Check that the shares sum to one."""
+        if self.split is not None:
+            total = sum(self.split.shares().values())
+            if abs(total - 1.0) > 1e-6:
+                yield ("split",), f"the shares of train, valid and test sum to {total:g}; they must sum to 1"
+
+    def execute(self, context: Context) -> None:
+        """Convert, and print the table of labels to the log."""
+        from data_tools.convert import convert
+
+        declared = {dotted(source.path): source.value for source in self.sources()}
+        sources = []
+        for artifact in context.inputs["from"]:
+            value = declared[artifact.place]
+            if isinstance(value, SourceFiles):
+                settings = value.model_dump() | {"path": str(context.base / value.path)}
+                sources.append(FileSource.model_validate(settings))
+            else:
+                sources.append(FileSource(path=str(artifact.paths[0])))
+        split_seed = self.split.seed if self.split is not None else None
+        report = convert(
+            sources,
+            context.out,
+            type_map=context.type_map,
+            split=self.split.shares() if self.split else None,
+            by=self.split.by if self.split else "frame",
+            seed=context.seed if split_seed is None else split_seed,
+            drop=self.drop,
+            overwrite=True,
+            on_progress=lambda done, total, name: context.progress(done, total, "files read"),
+        )
+        print(report.table())
+

