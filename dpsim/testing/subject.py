@@ -20,15 +20,15 @@ class ContractError(AssertionError):
 
 
 class Tolerances(NamedTuple):
-    """What counts as equal; relative to the largest component of what is expected, at least 1 eV or 1 eV/Å."""
+    """What counts as equal, relative to the largest component of what is expected (taken as 0.01 if it is less)."""
 
     exact: float = 1e-10
     """Two evaluations in float64 that are equal by mathematics and differ by rounding."""
     derivative: float = 1e-7
     """An analytic derivative and a central difference of fourth order."""
-    single: float = 2e-4
+    single: float = 1e-4
     """The networks in float32 and in float64."""
-    jump: float = 1e-6
+    jump: float = 1e-8
     """Change of energy and forces where a neighbour crosses a cutoff. A switch that is not zero there, such as the
     exponential one (about ``exp(−exp(20 (rcut − rcut_smth)/rcut_smth))``), needs more."""
 
@@ -121,12 +121,12 @@ class Subject:
         if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
             raise ContractError(f"{what}: not finite")
         largest = float(np.abs(b).max())
-        allowed = relative * max(1.0, largest)
+        allowed = relative * max(0.01, largest)
         difference = np.abs(a - b)
         if difference.max() > allowed:
             place = np.unravel_index(int(difference.argmax()), difference.shape)
             raise ContractError(
-                f"{what}: {a[place]:.12g} at {list(map(int, place))} differs from {b[place]:.12g} "
+                f"{what}{list(map(int, place)) or ''}: {a[place]:.12g} differs from {b[place]:.12g} "
                 f"by {difference.max():.1e}, allowed {allowed:.1e} (largest value {largest:.2e})"
             )
 
