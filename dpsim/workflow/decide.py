@@ -33,7 +33,14 @@ class InputRecord:
     def as_dict(self, run_dir: Path) -> dict[str, Any]:
         """Return the record as stored; paths inside of the run directory are relative to it."""
         paths = [os.path.relpath(p, run_dir) if p.is_relative_to(run_dir) else os.path.abspath(p) for p in self.paths]
-        return {"place": self.place, "declared": self.declared, "slot": self.slot, "paths": paths, "digest": self.digest, "task": self.task}
+        return {
+            "place": self.place,
+            "declared": self.declared,
+            "slot": self.slot,
+            "paths": paths,
+            "digest": self.digest,
+            "task": self.task,
+        }
 
 
 @dataclass(frozen=True)

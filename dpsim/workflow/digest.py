@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dpsim.errors import DataError
+from dpsim.workflow.files import read_json, write_atomic
 
 DIGEST_BYTES: Final = 20
 """BLAKE2b with 160 bits."""
@@ -49,9 +49,7 @@ class Digester:
         self.read_bytes = 0
         """Bytes that had to be read so far."""
         if memo is not None:
-            with contextlib.suppress(OSError, ValueError):
-                loaded = json.loads(memo.read_text())
-                self._memo = loaded if isinstance(loaded, dict) else {}
+            self._memo = read_json(memo)
 
     def file(self, path: Path) -> str:
         """Return the digest of a file's content.
@@ -124,16 +122,3 @@ class Digester:
 
 def _executable(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o100)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file under a temporary name in its folder, flush it to disk and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from dpsim.workflow.digest import canonical_json, digest_bytes
-from dpsim.workflow.stages.base import Stage
+from dpsim.workflow.stage import Stage
 
 
 @dataclass(frozen=True)

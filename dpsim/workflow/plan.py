@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 
 from dpsim.workflow.problems import Collector, Path, closest, dotted
 from dpsim.workflow.schema import Task, Workflow, read_workflow
-from dpsim.workflow.stages.base import Files, MaybeReference, Slot, Source
+from dpsim.workflow.stage import Files, MaybeReference, Slot, Source
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from dpsim.errors import DpsimError, SetupError, StageError
 from dpsim.workflow import locks
 from dpsim.workflow.decide import Decider, Decision
 from dpsim.workflow.describe import lock_file
-from dpsim.workflow.digest import Digester, write_atomic
+from dpsim.workflow.digest import Digester
 from dpsim.workflow.events import EventLog
 from dpsim.workflow.executor import Job
+from dpsim.workflow.files import write_atomic
 from dpsim.workflow.manifest import Manifest
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.progress import View

@@ -20,8 +20,8 @@ from dpsim.workflow.elements import SYMBOLS
 from dpsim.workflow.interpolate import Scope, fill
 from dpsim.workflow.messages import report
 from dpsim.workflow.problems import Collector, Path, closest
+from dpsim.workflow.stage import STAGE_NAME, Resources, Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
-from dpsim.workflow.stages.base import STAGE_NAME, Resources, Stage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 

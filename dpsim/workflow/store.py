@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from dpsim.errors import DataError, SetupError
-from dpsim.workflow.digest import Digester, write_atomic
-from dpsim.workflow.stages.base import Output
+from dpsim.workflow.digest import Digester
+from dpsim.workflow.files import read_json, write_atomic
+from dpsim.workflow.stage import Output
 
 
 @dataclass(frozen=True)
@@ -179,15 +180,6 @@ class Store:
         folder = self.run_dir / "stages"
         links = sorted(folder.iterdir()) if folder.is_dir() else []
         return {link.name: Entry(link.resolve()) for link in links if link.is_symlink() and link.exists()}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty if the file is absent or no object."""
-    with contextlib.suppress(OSError, ValueError):
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value, dict):
-            return value
-    return {}
 
 
 def size_of(path: Path) -> int:

@@ -25,9 +25,10 @@ from typing import Any, Final
 from dpsim.errors import ConfigError, DpsimError, Interrupted
 from dpsim.workflow import locks
 from dpsim.workflow.context import Artifact, Context, Granted
+from dpsim.workflow.files import read_json
+from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import find_stage_type
-from dpsim.workflow.stages.base import Stage
-from dpsim.workflow.store import Entry, read_json
+from dpsim.workflow.store import Entry
 
 EXIT_BUSY: Final = 73
 """Another process works on this entry (EX_CANTCREAT)."""

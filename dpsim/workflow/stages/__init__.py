@@ -6,7 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from dpsim.workflow.stages.base import Stage
+from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages.command import CommandStage
 from dpsim.workflow.stages.convert import ConvertStage
 from dpsim.workflow.stages.freeze import FreezeStage

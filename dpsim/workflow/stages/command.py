@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.errors import DataError, StageError
-from dpsim.workflow.stages.base import Files, Output, Reference, SeededStage, Slot, Source, Text
+from dpsim.workflow.stage import Files, Output, Reference, SeededStage, Slot, Source, Text
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from data_tools.sources import Source as FileSource
 from dpsim.config import Config, Fraction
 from dpsim.workflow.problems import dotted
-from dpsim.workflow.stages.base import Files, Output, Reference, SeededStage, Slot
+from dpsim.workflow.stage import Files, Output, Reference, SeededStage, Slot
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
@@ -75,30 +76,47 @@ class ConvertStage(SeededStage):
             if abs(total - 1.0) > 1e-6:
                 yield ("split",), f"the shares of train, valid and test sum to {total:g}; they must sum to 1"
 
+    def seed_for(self, workflow_seed: int) -> int | None:
+        """Return the seed of the split, None without one."""
+        if self.split is None:
+            return None
+        return self.split.seed if self.split.seed is not None else super().seed_for(workflow_seed)
+
     def execute(self, context: Context) -> None:
         """Convert, and print the table of labels to the log."""
         from data_tools.convert import convert
 
         declared = {dotted(source.path): source.value for source in self.sources()}
-        sources = []
+        sources, names = [], []
         for artifact in context.inputs["from"]:
             value = declared[artifact.place]
+            names.append(value.path if isinstance(value, Files) else f"{artifact.stage}/{artifact.paths[0].name}")
             if isinstance(value, SourceFiles):
                 settings = value.model_dump() | {"path": str(context.base / value.path)}
                 sources.append(FileSource.model_validate(settings))
             else:
                 sources.append(FileSource(path=str(artifact.paths[0])))
-        split_seed = self.split.seed if self.split is not None else None
         report = convert(
             sources,
             context.out,
             type_map=context.type_map,
             split=self.split.shares() if self.split else None,
             by=self.split.by if self.split else "frame",
-            seed=context.seed if split_seed is None else split_seed,
+            seed=context.seed,
             drop=self.drop,
             overwrite=True,
             on_progress=lambda done, total, name: context.progress(done, total, "files read"),
         )
         print(report.table())
+        _settle_card(context.out / "dataset.json", names)
 
+
+def _settle_card(path: Path, names: list[str]) -> None:
+    """Take time and place out of the card of a data set, so that equal data are equal files."""
+    from dpsim.data.files import read_json, write_json
+
+    card = read_json(path)
+    card = {key: value for key, value in card.items() if key not in ("made", "output")}
+    for source, name in zip(card["sources"], names, strict=True):
+        source["path"] = name
+    write_json(path, card)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dpsim.workflow.stages.base import Input, Output, Resources, Slot, Stage
+from dpsim.workflow.stage import Input, Output, Resources, Slot, Stage
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

@@ -8,48 +8,81 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.config import Config, Force, Length
-from dpsim.workflow.stages.base import Inputs, Output, Slot, Stage
+from dpsim.workflow.stage import Input, Output, Slot, Stage
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
 
-Flaw = Literal["missing_type", "nan", "duplicates", "duplicate_train_valid", "too_close"]
+Flaw = Literal[
+    "nan",
+    "bad_cell",
+    "missing_type",
+    "missing_label",
+    "too_close",
+    "force_outlier",
+    "energy_outlier",
+    "duplicate",
+    "duplicate_train_valid",
+    "duplicate_train_test",
+    "duplicate_valid_test",
+]
 
 
 class Limits(Config):
-    """Values beyond which a warning is written."""
+    """Limits beyond which frames are listed."""
 
     force_max: Force | None = None
-    """Largest component of a force, eV/Å."""
+    """Longest force, eV/Å; by default, forces far from the rest of the data are listed."""
     min_distance: Length | None = None
-    """Smallest distance of two atoms, Å."""
+    """Smallest distance of two atoms, Å; by default a share of the sum of their covalent radii."""
 
 
 class InspectStage(Stage):
-    """Looks through a data set and fails on what must not be in it."""
+    """Looks through a data set, and fails on what must not be in it."""
 
-    slots: ClassVar[Mapping[str, Slot]] = {"from": Slot(frozenset({"dataset"}), many=True)}
+    slots: ClassVar[Mapping[str, Slot]] = {"from": Slot(frozenset({"dataset"}))}
     outputs: ClassVar[Mapping[str, Output]] = {"report": Output("inspect.json", "metrics")}
     main: ClassVar[str] = "report"
     uses_type_map: ClassVar[bool] = True
 
     uses: Literal["inspect"] = "inspect"
-    from_: Annotated[Inputs, Field(alias="from")]
-    """The data set."""
-    fail_on: tuple[Flaw, ...] = ("missing_type", "nan")
-    """Flaws that fail the stage."""
+    from_: Annotated[Input, Field(alias="from")]
+    """The data set, with its parts."""
+    labels: tuple[str, ...] = ("energy", "forces")
+    """Labels that every frame should have."""
+    fail_on: tuple[Flaw, ...] = ("nan", "bad_cell", "missing_type")
+    """Flaws that fail the stage; all others are listed in its log and its output."""
     warn_on: Limits = Limits()
-    """Limits that give warnings."""
+    """Limits instead of those found from the data."""
 
     def execute(self, context: Context) -> None:
-        """Inspect."""
-        from data_tools.inspect import inspect_dataset
+        """Inspect.
 
-        inspect_dataset(
-            context.paths("from"),
-            context.out,
+        Raises
+        ------
+        DataError
+            If there is a flaw of `fail_on`.
+        """
+        from data_tools.inspect import inspect_dataset
+        from dpsim.data.files import write_json
+        from dpsim.errors import DataError
+
+        context.progress(0, None, "reading frames")
+        found = inspect_dataset(
+            context.input("from"),
             type_map=context.type_map,
-            fail_on=self.fail_on,
-            warn_on=self.warn_on.model_dump(exclude_none=True),
-            on_progress=lambda done, total, *rest: context.progress(done, total, "frames inspected"),
+            labels=self.labels,
+            min_distance=self.warn_on.min_distance,
+            force_max=self.warn_on.force_max,
         )
+        print(found.table)
+        for problem in found.problems:
+            context.log(f"{problem.kind}: {len(problem.frames)} frames; {problem.message}")
+        write_json(context.out / "inspect.json", found.to_dict())
+        fatal = [problem for problem in found.problems if self._is_fatal(problem.kind)]
+        if fatal:
+            listed = "; ".join(f"{one.kind} in {len(one.frames)} frames ({one.message})" for one in fatal)
+            raise DataError(f"the data set has what fail_on forbids: {listed}")
+
+    def _is_fatal(self, kind: str) -> bool:
+        return any(kind == flaw or kind.startswith(f"{flaw}_") for flaw in self.fail_on)

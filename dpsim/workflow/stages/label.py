@@ -14,7 +14,7 @@ from data_tools.calculators import CalculatorConfig, EAMConfig, PySCFConfig, TBL
 from data_tools.structures import FileConfig, MoleculesConfig, PrototypeConfig, StructureConfig
 from dpsim.config import Fraction
 from dpsim.workflow.elements import SYMBOLS
-from dpsim.workflow.stages.base import (
+from dpsim.workflow.stage import (
     Files,
     Inputs,
     Output,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.calculators.md_config import FramesStart, MDConfig
-from dpsim.workflow.stages.base import Input, MaybeReference, Output, Resources, SeededStage, Slot, Source
+from dpsim.workflow.stage import Input, MaybeReference, Output, Resources, SeededStage, Slot, Source
 from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
 
 if TYPE_CHECKING:

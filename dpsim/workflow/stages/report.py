@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dpsim.workflow.stages.base import Output, Reference, Slot, Stage
-from dpsim.workflow.store import read_json
+from dpsim.workflow.files import read_json
+from dpsim.workflow.stage import Output, Reference, Slot, Stage
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

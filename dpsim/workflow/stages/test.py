@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dpsim.workflow.stages.base import Input, Inputs, Output, Resources, Slot, Stage
+from dpsim.workflow.stage import Input, Inputs, Output, Resources, Slot, Stage
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.train.config import TrainConfig
-from dpsim.workflow.stages.base import Input, Inputs, Output, Resources, SeededStage, Slot
+from dpsim.workflow.stage import Input, Inputs, Output, Resources, SeededStage, Slot
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

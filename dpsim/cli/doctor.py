@@ -1,0 +1,32 @@
+"""``dpsim doctor``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dpsim.cli.common import json_option, print_json
+
+
+@click.command("doctor")
+@click.option("--no-step", is_flag=True, help="Leave out the two-atom LAMMPS step, which may compile for a minute.")
+@json_option
+def command(no_step: bool, as_json: bool) -> int:
+    """Check the chain from Python over torch, compiler, LAMMPS and MPI to the plugin, and say what mends it."""
+    from dpsim.errors import SetupError
+    from dpsim.lammps import diagnose
+
+    checks: list[Any] = diagnose(step=not no_step)
+    failed = [check for check in checks if not check.ok]
+    if as_json:
+        print_json({"ok": not failed, "checks": [check._asdict() for check in checks]})
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            mark = click.style("pass", fg="green") if check.ok else click.style("FAIL", fg="red", bold=True)
+            click.echo(f"{mark}  {check.name:<{width}}  {check.found}")
+            if check.fix:
+                click.echo(f"      {'':<{width}}  {'' if check.ok else 'mend it with: '}{check.fix}")
+        click.echo(f"{len(checks) - len(failed)} of {len(checks)} checks passed")
+    return SetupError.exit_code if failed else 0

@@ -1,0 +1,114 @@
+"""``dpsim plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dpsim.cli.common import (
+    json_option,
+    load_plan,
+    print_json,
+    run_dir_of,
+    run_dir_option,
+    shown,
+    table,
+    workflow_options,
+)
+
+if TYPE_CHECKING:
+    from dpsim.workflow.plan import Plan
+
+
+@click.command("plan")
+@workflow_options
+@run_dir_option
+@click.option("--verify", is_flag=True, help="Read all files again instead of trusting their size and time.")
+@click.option("--expand", is_flag=True, help="Print the workflow with every default and unit filled in.")
+@click.option("--diff", "previous", type=click.Path(path_type=Path, exists=True), help="What differs from this run.")
+@click.option("--graph", type=click.Choice(["dot", "mermaid"]), help="Print the graph of the stages.")
+@json_option
+def command(
+    file: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    run_dir: Path | None,
+    verify: bool,
+    expand: bool,
+    previous: Path | None,
+    graph: str | None,
+    as_json: bool,
+) -> None:
+    """Show what 'dpsim run FILE' would do with each stage, and why."""
+    plan = load_plan(file, profile, overrides, seed)
+    folder = run_dir_of(plan, run_dir)
+    if expand:
+        from dpsim.workflow.describe import lock_file
+
+        click.echo(lock_file(plan), nl=False)
+    elif graph:
+        click.echo(_dot(plan) if graph == "dot" else _mermaid(plan))
+    elif previous is not None:
+        _show_difference(plan, previous)
+    else:
+        show_plan(plan, folder, verify=verify, as_json=as_json)
+
+
+def show_plan(
+    plan: Plan,
+    folder: Path,
+    *,
+    forced: Collection[str] = (),
+    use_cache: bool = True,
+    verify: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Print what a run would do; nothing is written."""
+    from dpsim.workflow.decide import Decider
+    from dpsim.workflow.digest import Digester
+    from dpsim.workflow.files import read_json
+    from dpsim.workflow.progress import duration
+    from dpsim.workflow.store import Store
+
+    store = Store(folder)
+    manifest = read_json(store.manifest).get("stages", {})
+    keys = {name: record["key"] for name, record in manifest.items() if record.get("key")}
+    decider = Decider(plan, store, Digester(store.memo, verify=verify), keys, forced, use_cache)
+    rows, documents = [], []
+    for name in plan.order:
+        decision = decider.decide(name)
+        if decision.action == "cached" and decision.entry is not None:
+            decider.entries[name] = decision.entry
+        last = _last_seconds(manifest.get(name, {}))
+        note = f" ({decision.note})" if decision.note else ""
+        uses = plan.workflow.tasks[name].config.uses
+        took = duration(last) if last is not None else ""
+        action = {"wait": "run"}.get(decision.action, decision.action)
+        rows.append([name, uses, action, took, f"{decision.reason}{note}"])
+        documents.append(
+            {
+                "stage": name,
+                "uses": uses,
+                "action": action,
+                "reason": decision.reason,
+                "note": decision.note,
+                "key": decision.key.digest if decision.key else None,
+                "needs": list(plan.needs(name)),
+                "last_seconds": last,
+            }
+        )
+    if as_json:
+        print_json({"name": plan.workflow.name, "run_dir": str(folder), "stages": documents})
+        return
+    click.echo(table(rows, ["stage", "type", "action", "last took", "why"]))
+    for name, reason in plan.skipped.items():
+        click.echo(f"left out: {name} ({reason})")
+    todo = sum(row[2] == "run" for row in rows)
+    if todo:
+        click.echo(f"{todo} of {len(rows)} stages would run in {shown(folder)}")
+    else:
+        click.echo("nothing to do: all stages are done")

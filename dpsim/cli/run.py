@@ -1,0 +1,185 @@
+"""``dpsim run``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dpsim.cli.common import json_option, load_plan, print_json, run_dir_of, run_dir_option, shown, workflow_options
+from dpsim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dpsim.workflow.plan import Plan
+    from dpsim.workflow.runner import Outcome
+
+
+@click.command("run")
+@workflow_options
+@run_dir_option
+@click.option("--only", multiple=True, metavar="STAGE", help="Run only these stages; what they need must be done.")
+@click.option("--from", "start", multiple=True, metavar="STAGE", help="Run these stages and what depends on them.")
+@click.option("--until", multiple=True, metavar="STAGE", help="Run these stages and what they need.")
+@click.option("--force", multiple=True, metavar="STAGE", help="Run these stages again, from scratch.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Cores to use  [default: all]")
+@click.option("--keep-going", is_flag=True, help="After a failure, run what does not depend on it.")
+@click.option("--no-cache", is_flag=True, help="Run every stage again, from scratch.")
+@click.option("--verify", is_flag=True, help="Read all files again instead of trusting their size and time.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, as 'dpsim plan'.")
+@click.option("--detach", is_flag=True, help="Run in the background; follow with 'dpsim watch'.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@json_option
+def command(
+    file: Path,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    run_dir: Path | None,
+    only: tuple[str, ...],
+    start: tuple[str, ...],
+    until: tuple[str, ...],
+    force: tuple[str, ...],
+    jobs: int | None,
+    keep_going: bool,
+    no_cache: bool,
+    verify: bool,
+    dry_run: bool,
+    detach: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Run the workflow FILE. What is done already is not done again; a run that was stopped goes on."""
+    from dpsim.workflow.progress import make_view
+    from dpsim.workflow.resources import machine
+    from dpsim.workflow.runner import Runner, RunOptions
+
+    plan = load_plan(file, profile, overrides, seed)
+    folder = run_dir_of(plan, run_dir)
+    if dry_run:
+        from dpsim.cli.plan import show_plan
+
+        show_plan(plan, folder, forced=_tasks(plan, force, "--force"), use_cache=not no_cache, as_json=as_json)
+        return 0
+    options = RunOptions(
+        selected=_selection(plan, only, start, until),
+        forced=_tasks(plan, force, "--force"),
+        keep_going=keep_going,
+        use_cache=not no_cache,
+        verify=verify,
+    )
+    available = machine(plan.workflow.slots, jobs)
+    if detach:
+        return _detach(folder)
+    view = make_view(quiet=quiet)
+    runner = Runner(plan, folder, available, view, options)
+    outcome = runner.run()
+    if as_json:
+        print_json(_as_dict(plan, folder, outcome))
+    else:
+        _print(plan, folder, outcome)
+    return outcome.code
+
+
+def _tasks(plan: Plan, words: tuple[str, ...], option: str) -> list[str]:
+    from dpsim.workflow.problems import closest
+
+    found: list[str] = []
+    for word in words:
+        tasks = plan.tasks_of(word)
+        if not tasks:
+            known = sorted({plan.workflow.tasks[name].stage for name in plan.order})
+            guess = closest(word, known)
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            raise ConfigError(f"{option} {word}: there is no such stage (stages: {', '.join(known)}){hint}")
+        found += tasks
+    return found
+
+
+def _selection(plan: Plan, only: tuple[str, ...], start: tuple[str, ...], until: tuple[str, ...]) -> set[str] | None:
+    if not (only or start or until):
+        return None
+    selected = set(plan.order)
+    if start:
+        selected &= plan.downstream(_tasks(plan, start, "--from"))
+    if until:
+        selected &= plan.upstream(_tasks(plan, until, "--until"))
+    if only:
+        selected &= set(_tasks(plan, only, "--only"))
+    return selected
+
+
+def _print(plan: Plan, folder: Path, outcome: Outcome) -> None:
+    from dpsim.workflow.progress import duration
+
+    for failure in outcome.failures:
+        click.echo(f"\nstage {failure.task!r} failed: {failure.message}", err=True)
+        if failure.lines:
+            click.echo(f"  last lines of {shown(failure.log)}:", err=True)
+            for line in failure.lines:
+                click.echo(f"    {line}", err=True)
+        work = folder / "stages" / failure.task / "work"
+        if failure.lines or work.exists():
+            click.echo(f"  work folder:     {shown(work)}", err=True)
+        click.echo(f"  run it alone:    {_again(plan, folder, failure.task)}", err=True)
+    counts = [(state, outcome.count(state)) for state in dict.fromkeys(outcome.states.values())]
+    total = len(outcome.states)
+    if outcome.count("cached") == total:
+        click.echo(f"{plan.workflow.name}: nothing to do, all {total} stages are done ({duration(outcome.seconds)})")
+    else:
+        text = ", ".join(f"{count} {state}" for state, count in counts)
+        click.echo(f"{plan.workflow.name}: {text} in {duration(outcome.seconds)}")
+    for name, reason in plan.skipped.items():
+        click.echo(f"left out: {name} ({reason})")
+    if outcome.signal is not None:
+        click.echo("interrupted; the same command goes on from here")
+    index = folder / "report" / "index.html"
+    if index.is_file():
+        click.echo(f"report: {shown(index)}")
+
+
+def _again(plan: Plan, folder: Path, task: str) -> str:
+    words = ["dpsim", "run", shown(plan.workflow.path), "--only", task]
+    if folder != run_dir_of(plan, None):
+        words += ["--run-dir", shown(folder)]
+    if plan.workflow.document.profile:
+        words += ["--profile", plan.workflow.document.profile]
+    return shlex.join(words)
+
+
+def _as_dict(plan: Plan, folder: Path, outcome: Outcome) -> dict[str, object]:
+    return {
+        "name": plan.workflow.name,
+        "run_dir": str(folder),
+        "exit": outcome.code,
+        "seconds": round(outcome.seconds, 3),
+        "stages": outcome.states,
+        "left_out": dict(plan.skipped),
+        "failures": [
+            {"stage": f.task, "message": f.message, "exit": f.code, "log": str(f.log), "lines": list(f.lines)}
+            for f in outcome.failures
+        ],
+    }
+
+
+def _detach(folder: Path) -> int:
+    """Start the same command in a session of its own, writing to ``driver.log``."""
+    from dpsim.workflow.store import Store
+
+    Store(folder).prepare()
+    arguments = [word for word in sys.argv[1:] if word != "--detach"]
+    with (folder / "driver.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dpsim.cli.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=os.getcwd(),
+        )
+    click.echo(f"process {process.pid} runs in the background; follow it with: dpsim watch {shown(folder)}")
+    return 0
