@@ -112,3 +112,46 @@ def show_plan(
         click.echo(f"{todo} of {len(rows)} stages would run in {shown(folder)}")
     else:
         click.echo("nothing to do: all stages are done")
+
+
+def _last_seconds(record: dict[str, Any]) -> float | None:
+    attempts = [a for a in record.get("attempts", []) if a.get("exit") == 0]
+    return float(attempts[-1]["end"] - attempts[-1]["start"]) if attempts else None
+
+
+def _show_difference(plan: Plan, previous: Path) -> None:
+    """Print which options differ from those of an earlier run."""
+    from dpsim.workflow.describe import lock_file
+    from dpsim.workflow.key import difference
+    from dpsim.workflow.yaml_loader import load_file, load_text
+
+    path = previous / "workflow.lock.yaml" if previous.is_dir() else previous
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; give the folder of an earlier run")
+    old, new = load_file(path).data, load_text(lock_file(plan), "now").data
+    changed = difference({"options": _without_digests(old)}, {"options": _without_digests(new)})
+    for line in changed:
+        click.echo(line.removeprefix("option "))
+    if not changed:
+        click.echo("no difference")
+
+
+def _without_digests(value: Any) -> Any:
+    return {key: item for key, item in value.items() if key != "x-digests"} if isinstance(value, dict) else {}
+
+
+def _dot(plan: Plan) -> str:
+    lines = ["digraph workflow {", "  rankdir=LR; node [shape=box];"]
+    for name in plan.order:
+        lines.append(f'  "{name}" [label="{name}\\n{plan.workflow.tasks[name].config.uses}"];')
+        lines += [f'  "{need}" -> "{name}";' for need in plan.needs(name)]
+    return "\n".join([*lines, "}"])
+
+
+def _mermaid(plan: Plan) -> str:
+    numbers = {name: f"s{index}" for index, name in enumerate(plan.order)}
+    lines = ["flowchart LR"]
+    for name in plan.order:
+        lines.append(f'  {numbers[name]}["{name}<br/>{plan.workflow.tasks[name].config.uses}"]')
+        lines += [f"  {numbers[need]} --> {numbers[name]}" for need in plan.needs(name)]
+    return "\n".join(lines)
