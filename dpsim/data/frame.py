@@ -108,7 +108,8 @@ def check_finite(values: np.ndarray, what: str, where: str) -> None:
     if not np.isfinite(values).all():
         bad = np.argwhere(~np.isfinite(np.atleast_1d(values)))[0]
         value = float(np.atleast_1d(values)[tuple(bad)])
-        place = f" of atom {bad[0]}" if np.ndim(values) > 1 and what != "virial" else ""
+        atomic = what == "coordinates" or (what in BY_NAME and BY_NAME[what].kind == "atom")
+        place = f" of atom {bad[0]}" if atomic else ""
         raise DataError(f"{where}: {what}{place} is {value}, expected a finite number: remove or repair the frame")
 
 
