@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ from dpsim.cli.common import (
     table,
     workflow_options,
 )
+from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from dpsim.workflow.plan import Plan

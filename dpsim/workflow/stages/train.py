@@ -67,9 +67,9 @@ class TrainStage(TrainConfig, SeededStage):
             train_data=[_part(path, "train") for path in context.paths("data")],
             valid_data=_validation(context),
             type_map=context.type_map,
-            restart="auto",
             init_model=start[0] if start else None,
             progress=context.progress,
+            device="auto" if context.resources.gpus else "cpu",
         )
         for output in self.outputs.values():
             shutil.copy2(context.work / output.path, context.out / output.path)
