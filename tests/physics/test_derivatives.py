@@ -37,15 +37,12 @@ def structures():
 
 
 def hood_of(frames):
-    return collate(
-        [
-            frame_graph(
-                a.positions, np.zeros(len(a), dtype=int), a.cell.array if a.pbc.any() else None, NeighborSpec(CUTOFF, 500),
-                tuple(a.pbc.tolist()) if a.pbc.any() else None,
-            )
-            for a in frames
-        ]
-    )  # fmt: skip
+    graphs = []
+    for atoms in frames:
+        types, cell = np.zeros(len(atoms), dtype=int), atoms.cell.array if atoms.pbc.any() else None
+        periodic = tuple(atoms.pbc.tolist())
+        graphs.append(frame_graph(atoms.positions, types, cell, NeighborSpec(CUTOFF, 500), periodic))
+    return collate(graphs)
 
 
 def test_lennard_jones_equals_ase():

@@ -110,7 +110,8 @@ def test_fragments_may_be_far_apart(periodic, far):
 def test_far_fragments_in_all_directions():
     rng = np.random.default_rng(1)
     near = rng.uniform(0, 4, (5, 3))
-    moved = np.concatenate([near, near + [3e7, -2e6, 5e6], near + [-1e6, 4e6, 1e7]])
+    shifts = np.array([[0.0, 0, 0], [3e7, -2e6, 5e6], [-1e6, 4e6, 1e7]])
+    moved = (near + shifts[:, None]).reshape(-1, 3)
     single, three = edge_list(near, None, OPEN, 3.0), edge_list(moved, None, OPEN, 3.0)
     for copy in range(3):
         mine = three[0] // 5 == copy

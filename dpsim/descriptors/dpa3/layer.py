@@ -86,9 +86,8 @@ class RepFlowLayer(nn.Module):
 
     def _residual(self, width: int, dtype: torch.dtype) -> nn.Parameter:
         scale = self.config.update_residual
-        noise = (
-            torch.randn(width, dtype=torch.float64) if self.config.update_residual_init == "norm" else torch.ones(width)
-        )
+        draw = torch.randn if self.config.update_residual_init == "norm" else torch.ones
+        noise = draw(width, dtype=torch.float64)
         return nn.Parameter((scale * noise).to(dtype))
 
     def forward(self, features: Features, geometry: Geometry) -> Features:
