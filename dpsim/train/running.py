@@ -18,7 +18,7 @@ class Running:
     def add(self, terms: Mapping[str, Term], prefix: str = "") -> None:
         """Add the terms of a batch, under their names after `prefix`."""
         for name, term in terms.items():
-            self.add_value(prefix + name, float(term.total), term.size)
+            self.add_value(prefix + name, term.total.item(), term.size)
 
     def add_value(self, name: str, total: float, count: int = 1) -> None:
         """Add `count` values that sum to `total`."""

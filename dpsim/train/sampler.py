@@ -86,3 +86,18 @@ class Sampler:
             order = np.random.default_rng([self.seed, 2, pool, round_]).permutation(self.pools[pool])
             kept = self._orders[pool] = (round_, order)
         return kept[1]
+
+
+def in_order(
+    indices: Sequence[int], *, frames: int | None = None, atoms: int | None = None, n_atoms: Callable[[int], int]
+) -> list[list[int]]:
+    """Cut frames into batches, in order, as full as those of a `Sampler` with the same settings."""
+    batches: list[list[int]] = [[]]
+    total = 0
+    for i in indices:
+        if batches[-1] and (len(batches[-1]) == frames or (atoms is not None and total >= atoms)):
+            batches.append([])
+            total = 0
+        batches[-1].append(i)
+        total += n_atoms(i)
+    return batches

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import torch
@@ -29,8 +29,9 @@ from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, scan
 from dpsim.train.loader import Batch, BatchMaker, Prefetch
 from dpsim.train.loss import Terms, loss_terms, squared_errors, weighted_sum
 from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
+from dpsim.train.progress import Progress, Reporter, silent
 from dpsim.train.running import Clock, Running
-from dpsim.train.sampler import Cursor, Sampler
+from dpsim.train.sampler import Cursor, Sampler, in_order
 from dpsim.train.schedule import LearningRate, prefactor
 from dpsim.train.session import StopSignal, locked, torch_threads
 from dpsim.train.setup import (
@@ -51,12 +52,6 @@ log = logging.getLogger("dpsim.train")
 
 CACHE_BYTES = 2 << 30
 """Memory for neighbourhoods that are kept, where a quarter of what is free is not less."""
-
-
-class Progress(Protocol):
-    """Called while training advances."""
-
-    def __call__(self, done: int, total: int, message: str, **values: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -143,11 +138,7 @@ def train(
         frames = FrameSet(train_data, type_map_for(resume, initial, type_map))
         valid = FrameSet(valid_data, frames.type_map) if valid_data is not None else None
         trainer = Trainer(config, folder, frames, valid, initial, resume, _device(device), cache_bytes)
-        return trainer.run(progress or _silent, StopSignal(stop))
-
-
-def _silent(done: int, total: int, message: str, **values: float) -> None:
-    pass
+        return trainer.run(progress or silent, StopSignal(stop))
 
 
 def _sweep(folder: Path) -> None:
@@ -201,13 +192,17 @@ class Trainer:
         return initial if initial is not None else new_model(self.config, frames, self.found)
 
     def _sampler(self, frames: FrameSet) -> Sampler:
-        config, atoms = self.config, self.config.atoms_per_batch
-        number = config.batch_size if isinstance(config.batch_size, int) else None
+        config, (number, atoms) = self.config, self._batch_size()
         if number is not None and number > len(frames):
             log.warning(
                 "batch_size %d exceeds the %d training frames: every step sees all of them", number, len(frames)
             )
         return Sampler(frames.pools(config.sampling), config.seed, frames=number, atoms=atoms, n_atoms=frames.n_atoms)
+
+    def _batch_size(self) -> tuple[int | None, int | None]:
+        """Frames of a batch, or atoms."""
+        size = self.config.batch_size
+        return (size if isinstance(size, int) else None), self.config.atoms_per_batch
 
     def _make_batches(self, frames: FrameSet, valid: FrameSet | None, cache_bytes: int | None) -> None:
         memory = min(CACHE_BYTES, psutil.virtual_memory().available // 4) if cache_bytes is None else cache_bytes
@@ -230,9 +225,9 @@ class Trainer:
         """Make the steps that are left, and write the results."""
         config, steps = self.config, self.config.steps
         self._announce()
-        curve, reporter = Curve(self.folder / "lcurve.csv", self.step), Reporter(self, progress)
         if self.step == steps:
             return self._result()
+        curve, reporter = Curve(self.folder / "lcurve.csv", self.step), Reporter(progress, self.step, steps)
         with contextlib.closing(curve), stop, Prefetch(self.make, iter(self.sampler)) as batches:
             self.clock.start()
             for batch, cursor in batches:
@@ -243,7 +238,7 @@ class Trainer:
                 errors = self._check() if check else {}
                 if check or self.step == 1 or self.step % config.log_every == 0:
                     self._row(curve, errors, reporter)
-                reporter.after_step(loss)
+                reporter.after_step(self.step, loss)
                 stopped = stop.requested and not last
                 if last or stopped or self.step % config.checkpoint_every == 0:
                     curve.sync()
@@ -331,9 +326,10 @@ class Trainer:
 
     def _evaluate(self, maker: BatchMaker) -> Running:
         """Loss terms and errors over the validation frames."""
-        sums = Running()
-        indices = maker.frames.spread(self.config.validation_frames)
-        with Prefetch(maker, ((batch, None) for batch in _in_batches(indices, maker.frames, self.config))) as batches:
+        sums, frames, (number, atoms) = Running(), maker.frames, self._batch_size()
+        indices = frames.spread(self.config.validation_frames)
+        plan = in_order(indices, frames=number, atoms=atoms, n_atoms=frames.n_atoms)
+        with Prefetch(maker, ((batch, None) for batch in plan)) as batches:
             for made, _ in batches:
                 batch = made.to(self.device)
                 prediction = self.model.derivatives(batch.neighborhood, batch.n_frames)
@@ -352,7 +348,7 @@ class Trainer:
             **{f"{name}_valid": value for name, value in valid.items()},
         }
         curve.append(row)
-        reporter.after_row({name: value for name, value in row.items() if value is not None})
+        reporter.after_row({name: value for name, value in row.items() if value is not None}, self.clock)
         sums.clear()
 
     def _save(self, cursor: Cursor) -> None:
@@ -417,46 +413,3 @@ class Trainer:
             "seconds": self.seconds,
             "seconds_per_step": self.seconds / max(self.step, 1),
         }
-
-
-class Reporter:
-    """Tells the log and the caller how training advances."""
-
-    INTERVAL = 1.0
-    """Seconds between two calls of the progress function."""
-
-    def __init__(self, trainer: Trainer, progress: Progress) -> None:
-        self._trainer, self._progress = trainer, progress
-        self._begin, self._first = time.perf_counter(), trainer.step
-        self._last = 0.0
-        self._values: dict[str, float] = {}
-
-    def after_step(self, loss: float) -> None:
-        """Call the progress function if it is time."""
-        now, step, steps = time.perf_counter(), self._trainer.step, self._trainer.config.steps
-        if now - self._last < self.INTERVAL and step < steps:
-            return
-        self._last = now
-        rate = (step - self._first) / max(now - self._begin, 1e-9)
-        values = {**self._values, "loss": loss, "steps_per_second": rate, "seconds_left": (steps - step) / rate}
-        self._progress(step, steps, f"step {step}/{steps}", **values)
-
-    def after_row(self, row: dict[str, float | int]) -> None:
-        """Log a row of the curve, with the time that the parts of a step took."""
-        self._values.update({name: float(value) for name, value in row.items() if name not in ("step", "loss")})
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
-        log.info("step %d: %s; ms a step: %s", row["step"], numbers, self._trainer.clock.split())
-
-
-def _in_batches(indices: list[int], frames: FrameSet, config: TrainConfig) -> list[list[int]]:
-    """Frames in order, in batches as large as those of the training."""
-    batches: list[list[int]] = [[]]
-    atoms = 0
-    for i in indices:
-        full = atoms >= config.atoms_per_batch if config.atoms_per_batch else len(batches[-1]) == config.batch_size
-        if full:
-            batches.append([])
-            atoms = 0
-        batches[-1].append(i)
-        atoms += frames.n_atoms(i)
-    return batches
