@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 AMU_PER_A3 = 1.66053906892
 """g/cm³ for one amu in one Å³ (CODATA 2022)."""
-_ATTEMPTS, _STEPS = 5, 300
+_ATTEMPTS, _STEPS, _PATIENCE = 5, 300, 20
 
 
 def pack(
@@ -121,13 +121,21 @@ def _rotation(rng: np.random.Generator) -> np.ndarray:
 def _relax(
     positions: np.ndarray, owner: np.ndarray, length: float, radii: np.ndarray, min_distance: float, contact: float
 ) -> bool:
-    """Move the molecules in place until none overlap; return whether that succeeded."""
+    """Move the molecules in place until none overlap; return whether that succeeded.
+
+    It is given up when the sum of overlaps has not fallen by a tenth for a while.
+    """
     farthest = max(min_distance, 2 * contact * float(radii.max()))
     cell = np.eye(3) * length
-    for _ in range(_STEPS):
+    best, since = np.inf, 0
+    for step in range(_STEPS):
         overlap, vector, i = _overlaps(positions, owner, cell, radii, min_distance, contact, farthest)
         if overlap.size == 0:
             return True
+        if overlap.sum() < 0.9 * best:
+            best, since = float(overlap.sum()), step
+        elif step - since > _PATIENCE:
+            return False
         push = np.zeros_like(positions)
         np.add.at(push, i, 0.55 * (overlap / np.linalg.norm(vector, axis=1))[:, None] * -vector)
         _move_rigidly(positions, push, owner)
@@ -144,11 +152,9 @@ def _overlaps(
     cutoff: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return overlap (Å), vector to the neighbour and centre of every pair of different molecules that is too close."""
-    from vesin import NeighborList
+    from ase.neighborlist import primitive_neighbor_list
 
-    neighbors = NeighborList(cutoff=cutoff, full_list=True)
-    i, j, shift, vector, d = neighbors.compute(points=positions, box=cell, periodic=True, quantities="ijSDd")
-    i, j = i.astype(np.int64), j.astype(np.int64)
+    i, j, shift, vector, d = primitive_neighbor_list("ijSDd", (True,) * 3, cell, positions, cutoff)
     # a molecule is stored whole, so that the pair is within it only without a shift
     foreign = (owner[i] != owner[j]) | (shift != 0).any(axis=1)
     least = np.maximum(min_distance, contact * (radii[i] + radii[j]))

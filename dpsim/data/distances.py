@@ -12,7 +12,7 @@ FARTHEST = 8.0
 
 def pairs(frame: Frame, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return centre, neighbour and distance (Å) of all ordered pairs within `cutoff`, images included."""
-    from vesin import NeighborList
+    from vesin import NeighborList  # inside, because it loads torch where that is installed
 
     if frame.n_atoms == 0:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)

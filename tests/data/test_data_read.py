@@ -166,7 +166,7 @@ BROKEN = [
     (lambda p: (p / "type.raw").write_text("0 1 x"), r"s/type.raw: entry 2 is 'x', expected integers"),
     (lambda p: (p / "type.raw").write_text(""), r"s/type.raw is empty, expected the type of each atom"),
     (lambda p: (p / "type_map.raw").write_text("O O"), r"type_map.raw has O twice, expected every symbol once"),
-    (lambda p: (p / "type.raw").write_text("0 1 2"), r"frame 0 has type 2, expected 0 to 1: the type map has 2 names \(O H\)"),
+    (lambda p: (p / "type.raw").write_text("0 1 2"), r"frame 0 has type 2, expected 0 to 1: .* 2 names \(O H\)"),
     (lambda p: (p / "type.raw").write_text("0 1 -1"), r"frame 0 has type -1, expected 0 to 1"),
     (lambda p: (p / "type_map.raw").unlink(), r"s has no type_map.raw, so the elements of type.raw are not known"),
     (lambda p: put(p, "force", np.zeros((3, 6))), FORCE),
@@ -206,7 +206,7 @@ FRAMES = [
     (with_value("energy", np.inf), r"s/set.000#1: energy is inf, expected a finite number"),
     (with_value("force", np.nan), r"s/set.000#1: forces of atom 0 is nan"),
     (with_value("box", np.nan), r"s/set.000#1: box is nan"),
-    (lambda p: put(p, "box", np.zeros((3, 9))), r"#1: the box has a volume of 0 Å³ for 3 atoms, expected more than 0.1"),
+    (lambda p: put(p, "box", np.zeros((3, 9))), r"#1: the box has a volume of 0 Å³ for 3 atoms"),
 ]  # fmt: skip
 
 
