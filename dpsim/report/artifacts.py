@@ -1,4 +1,4 @@
-"""Reading what the stages left: JSON, columns of numbers, arrays. A file that is absent is None, a broken one an error."""
+"""Reading what the stages left: JSON, columns of numbers, arrays; no file is None, a damaged one is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report is made of: blocks with facts, tables and figures, filled by the sections and laid out by the template."""
+"""What a report is made of: blocks with facts, tables and figures, which the template lays out."""
 
 from __future__ import annotations
 
@@ -98,6 +98,8 @@ class Block:
         Name and value, shown in a row.
     summary
         Values for ``summary.json``.
+    three
+        Whether figures stand three in a row where there is room, rather than two.
     """
 
     anchor: str
@@ -110,6 +112,7 @@ class Block:
     tables: list[Table] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    three: bool = False
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -26,7 +26,16 @@ MAKERS: Mapping[str, Maker] = {
 MAX_BYTES = 2_000_000
 """The page stays below this, so that it can be sent by mail and opens at once."""
 _RESOLUTIONS = (150, 100, 60)
-_CARD_ORDER = ("Force RMSE", "Energy RMSE", "Virial RMSE", "NVE energy drift", "RDF overlap", "MD speed", "Training speed", "Freeze checks")
+_CARD_ORDER = (
+    "Force RMSE",
+    "Energy RMSE",
+    "Virial RMSE",
+    "NVE energy drift",
+    "RDF overlap",
+    "MD speed",
+    "Training speed",
+    "Freeze checks",
+)
 
 
 def build_report(sections: Sequence[Section], output_dir: Path, manifest: Mapping[str, Any] | None = None) -> Path:

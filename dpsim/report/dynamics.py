@@ -41,7 +41,7 @@ def md_block(section: Section, canvas: Canvas) -> Block | None:
     if isinstance(seconds := analysis.get("loop_seconds"), int | float):
         facts.append(("time in LAMMPS", duration(seconds)))
     if (attempts := analysis.get("attempts", 1)) > 1:
-        facts.append(("continued from checkpoints", f"{attempts - 1} times"))
+        facts.append(("continued from checkpoints", "once" if attempts == 2 else f"{attempts - 1} times"))
     lead = "A simulation driven by the frozen model in LAMMPS."
     if any(s.get("energy_drift") for s in segments):
         lead += " The constant-energy segment shows whether forces are the derivative of the energy."
@@ -60,7 +60,9 @@ def _cards(analysis: dict[str, Any], segments: list[dict[str, Any]]) -> list[Car
     overlaps = {pair: e["overlap"] for pair, e in _pairs(analysis).items() if isinstance(e.get("overlap"), int | float)}
     if overlaps:
         worst = min(overlaps, key=lambda pair: overlaps[pair])
-        cards.append(Card("RDF overlap", f"{100 * overlaps[worst]:.1f}", "%", f"with the reference, worst pair {worst}"))
+        cards.append(
+            Card("RDF overlap", f"{100 * overlaps[worst]:.1f}", "%", f"with the reference, worst pair {worst}")
+        )
     speed = analysis.get("steps_per_second")
     if isinstance(speed, int | float):
         timestep = next((s["timestep_ps"] for s in reversed(segments) if s.get("timestep_ps")), None)
@@ -92,8 +94,8 @@ def _thermo_pictures(
     pictures = [
         canvas.picture(
             _over_time(table["time_ps"], temperature, "temperature (K)", spans, SERIES[1]),
-            f"Temperature over {number(float(table['time_ps'][-1]))} ps: mean {number(float(temperature.mean()))} K, from "
-            f"{number(float(temperature.min()))} to {number(float(temperature.max()))} K.",
+            f"Temperature over {number(float(table['time_ps'][-1]))} ps: mean {number(float(temperature.mean()))} K, "
+            f"from {number(float(temperature.min()))} to {number(float(temperature.max()))} K.",
             "Temperature, with a running average.",
         ),
         canvas.picture(
@@ -108,9 +110,12 @@ def _thermo_pictures(
     pressure = table.get("pressure_bar")
     if pressure is not None and np.isfinite(pressure).sum() > 1:
         shown, name = (pressure / 1000, "kbar") if np.nanmax(np.abs(pressure)) > 3000 else (pressure, "bar")
-        said = f"mean {number(float(np.nanmean(shown)))} {name}, standard deviation {number(float(np.nanstd(shown)))} {name}"
+        mean, std = number(float(np.nanmean(shown))), number(float(np.nanstd(shown)))
+        said = f"mean {mean} {name}, standard deviation {std} {name}"
         draw = _over_time(table["time_ps"], shown, f"pressure ({name})", spans, SERIES[3])
-        pictures.append(canvas.picture(draw, f"Pressure over time: {said}.", f"Pressure, with a running average; {said}."))
+        pictures.append(
+            canvas.picture(draw, f"Pressure over time: {said}.", f"Pressure, with a running average; {said}.")
+        )
     return pictures
 
 
@@ -127,7 +132,7 @@ def _over_time(time: Array, values: Array, label: str, spans: Spans, color: str)
     def draw(figure: Figure, axes: Axes) -> None:
         shade(axes, spans)
         axes.plot(*thin(time, values), color=color, alpha=0.45, linewidth=0.8)
-        axes.plot(*thin(time, smooth(values, max(1, len(values) // 40))), color=color)
+        axes.plot(*thin(time, smooth(values, max(1, len(values) // 80))), color=color)
         axes.margins(y=0.14)
         axes.set_xlim(float(time[0]), float(time[-1]) or 1.0)
         axes.set_xlabel("time (ps)")
@@ -144,15 +149,26 @@ def _drift_picture(table: dict[str, Array], entry: dict[str, Any], atoms: int, c
     level = line[0]
 
     def draw(figure: Figure, axes: Axes) -> None:
-        axes.plot(*thin(time, (total - level) * 1000 / atoms), color=SERIES[0], linewidth=0.9, alpha=0.8, label="total energy")
-        axes.plot(time[[0, -1]], ((line - level) * 1000 / atoms)[[0, -1]], color=INK, linewidth=1.3, linestyle="--", label="linear fit")
+        axes.plot(
+            *thin(time, (total - level) * 1000 / atoms), color=SERIES[0], linewidth=0.9, alpha=0.8, label="total energy"
+        )
+        axes.plot(
+            time[[0, -1]],
+            ((line - level) * 1000 / atoms)[[0, -1]],
+            color=INK,
+            linewidth=1.3,
+            linestyle="--",
+            label="linear fit",
+        )
         axes.set_xlabel("time (ps)")
         axes.set_ylabel("energy (meV/atom)")
 
     error = drift.get("error_meV_atom_ps")
     slope = number(drift["slope_meV_atom_ps"], 2) + (f" ± {number(error, 1)}" if isinstance(error, int | float) else "")
     said = f"drift {slope} meV/atom/ps, rms fluctuation {number(drift.get('fluctuation_meV_atom'))} meV/atom"
-    return canvas.picture(draw, f"Energy conservation at constant energy: {said}.", f"Energy conservation in NVE: {said}.")
+    return canvas.picture(
+        draw, f"Energy conservation at constant energy: {said}.", f"Energy conservation in NVE: {said}."
+    )
 
 
 def _rdf_pictures(section: Section, analysis: dict[str, Any], canvas: Canvas) -> list[Picture]:
@@ -190,15 +206,24 @@ def _rdf(r: Array, g: Array, reference: Array | None, pair: str) -> Draw:
         axes.axhline(1.0, color=MUTED, linewidth=0.7, linestyle=":")
         if reference is not None:
             axes.fill_between(r, reference, color=SERIES[7], alpha=0.25, linewidth=0)
-            axes.plot(r, reference, color=SERIES[7], linewidth=1.1, label="reference")
-        axes.plot(r, g, color=SERIES[0], label="model")
+            axes.plot(r, reference, color=INK, linewidth=1.1, linestyle=(0, (3, 2)), label="reference", zorder=3)
+        axes.plot(r, g, color=SERIES[0], linewidth=2.0, label="model")
         axes.set_xlim(0, float(r[-1]))
         # A bond inside a molecule towers over the shells of the liquid; those are what is looked at.
         top = max(float(curve.max()) for curve in (g, reference) if curve is not None)
         far = max(float(curve[r > 0.35 * r[-1]].max(initial=0.0)) for curve in (g, reference) if curve is not None)
         if top > 4 * far > 0:
             axes.set_ylim(0, 2.2 * far)
-            axes.text(0.02, 0.97, f"peak cut off, up to {number(top)}", transform=axes.transAxes, va="top", fontsize=7.5, color=MUTED)
+            axes.text(
+                0.98,
+                0.97,
+                f"peak cut off, up to {number(top)}",
+                transform=axes.transAxes,
+                ha="right",
+                va="top",
+                fontsize=7.5,
+                color=MUTED,
+            )
         else:
             axes.set_ylim(0, None)
         axes.set_xlabel("distance r (Å)")
@@ -222,24 +247,43 @@ def _msd_pictures(section: Section, analysis: dict[str, Any], canvas: Canvas) ->
         axes.set_ylabel("mean squared displacement (Å²)")
 
     said = ", ".join(f"{element} {number(float(values[-1]))} Å²" for element, values in curves.items())
-    return [canvas.picture(draw, f"Mean squared displacement; at the longest time: {said}.", "Mean squared displacement.")]
+    return [
+        canvas.picture(draw, f"Mean squared displacement; at the longest time: {said}.", "Mean squared displacement.")
+    ]
 
 
 def _segment_table(segments: list[dict[str, Any]]) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for s in segments:
         t, p = s.get("temperature_K") or {}, s.get("pressure_bar") or {}
         drift = s.get("energy_drift") or {}
         rows.append(
             (
-                f"{s.get('index')} {s.get('ensemble')}", number(s.get("time_ps")),
-                number(1000 * s["timestep_ps"]) if s.get("timestep_ps") else "–", _with_error(t),
-                number(t.get("std")), _with_error(p), number(drift.get("slope_meV_atom_ps")),
+                f"{s.get('index')} {s.get('ensemble')}",
+                number(s.get("time_ps")),
+                number(1000 * s["timestep_ps"]) if s.get("timestep_ps") else "–",
+                _with_error(t),
+                number(t.get("std")),
+                _with_error(p),
+                number(drift.get("slope_meV_atom_ps")),
                 number(drift.get("fluctuation_meV_atom")),
-            )  # fmt: skip
+            )
         )
-    header = ("segment", "time (ps)", "step (fs)", "temperature (K)", "its std (K)", "pressure (bar)", "drift (meV/atom/ps)", "fluctuation (meV/atom)")
-    return Table("Averages over segments; the first fifth of thermostatted ones is left out, errors are from blocks", header, rows)
+    header = (
+        "segment",
+        "time (ps)",
+        "step (fs)",
+        "temperature (K)",
+        "its std (K)",
+        "pressure (bar)",
+        "drift (meV/atom/ps)",
+        "fluctuation (meV/atom)",
+    )
+    return Table(
+        "Averages over segments; the first fifth of thermostatted ones is left out, errors are from blocks",
+        header,
+        rows,
+    )
 
 
 def _with_error(average: dict[str, Any]) -> str:
@@ -250,11 +294,13 @@ def _with_error(average: dict[str, Any]) -> str:
 
 
 def _rdf_table(analysis: dict[str, Any]) -> Table:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
-            pair, _peak(e.get("first_peak")), _peak(e.get("reference_peak")),
+            pair,
+            _peak(e.get("first_peak")),
+            _peak(e.get("reference_peak")),
             f"{100 * e['overlap']:.1f} %" if isinstance(e.get("overlap"), int | float) else "–",
-        )  # fmt: skip
+        )
         for pair, e in _pairs(analysis).items()
     ]
     return Table("First peaks of g(r)", ("pair", "model", "reference", "overlap"), rows)
@@ -262,8 +308,12 @@ def _rdf_table(analysis: dict[str, Any]) -> Table:
 
 def _msd_table(analysis: dict[str, Any]) -> Table:
     species = (analysis.get("msd") or {}).get("species") or {}
-    rows = [
-        (element, _with_error({"mean": e.get("diffusion_A2_per_ps"), "error": e.get("error_A2_per_ps")}), number(e.get("last_A2")))
+    rows: list[tuple[str, ...]] = [
+        (
+            element,
+            _with_error({"mean": e.get("diffusion_A2_per_ps"), "error": e.get("error_A2_per_ps")}),
+            number(e.get("last_A2")),
+        )
         for element, e in species.items()
     ]
     return Table("Diffusion", ("element", "coefficient (Å²/ps = 10⁻⁴ cm²/s)", "last displacement (Å²)"), rows)

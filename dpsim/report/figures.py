@@ -62,7 +62,13 @@ class Canvas:
     _count: int = 0
 
     def picture(
-        self, draw: Callable[[Figure, Axes], None], alt: str, caption: str, *, height: float = HEIGHT, legend: bool = True
+        self,
+        draw: Callable[[Figure, Axes], None],
+        alt: str,
+        caption: str,
+        *,
+        width: float = WIDTH,
+        height: float = HEIGHT,
     ) -> Picture:
         """Draw one figure.
 
@@ -74,21 +80,19 @@ class Canvas:
             What the figure shows, in words and numbers.
         caption
             Printed below it.
-        height
+        width, height
             Inches.
-        legend
-            Whether labelled curves are named above the axes.
         """
         self._count += 1
         with _style(f"dpsim-{self._count}"):
             from matplotlib.backends.backend_svg import FigureCanvasSVG
             from matplotlib.figure import Figure as NewFigure
 
-            figure = NewFigure(figsize=(WIDTH, height), layout="constrained", dpi=self.resolution)
+            figure = NewFigure(figsize=(width, height), layout="constrained", dpi=self.resolution)
             FigureCanvasSVG(figure)
             axes = figure.add_subplot()
             draw(figure, axes)
-            if legend and len(axes.get_legend_handles_labels()[0]) > 0:
+            if len(axes.get_legend_handles_labels()[0]) > 0:
                 _legend(axes)
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", dpi=self.resolution, metadata={"Date": None, "Creator": None})
@@ -99,16 +103,18 @@ class Canvas:
 def _style(salt: str) -> Iterator[None]:
     import matplotlib
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    style: Any = {**_STYLE, "svg.hashsalt": salt}
+    with matplotlib.rc_context(style):
         yield
 
 
 def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(len(handles), 3 if max(map(len, labels)) < 18 else 2)
+    columns = max(1, min(len(handles), 54 // (max(map(len, labels)) + 6)))
     axes.legend(
-        handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.2
-    )
+        handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.2,
+        handletextpad=0.5,
+    )  # fmt: skip
 
 
 def _inline(svg: str, prefix: str) -> str:
@@ -137,13 +143,23 @@ def thin(x: Array, *curves: Array) -> tuple[Array, ...]:
     return (x[index], *(curve[index] for curve in curves))
 
 
-def smooth(values: Array, width: int) -> Array:
-    """Average over `width` neighbours; shorter windows at the ends."""
-    if width < 2 or len(values) < 3:
-        return values
-    kernel = np.ones(min(width, len(values)))
-    weight = np.convolve(np.ones(len(values)), kernel, mode="same")
-    return np.convolve(values, kernel, mode="same") / weight
+def smooth(values: Array, reach: int = 0, *, widening: float = 0.0) -> Array:
+    """Average each value with its neighbours; windows are cut at the ends.
+
+    Parameters
+    ----------
+    values
+        (n,)
+    reach
+        Neighbours on each side.
+    widening
+        Share of the index that is added to `reach`: on a logarithmic axis the window then looks equally wide.
+    """
+    index = np.arange(len(values))
+    width = reach + (widening * index).astype(int)
+    low, high = np.maximum(index - width, 0), np.minimum(index + width + 1, len(values))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return (sums[high] - sums[low]) / (high - low)
 
 
 def shade(axes: Axes, spans: Sequence[tuple[float, float, str]]) -> None:
@@ -158,7 +174,12 @@ def shade(axes: Axes, spans: Sequence[tuple[float, float, str]]) -> None:
 
 
 def parity(
-    reference: Array, predicted: Array, groups: NDArray[np.int64] | None, names: Sequence[str], labels: tuple[str, str], seed: int = 0
+    reference: Array,
+    predicted: Array,
+    groups: NDArray[np.int64] | None,
+    names: Sequence[str],
+    labels: tuple[str, str],
+    seed: int = 0,
 ) -> Callable[[Figure, Axes], None]:
     """Predicted against reference values with the diagonal, and the distribution of errors in the corner.
 
@@ -176,17 +197,16 @@ def parity(
         low, high = _limits(reference, predicted)
         axes.plot([low, high], [low, high], color=MUTED, linewidth=0.9, zorder=1)
         index = _sample(np.abs(predicted - reference), seed)
-        for number in [None] if groups is None else np.unique(groups):
-            part = index if number is None else index[groups[index] == number]  # type: ignore[index]
-            color = SERIES[0] if number is None else SERIES[int(number) % len(SERIES)]
-            name = None if number is None else names[int(number)]
-            axes.scatter(
-                reference[part], predicted[part], s=9, color=color, alpha=0.45, linewidths=0, rasterized=True, zorder=2
-            )
-            axes.plot([], [], "o", color=color, markersize=4, label=name)
+        colors = np.array(SERIES)[np.zeros(len(index), int) if groups is None else groups[index] % len(SERIES)]
+        axes.scatter(
+            reference[index], predicted[index], s=8, c=colors, alpha=0.5, linewidths=0, rasterized=True, zorder=2
+        )
+        for number in [] if groups is None else np.unique(groups):
+            axes.plot([], [], "o", color=SERIES[int(number) % len(SERIES)], markersize=4, label=names[int(number)])
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
         axes.set_box_aspect(1)
+        axes.locator_params(nbins=5)
         axes.set_xlabel(f"reference {labels[0]} ({labels[1]})")
         axes.set_ylabel(f"model {labels[0]} ({labels[1]})")
         _error_inset(axes, predicted - reference, labels[1])
@@ -201,16 +221,16 @@ def _limits(*arrays: Array) -> tuple[float, float]:
 
 
 def _sample(errors: Array, seed: int, limit: int = 12000) -> NDArray[np.int64]:
-    """Choose the points to draw: the worst always, others at random."""
+    """Choose the points to draw, in random order so that no group hides another: the worst always, others at random."""
+    order = np.random.default_rng(seed).permutation(len(errors))
     if len(errors) <= limit:
-        return np.arange(len(errors))
+        return order
     worst = np.argsort(errors)[-limit // 20 :]
-    others = np.random.default_rng(seed).choice(len(errors), limit - len(worst), replace=False)
-    return np.union1d(worst, others)
+    return np.concatenate([np.setdiff1d(order[: limit - len(worst)], worst, assume_unique=True), worst])
 
 
 def _error_inset(axes: Axes, errors: Array, unit: str) -> None:
-    inset = axes.inset_axes((0.60, 0.07, 0.37, 0.24))
+    inset = axes.inset_axes((0.60, 0.08, 0.37, 0.24))
     reach = float(np.quantile(np.abs(errors), 0.995)) or 1.0
     scale, shown = (1000.0, f"m{unit}") if reach < 0.5 else (1.0, unit)
     inset.hist(np.clip(errors, -reach, reach) * scale, bins=31, color=SERIES[0], alpha=0.75, linewidth=0)

@@ -56,7 +56,12 @@ def pipeline(manifest: Mapping[str, Any], sections: Sequence[Section], anchors: 
         kind = types.get(name) or str(record.get("type", ""))
         result.append(
             StageState(
-                name, kind, state, _TONES.get(state, "idle"), "" if seconds is None else duration(seconds), anchors.get(name)
+                name,
+                kind,
+                state,
+                _TONES.get(state, "idle"),
+                "" if seconds is None else duration(seconds),
+                anchors.get(name),
             )
         )
     return result

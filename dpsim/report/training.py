@@ -109,15 +109,24 @@ def _curves(curve: dict[str, Array], canvas: Canvas) -> list[Picture]:
         raise DataError("lcurve.csv has no column 'step': the learning curve cannot be drawn")
     pictures = []
     for key, (word, _, factor, unit) in QUANTITIES.items():
-        lines = {part: curve[f"rmse_{key}_{part}"] * factor for part in ("train", "valid") if f"rmse_{key}_{part}" in curve}
+        lines = {
+            part: curve[f"rmse_{key}_{part}"] * factor for part in ("train", "valid") if f"rmse_{key}_{part}" in curve
+        }
         lines = {part: values for part, values in lines.items() if _drawable(values)}
         if lines:
             last = {p: float(v[_finite(v)][-1]) for p, v in lines.items()}
             said = ", ".join(f"{p} {number(v)} {unit}" for p, v in last.items())
             alt = f"Learning curve of the {word} RMSE over {number(curve['step'][-1])} steps; at the end: {said}."
-            pictures.append(canvas.picture(_learning(curve["step"], lines, f"{word} RMSE ({unit})"), alt, f"{word.capitalize()} RMSE; last: {said}."))
+            pictures.append(
+                canvas.picture(
+                    _learning(curve["step"], lines, f"{word} RMSE ({unit})"),
+                    alt,
+                    f"{word.capitalize()} RMSE; last: {said}.",
+                )
+            )
     if "loss" in curve and _drawable(curve["loss"]):
-        alt = f"Training loss over steps, last {number(float(curve['loss'][_finite(curve['loss'])][-1]))}, with the learning rate."
+        last_loss = number(float(curve["loss"][_finite(curve["loss"])][-1]))
+        alt = f"Training loss over steps with the learning rate; last loss {last_loss}."
         pictures.append(canvas.picture(_loss(curve), alt, "Loss and learning rate."))
     return pictures
 
@@ -137,7 +146,7 @@ def _learning(step: Array, lines: dict[str, Array], label: str) -> Any:
             x, y = np.maximum(step[used], 1), values[used]
             if part == "train":
                 axes.plot(*thin(x, y), color=SERIES[0], alpha=0.35, linewidth=0.9)
-                axes.plot(*thin(x, np.exp(smooth(np.log(y), max(1, len(y) // 25)))), color=SERIES[0], label="training")
+                axes.plot(*thin(x, np.exp(smooth(np.log(y), widening=0.12))), color=SERIES[0], label="training")
             else:
                 marker = "o" if len(x) <= 60 else None
                 axes.plot(*thin(x, y), color=SERIES[1], marker=marker, markersize=3, label="validation")
@@ -152,14 +161,22 @@ def _learning(step: Array, lines: dict[str, Array], label: str) -> Any:
 
 def _plain_decades(axes: Axes) -> None:
     """Write 0.1, 1, 10 rather than powers, with marks between where an axis spans less than two decades."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    _plain_numbers(axes.xaxis, axes.get_xlim())
+    _plain_numbers(axes.yaxis, axes.get_ylim())
 
-    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        decades = np.log10(limits[1] / limits[0])
-        subs = (1.0,) if decades > 2 else (1.0, 3.0) if decades > 0.9 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-        axis.set_major_locator(LogLocator(subs=subs))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
-        axis.set_minor_formatter(NullFormatter())
+
+def _plain_numbers(axis: Any, limits: tuple[float, float]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = np.log10(limits[1] / limits[0])
+    subs = (1.0,) if decades > 2 else (1.0, 3.0) if decades > 0.9 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(float(value))))
+    axis.set_minor_locator(NullLocator())
+
+
+def _tick(value: float) -> str:
+    return f"{value:g}" if 1e-3 <= value < 1e4 else number(value, 1).removeprefix("1 × ")
 
 
 def _loss(curve: dict[str, Array]) -> Any:
@@ -167,7 +184,7 @@ def _loss(curve: dict[str, Array]) -> Any:
         used = _finite(curve["loss"])
         x, y = np.maximum(curve["step"][used], 1), curve["loss"][used]
         axes.plot(*thin(x, y), color=SERIES[0], alpha=0.35, linewidth=0.9)
-        axes.plot(*thin(x, np.exp(smooth(np.log(y), max(1, len(y) // 25)))), color=SERIES[0], label="loss")
+        axes.plot(*thin(x, np.exp(smooth(np.log(y), widening=0.12))), color=SERIES[0], label="loss")
         axes.set_xscale("log")
         axes.set_yscale("log")
         _plain_decades(axes)
@@ -177,9 +194,12 @@ def _loss(curve: dict[str, Array]) -> Any:
         if rate is not None and _drawable(rate):
             other = axes.twinx()
             other.grid(False)
-            other.plot(*thin(np.maximum(curve["step"][_finite(rate)], 1), rate[_finite(rate)]), color=SERIES[2], linestyle="--")
+            other.plot(
+                *thin(np.maximum(curve["step"][_finite(rate)], 1), rate[_finite(rate)]), color=SERIES[2], linestyle="--"
+            )
             axes.plot([], [], color=SERIES[2], linestyle="--", label="learning rate (right)")
             other.set_yscale("log")
+            _plain_numbers(other.yaxis, other.get_ylim())
             other.set_ylabel("learning rate")
 
     return draw
@@ -199,7 +219,12 @@ def test_block(section: Section, canvas: Canvas) -> Block | None:
             fits[key] = _fit(*pair[:2])
             pictures.append(_parity_picture(canvas, key, pair, names, fits[key]))
     present = [q for q in QUANTITIES if any(f"{q}_rmse" in row for row in [overall, *systems.values()])]
-    header = ("system", "frames", "atoms", *(f"{QUANTITIES[q][0]} {m} ({QUANTITIES[q][3]})" for q in present for m in ("RMSE", "MAE")))
+    header = (
+        "system",
+        "frames",
+        "atoms",
+        *(f"{QUANTITIES[q][0]} {m} ({QUANTITIES[q][3]})" for q in present for m in ("RMSE", "MAE")),
+    )
     rows = [_error_row(name, row, present) for name, row in [("all", overall), *sorted(systems.items())] if row]
     tables = [Table("Errors on test data", header, rows)] if rows else []
     cards = []
@@ -212,7 +237,19 @@ def test_block(section: Section, canvas: Canvas) -> Block | None:
             cards.append(Card(f"{word.capitalize()} RMSE", number(value * factor), unit, note))
     lead = "Model against reference on data that training never saw. The corner shows the distribution of errors."
     facts = [(k, number(overall.get(k))) for k in ("frames", "atoms") if overall.get(k) is not None]
-    return Block(_anchor(section), "Test", section.name, lead, facts, [], pictures, tables, cards, {"overall": overall, "fits": fits})
+    return Block(
+        _anchor(section),
+        "Test",
+        section.name,
+        lead,
+        facts,
+        [],
+        pictures,
+        tables,
+        cards,
+        {"overall": overall, "fits": fits},
+        three=True,
+    )
 
 
 Pair = tuple[Array, Array, Any]
@@ -242,25 +279,33 @@ def _pair(section: Section, arrays: dict[str, Any], key: str) -> Pair | None:
 def _fit(reference: Array, predicted: Array) -> dict[str, float]:
     error = predicted - reference
     spread = float(((reference - reference.mean()) ** 2).sum())
-    result = {"rmse": float(np.sqrt((error**2).mean())), "mae": float(np.abs(error).mean()), "values": float(len(error))}
+    result = {
+        "rmse": float(np.sqrt((error**2).mean())),
+        "mae": float(np.abs(error).mean()),
+        "values": float(len(error)),
+    }
     return result | ({"r2": 1 - float((error**2).sum()) / spread} if spread > 0 else {})
 
 
 def _parity_picture(canvas: Canvas, key: str, pair: Pair, names: Sequence[str], fit: dict[str, float]) -> Picture:
     word, unit, factor, shown = QUANTITIES[key]
     reference, predicted, groups = pair
-    if groups is not None and not 1 < len(np.unique(groups)) <= len(SERIES):
-        groups = None
+    if groups is not None:
+        found = np.unique(groups)
+        named = len(found) and found[0] >= 0 and found[-1] < len(names)
+        groups = groups if named and 1 < len(found) <= len(SERIES) else None
     r2 = f", R² {fit['r2']:.5f}" if "r2" in fit else ""
     said = f"RMSE {number(fit['rmse'] * factor)} {shown}, MAE {number(fit['mae'] * factor)} {shown}{r2}"
     what = {"energy": "energy per atom", "forces": "force component", "virial": "virial component per atom"}[key]
     alt = f"Parity plot of the {what}, model against reference, {number(len(reference))} values: {said}."
-    draw = parity(reference, predicted, groups, [_short(n) for n in names], (word, unit))
-    return canvas.picture(draw, alt, f"{what.capitalize()}: {said}.", height=4.7)
+    # Total energies differ in their last digits only: what is seen is their distance from the mean.
+    middle, label = (float(reference.mean()), "energy − mean") if key == "energy" else (0.0, word)
+    draw = parity(reference - middle, predicted - middle, groups, [_short(n) for n in names], (label, unit))
+    return canvas.picture(draw, alt, f"{what.capitalize()}: {said}.", width=3.9, height=3.9)
 
 
 def _short(name: str, limit: int = 22) -> str:
-    return name if len(name) <= limit else f"…{name[1 - limit:]}"
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"
 
 
 def _error_row(name: str, row: dict[str, Any], present: Sequence[str]) -> tuple[str, ...]:
@@ -279,17 +324,30 @@ def freeze_block(section: Section, canvas: Canvas) -> Block | None:
     if not card:
         return None
     checks: dict[str, dict[str, Any]] = card.get("checks") or {}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, check in checks.items():
         value, tolerance = check.get("value"), check.get("tolerance")
         good = isinstance(value, int | float) and isinstance(tolerance, int | float) and value <= tolerance
-        rows.append((name.replace("_", " "), "passed" if good else "failed", number(value), number(tolerance), str(check.get("unit", "")), str(check.get("note", ""))))
+        rows.append(
+            (
+                name.replace("_", " "),
+                "passed" if good else "failed",
+                number(value, 2),
+                number(tolerance, 1),
+                str(check.get("unit", "")),
+                str(check.get("note", "")),
+            )
+        )
     if rows and not any(row[5] for row in rows):
         rows = [row[:5] for row in rows]
     header = ("check", "result", "largest difference", "tolerance", "unit", "note")[: len(rows[0]) if rows else 5]
     tables = [Table("Checks made before the file was handed out", header, rows, text=(1, 4, 5))] if rows else []
-    hidden = {"checks", "config", "model"}
-    facts = [(k.replace("_", " "), _plain(v)) for k, v in card.items() if k not in hidden and v is not None and not isinstance(v, dict)]
+    hidden = {"checks", "config", "model", "format"}
+    facts = [
+        (k.replace("_", " "), _plain(v))
+        for k, v in card.items()
+        if k not in hidden and v is not None and not isinstance(v, dict)
+    ]
     lead = "The same structures through PyTorch, the frozen file, ASE and LAMMPS, and finite differences of the energy."
     passed = sum(row[1] == "passed" for row in rows)
     cards = [Card("Freeze checks", f"{passed}/{len(rows)}", "passed")] if rows else []

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, PT028
 """Outputs of stages with realistic numbers, for the tests of the report."""
 
 from __future__ import annotations
@@ -28,8 +29,20 @@ def csv(columns: dict[str, Any]) -> str:
 def data(out: Path) -> Section:
     """A data set of two sources."""
     sources = [
-        {"path": "label.frames", "formats": ["extxyz"], "files": 1, "frames": 180, "fields": {"energy": 180, "forces": 180, "virial": 180}},
-        {"path": "dft/**/OUTCAR", "formats": ["vasp/outcar"], "files": 4, "frames": 60, "fields": {"energy": 60, "forces": 60}},
+        {
+            "path": "label.frames",
+            "formats": ["extxyz"],
+            "files": 1,
+            "frames": 180,
+            "fields": {"energy": 180, "forces": 180, "virial": 180},
+        },
+        {
+            "path": "dft/**/OUTCAR",
+            "formats": ["vasp/outcar"],
+            "files": 4,
+            "frames": 60,
+            "fields": {"energy": 60, "forces": 60},
+        },
     ]
     card = {
         "type_map": ["O", "H"], "frames": 240, "fields": {"energy": 240, "forces": 240, "virial": 180}, "sources": sources,
@@ -44,14 +57,18 @@ def training(out: Path, rows: int = 400) -> Section:
     rng = np.random.default_rng(0)
     step = np.arange(0, 10 * rows, 10)
     fall = 1 / (1 + step / 60) ** 0.75
-    columns: dict[str, Any] = {"step": step, "learning_rate": 1e-3 * 0.01 ** (step / step[-1]), "loss": 30 * fall**2 + 0.02}
+    columns: dict[str, Any] = {
+        "step": step,
+        "learning_rate": 1e-3 * 0.01 ** (step / step[-1]),
+        "loss": 30 * fall**2 + 0.02,
+    }
     for name, size in (("energy", 0.06), ("forces", 1.4), ("virial", 0.2)):
         clean = size * (fall + 0.015)
         columns[f"rmse_{name}_train"] = clean * rng.lognormal(0, 0.25, rows)
         columns[f"rmse_{name}_valid"] = np.where(step % 100 == 0, clean * 1.12 * rng.lognormal(0, 0.06, rows), np.nan)
     text = csv({k: ["" if v != v else v for v in values] for k, values in columns.items()})
     write(out / "lcurve.csv", text)
-    best = {"step": 3900, "metric": 0.02, "rmse_energy": 1.4e-3, "rmse_forces": 0.071}
+    best = {"step": 3900, "metric": 0.02, "rmse_energy": 1.4e-3, "rmse_forces": 0.0712}
     frames = {"train": 192, "valid": 24}
     write(out / "metrics.json", {"step": 4000, "steps": 4000, "parameters": 48_211, "precision": "float32", "frames": frames,
                                  "best": best, "seconds": 131.4, "seconds_per_step": 131.4 / 4000})  # fmt: skip
@@ -63,15 +80,25 @@ def testing(out: Path, atoms: int = 4000) -> Section:
     rng = np.random.default_rng(1)
     names = ["test/H16O8", "test/H32O16", "test/H2O"]
     arrays: dict[str, Any] = {"systems": np.array(names)}
-    metrics: dict[str, Any] = {"overall": {"frames": 240, "atoms": atoms}, "systems": {n: {"frames": 80, "atoms": atoms // 3} for n in names}}
-    for name, shape, size, error in (("energy", (240,), 0.03, 0.0012), ("forces", (atoms, 3), 1.1, 0.06), ("virial", (180, 9), 0.12, 0.006)):
+    metrics: dict[str, Any] = {
+        "overall": {"frames": 240, "atoms": atoms},
+        "systems": {n: {"frames": 80, "atoms": atoms // 3} for n in names},
+    }
+    for name, shape, size, error in (
+        ("energy", (240,), 0.03, 0.0012),
+        ("forces", (atoms, 3), 1.1, 0.06),
+        ("virial", (180, 9), 0.12, 0.006),
+    ):
         offset = -156.3 if name == "energy" else 0.0
         system = np.arange(shape[0]) * 3 // shape[0]
         reference = offset + size * rng.standard_t(6, shape)
         predicted = reference + error * rng.standard_t(5, shape)
         arrays |= {f"{name}_reference": reference, f"{name}_predicted": predicted, f"{name}_system": system}
         difference = predicted - reference
-        for entry, part in [(metrics["overall"], system >= 0), *((metrics["systems"][n], system == i) for i, n in enumerate(names))]:
+        for entry, part in [
+            (metrics["overall"], system >= 0),
+            *((metrics["systems"][n], system == i) for i, n in enumerate(names)),
+        ]:
             entry[f"{name}_rmse"] = float(np.sqrt((difference[part] ** 2).mean()))
             entry[f"{name}_mae"] = float(np.abs(difference[part]).mean())
     out.mkdir(parents=True, exist_ok=True)
@@ -126,11 +153,36 @@ def dynamics(out: Path, rows: int = 1200) -> Section:
         }
 
     model, reference = pairs(0.01, rng), pairs(0.0, rng)
-    write(out / "rdf.csv", csv({"r_A": r, **{k: v for pair in model for k, v in ((pair, model[pair]), (f"{pair}_reference", reference[pair]))}}))
+    write(
+        out / "rdf.csv",
+        csv(
+            {
+                "r_A": r,
+                **{k: v for pair in model for k, v in ((pair, model[pair]), (f"{pair}_reference", reference[pair]))},
+            }
+        ),
+    )
     lag = np.linspace(0, 3, 60)
-    write(out / "msd.csv", csv({"time_ps": lag, "O_A2": 0.12 * (1 - np.exp(-lag * 9)) + 1.5 * lag, "H_A2": 0.25 * (1 - np.exp(-lag * 9)) + 1.5 * lag}))
-    drift = {"slope_meV_atom_ps": 0.2, "error_meV_atom_ps": 0.0013, "fluctuation_meV_atom": 0.021, "intercept_eV": float(total[half]) - 2e-4 * n_atoms * time[half]}
-    averages = {"temperature_K": {"mean": 331.2, "std": 24.0, "error": 2.1}, "pressure_bar": {"mean": 905.0, "std": 2500.0, "error": 160.0}}
+    write(
+        out / "msd.csv",
+        csv(
+            {
+                "time_ps": lag,
+                "O_A2": 0.12 * (1 - np.exp(-lag * 9)) + 1.5 * lag,
+                "H_A2": 0.25 * (1 - np.exp(-lag * 9)) + 1.5 * lag,
+            }
+        ),
+    )
+    drift = {
+        "slope_meV_atom_ps": 0.2,
+        "error_meV_atom_ps": 0.0013,
+        "fluctuation_meV_atom": 0.021,
+        "intercept_eV": float(total[half]) - 2e-4 * n_atoms * time[half],
+    }
+    averages = {
+        "temperature_K": {"mean": 331.2, "std": 24.0, "error": 2.1},
+        "pressure_bar": {"mean": 905.0, "std": 2500.0, "error": 160.0},
+    }
     write(out / "analysis.json", {
         "atoms": n_atoms, "formula": "H128O64", "ranks": 2, "frames": 120, "attempts": 2, "steps_per_second": 71.3, "loop_seconds": 168.0,
         "segments": [
@@ -147,7 +199,15 @@ def manifest() -> dict[str, Any]:
     """The manifest of a finished run."""
     stages: dict[str, Any] = {}
     clock = 1_795_000_000.0
-    for name, seconds in (("label", 48), ("data", 2), ("model", 134), ("frozen", 61), ("test", 6), ("dynamics", 97), ("report", 3)):
+    for name, seconds in (
+        ("label", 48),
+        ("data", 2),
+        ("model", 134),
+        ("frozen", 61),
+        ("test", 6),
+        ("dynamics", 97),
+        ("report", 3),
+    ):
         stages[name] = {
             "key": f"{abs(hash(name)):040x}"[:40], "state": "running" if name == "report" else "done",
             "attempts": [] if name == "report" else [{"start": clock, "end": clock + seconds, "exit": 0}],
