@@ -148,6 +148,10 @@ def _again(plan: Plan, folder: Path, task: str) -> str:
         words += ["--run-dir", shown(folder)]
     if plan.workflow.document.profile:
         words += ["--profile", plan.workflow.document.profile]
+    for override in plan.workflow.document.overrides:
+        words += ["--set", override]
+    if plan.workflow.seed_given:
+        words += ["--seed", str(plan.workflow.seed)]
     return shlex.join(words)
 
 

@@ -117,7 +117,8 @@ class Decider:
         old = self.store.entry(last).read("stage.json").get("parts", {}) if last else {}
         if not old:
             return "new"
-        return "; ".join(difference(old, key.parts())) or "changed"
+        kept = " (goes on from earlier work)" if _has_work(entry, key, self.store) else ""
+        return ("; ".join(difference(old, key.parts())) or "changed") + kept
 
     def _inputs(self, name: str) -> tuple[InputRecord, ...]:
         records = []

@@ -26,6 +26,7 @@ class Document:
     files: tuple[FilePath, ...] = ()
     """The workflow file and all it includes."""
     profile: str | None = None
+    overrides: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables that were used, with their values."""
 
@@ -65,7 +66,7 @@ def read_document(
     _apply_profile(data, profile, loaded, collector)
     for text in overrides:
         _apply_override(data, text, loaded, collector)
-    document = Document(path, data, collector, tuple(files), profile)
+    document = Document(path, data, collector, tuple(files), profile, tuple(overrides))
     _interpolate(document, os.environ if environment is None else environment)
     return document
 

@@ -8,7 +8,7 @@ beside the result and enter only under ``cache: strict``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -29,7 +29,8 @@ class Key:
     soft: Mapping[str, str] = field(default_factory=dict)
     """Versions of packages; part of the key only if `strict`."""
     strict: bool = False
-    work_options: Mapping[str, Any] = field(default_factory=dict)
+    work_parts: Mapping[str, Any] = field(default_factory=dict)
+    """What the work folder depends on; by default all of the key."""
 
     def parts(self) -> dict[str, Any]:
         """Return what is hashed."""
@@ -49,8 +50,8 @@ class Key:
 
     @property
     def work_digest(self) -> str:
-        """Key of the work folder: as `digest`, with the options that the work may outlive left out."""
-        return digest_bytes(canonical_json({**self.parts(), "options": dict(self.work_options)}))
+        """Key of the work folder: as `digest`, without what the work may outlive."""
+        return digest_bytes(canonical_json(dict(self.work_parts) or self.parts()))
 
 
 def make_key(stage: Stage, inputs: Mapping[str, str], *, type_map: Sequence[str], seed: int | None) -> Key:
@@ -71,9 +72,9 @@ def make_key(stage: Stage, inputs: Mapping[str, str], *, type_map: Sequence[str]
     if stage.uses_type_map:
         options["type_map"] = list(type_map)
     soft = soft_keys(("dpsim", *stage.soft))
-    work = stage.work_options(options)
     strict = stage.cache == "strict"
-    return Key(stage.uses, stage.result_version, options, dict(sorted(inputs.items())), seed, soft, strict, work)
+    key = Key(stage.uses, stage.result_version, options, dict(sorted(inputs.items())), seed, soft, strict)
+    return replace(key, work_parts=stage.work_parts(key.parts()))
 
 
 def soft_keys(packages: Sequence[str]) -> dict[str, str]:

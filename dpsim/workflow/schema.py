@@ -106,6 +106,8 @@ class Workflow:
     document: Document
     left_out: tuple[str, ...] = ()
     """Stages with ``when: false``."""
+    seed_given: bool = False
+    """Whether the seed is that of the command line."""
 
     @property
     def base(self) -> FilePath:
@@ -167,7 +169,9 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
     name = top.name if top and top.name else document.path.stem
     slots = top.profiles[document.profile].slots if top and document.profile in top.profiles else Slots()
     chosen_seed = seed if seed is not None else (top.seed if top else 0)
-    return Workflow(name, document.path, type_map, chosen_seed, slots, tasks, document, tuple(left_out))
+    return Workflow(
+        name, document.path, type_map, chosen_seed, slots, tasks, document, tuple(left_out), seed is not None
+    )
 
 
 def _top_level(data: dict[str, Any], collector: Collector) -> WorkflowFile | None:

@@ -172,9 +172,13 @@ class Stage(Config):
             _blank(options, source)
         return options
 
-    def work_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the key options that the work folder depends on; all of them unless overridden."""
-        return options
+    def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """Return the parts of the key that the work folder depends on; all of them unless overridden.
+
+        What is left out may change without earlier work being lost, so the library that uses the folder must
+        itself tell what of it still holds.
+        """
+        return parts
 
     def execute(self, context: Context) -> None:
         """Produce the declared outputs in ``context.out``."""

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -92,6 +92,12 @@ class LabelStage(SeededStage):
         """Check that there is something to label."""
         if (self.from_ is None) == (self.structures is None):
             yield (), "a label stage takes either 'from' or 'structures'"
+
+    def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """Keep one journal for a calculator: it knows every frame by its structure, so more structures add to it."""
+        kept = {name: parts["options"][name] for name in ("calculator", "properties", "env")}
+        inputs = {place: digest for place, digest in parts["inputs"].items() if place.startswith("calculator")}
+        return {**parts, "options": kept, "inputs": inputs, "seed": None}
 
     def execute(self, context: Context) -> None:
         """Build the structures and label them; finished frames survive in the work folder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from dpsim.workflow.context import Context
+
+_ANALYSIS = ("analyse", "reference", "stop_if")
 
 
 class MDStage(MDConfig, SeededStage):
@@ -58,6 +60,12 @@ class MDStage(MDConfig, SeededStage):
         """Yield the elements of the start structure that are known already."""
         if not isinstance(self.start, FramesStart):
             yield from elements_of_structure(("start",), self.start)
+
+    def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """Keep the trajectory when only its analysis changes; `run_md` compares everything else."""
+        options = {name: value for name, value in parts["options"].items() if name not in _ANALYSIS}
+        inputs = {place: digest for place, digest in parts["inputs"].items() if place != "reference"}
+        return {**parts, "options": options, "inputs": inputs}
 
     def execute(self, context: Context) -> None:
         """Run in the work folder, from the newest checkpoint there is."""

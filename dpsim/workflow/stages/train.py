@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,9 +51,9 @@ class TrainStage(TrainConfig, SeededStage):
         if self.model is None and self.start_from is None:
             yield (), "a train stage takes 'model', or 'start_from' to go on from another model"
 
-    def work_options(self, options: dict[str, Any]) -> dict[str, Any]:
+    def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep checkpoints under the key without the number of steps, so that raising it continues."""
-        return {name: value for name, value in options.items() if name != "steps"}
+        return {**parts, "options": {name: value for name, value in parts["options"].items() if name != "steps"}}
 
     def execute(self, context: Context) -> None:
         """Train in the work folder, from the newest checkpoint there is, and hand out the models."""
@@ -61,9 +62,10 @@ class TrainStage(TrainConfig, SeededStage):
         settings = {name: getattr(self, name) for name in TrainConfig.model_fields}
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
         start = context.paths("start_from")
+        folder = _folder(context.work, self.steps)
         train(
             config,
-            context.work,
+            folder,
             train_data=[_part(path, "train") for path in context.paths("data")],
             valid_data=_validation(context),
             type_map=context.type_map,
@@ -72,7 +74,16 @@ class TrainStage(TrainConfig, SeededStage):
             device="auto" if context.resources.gpus else "cpu",
         )
         for output in self.outputs.values():
-            shutil.copy2(context.work / output.path, context.out / output.path)
+            shutil.copy2(folder / output.path, context.out / output.path)
+
+
+def _folder(work: Path, steps: int) -> Path:
+    """Return where to train: the work folder, or, if a longer training is there already, one for this length.
+
+    A shorter training has another schedule of the learning rate, so it is no part of the longer one.
+    """
+    reached = [int(match[1]) for path in work.glob("step-*.ckpt") if (match := re.fullmatch(r"step-(\d+)", path.stem))]
+    return work / f"until-{steps}" if max(reached, default=0) > steps else work
 
 
 def _part(data: Path, name: str) -> Path:
