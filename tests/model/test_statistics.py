@@ -1,0 +1,90 @@
+"""Energy bias and environment statistics against plain numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dpsim.errors import DataError
+from dpsim.model.statistics import composition, energy_bias, environment_stddev
+from dpsim.physics.neighbors import NeighborSpec, frame_graph
+
+
+def test_composition_counts_types_without_placeholders():
+    assert composition(np.array([0, 2, -1, 2]), 4).tolist() == [1, 0, 2, 0]
+    assert composition(np.zeros(0, dtype=np.int64), 2).tolist() == [0, 0]
+
+
+def test_energies_that_add_up_are_recovered():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 9, (20, 3)).astype(float)
+    truth = np.array([-432.1, -13.6, 2.5])
+    found = energy_bias(counts, counts @ truth)
+    np.testing.assert_allclose(found.bias, truth, rtol=1e-12)
+    assert found.residual < 1e-10
+    assert found.n_frames == 20
+
+
+def test_residual_is_the_spread_of_what_is_left():
+    rng = np.random.default_rng(1)
+    counts, energies = rng.integers(1, 9, (30, 2)).astype(float), rng.normal(size=30)
+    found = energy_bias(counts, energies)
+    expected = np.linalg.solve(counts.T @ counts, counts.T @ energies)
+    np.testing.assert_allclose(found.bias, expected, rtol=1e-10)
+    assert found.residual == pytest.approx(np.std(energies - counts @ expected), rel=1e-12)
+
+
+def test_one_composition_is_shared_evenly():
+    """Water alone does not tell O from H: the smallest biases that give the mean are taken."""
+    found = energy_bias([np.array([1.0, 2.0, 0.0])] * 3, [-10.0, -11.0, -12.0])
+    np.testing.assert_allclose(found.bias, np.array([1.0, 2.0, 0.0]) * -11.0 / 5.0, atol=1e-12)
+
+
+def test_excluded_types_have_no_bias():
+    counts = np.array([[1.0, 2.0], [2.0, 1.0]])
+    found = energy_bias(counts, [3.0, 6.0], excluded=(1,))
+    np.testing.assert_allclose(found.bias, [3.0, 0.0], atol=1e-12)
+    assert counts[0, 1] == 2.0  # the caller's array is left alone
+
+
+def test_no_energies():
+    with pytest.raises(DataError, match="no frame of the training data has an energy"):
+        energy_bias([], [])
+
+
+def dense_stddev(frames, spec, rcut_smth, n_types, protection):
+    """By the definition (spec common.md §6): padded (atoms, sel, 4) arrays of one type after the other."""
+    rows = [[] for _ in range(n_types)]
+    for positions, types, cell in frames:
+        graph = frame_graph(positions, types, cell, spec)
+        for i, t in enumerate(types):
+            padded = np.zeros((spec.e_sel, 4))
+            for slot, d in enumerate(graph.displacements[graph.center == i]):
+                r = np.linalg.norm(d)
+                u = np.clip((r - rcut_smth) / (spec.cutoff - rcut_smth), 0, 1)
+                w = 1 - 10 * u**3 + 15 * u**4 - 6 * u**5
+                padded[slot] = w * np.array([1 / (r + protection), *(d / (r + protection) ** 2)])
+            rows[t].append(padded)
+    result = np.full((n_types, 4), 0.1)
+    for t, padded in enumerate(rows):
+        if padded:
+            values = np.concatenate(padded)
+            result[t] = [max(values[:, 0].std(), 0.01)] + [max(values[:, 1:].std(), 0.01)] * 3
+    return result
+
+
+@pytest.mark.parametrize("protection", [0.0, 0.05])
+@pytest.mark.parametrize("exclude", [(), ((0, 1),)])
+def test_environment(exclude, protection):
+    rng = np.random.default_rng(2)
+    spec = NeighborSpec(4.0, 60, exclude_types=exclude)
+    frames = [
+        (rng.uniform(0, 5, (7, 3)), rng.integers(0, 2, 7), np.eye(3) * 5.0),
+        (rng.uniform(0, 4, (4, 3)), rng.integers(0, 2, 4), None),
+        (np.zeros((1, 3)), np.array([3]), None),  # alone: nothing but zeros
+    ]
+    graphs = [frame_graph(*frame, spec) for frame in frames]
+    found = environment_stddev(iter(graphs), spec, 1.0, 4, protection)
+    np.testing.assert_allclose(found, dense_stddev(frames, spec, 1.0, 4, protection), rtol=1e-10)
+    np.testing.assert_array_equal(found[2], 0.1)  # does not occur
+    np.testing.assert_array_equal(found[3], 0.01)
