@@ -81,7 +81,7 @@ def command(
     if as_json:
         print_json(_as_dict(plan, folder, outcome))
     else:
-        _print(plan, folder, outcome)
+        print_outcome(plan, folder, outcome)
     return outcome.code
 
 
@@ -113,7 +113,8 @@ def _selection(plan: Plan, only: tuple[str, ...], start: tuple[str, ...], until:
     return selected
 
 
-def _print(plan: Plan, folder: Path, outcome: Outcome) -> None:
+def print_outcome(plan: Plan, folder: Path, outcome: Outcome) -> None:
+    """Print how a run ended: failures with their last lines on standard error, a summary on standard output."""
     from dpsim.workflow.progress import duration
 
     for failure in outcome.failures:

@@ -65,7 +65,7 @@ def read_document(
     _check_version(data, collector)
     _apply_profile(data, profile, loaded, collector)
     for text in overrides:
-        _apply_override(data, text, loaded, collector)
+        apply_override(data, text, loaded, collector)
     document = Document(path, data, collector, tuple(files), profile, tuple(overrides))
     _interpolate(document, os.environ if environment is None else environment)
     return document
@@ -173,7 +173,8 @@ def _apply_profile(data: dict[str, Any], profile: str | None, loaded: Loaded, co
         _set(data, key, value, loaded, collector, loaded.places.get(where), where)
 
 
-def _apply_override(data: dict[str, Any], text: str, loaded: Loaded, collector: Collector) -> None:
+def apply_override(data: dict[str, Any], text: str, loaded: Loaded, collector: Collector) -> None:
+    """Apply one ``path=value`` text; what is wrong with it goes to the collector."""
     name = f"--set {text}"
     target, equals, value_text = text.partition("=")
     place = Place(name, 1, 1, len(text) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from dpsim.workflow.runner import Runner
 
 _PLAIN_INTERVAL_S: Final = 10.0
+_SHOWN_VALUES: Final = 7
 _MARKS: Final = {
     "waiting": ("·", "dim"),
     "running": ("▶", "bold cyan"),
@@ -104,6 +106,38 @@ class SilentView:
         """End."""
 
 
+class ProgressLine:
+    """Progress of a single command: one line that is overwritten on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._interval = 0.2 if self._live else _PLAIN_INTERVAL_S
+        self._estimate = _Estimate()
+        self._shown = 0.0
+
+    def __call__(self, done: float, total: float | None = None, message: str = "", **values: Any) -> None:
+        """Show how far the command is."""
+        left = self._estimate.left(done, total)
+        now = time.monotonic()
+        if now - self._shown < self._interval:
+            return
+        self._shown = now
+        text = describe({"done": done, "total": total, "message": message, "values": values}, left)
+        if self._live:
+            print(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> ProgressLine:
+        """Begin."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Clear the line."""
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
 class PlainView:
     """One line for each thing that happens; progress every ten seconds."""
 
@@ -148,17 +182,27 @@ class PlainView:
 
 
 def describe(event: dict[str, Any], left: float | None = None) -> str:
-    """Return progress as one line of text."""
+    """Return progress as one line of text: message, count, speed, time left, other numbers.
+
+    A stage that knows its speed or the time left better than the pace of its reports says so in the values
+    ``steps_per_s`` (or ``steps_per_second``) and ``seconds_left``.
+    """
     done, total = event.get("done", 0), event.get("total")
-    parts = [str(event.get("message") or "")]
+    values = dict(event.get("values") or {})
+    message = str(event.get("message") or "")
+    count = f"{number(done)}/{number(total)}" if total else number(done) if done else ""
+    parts = [message, count if count and count not in message else ""]
     if total:
-        parts.append(f"{number(done)}/{number(total)} ({100 * done / total:.0f} %)")
-    elif done:
-        parts.append(number(done))
-    parts += [f"{key} {number(value)}" for key, value in (event.get("values") or {}).items()]
-    if left is not None:
+        parts.append(f"{100 * done / total:.0f} %")
+    speed = values.pop("steps_per_s", None) or values.pop("steps_per_second", None)
+    seconds = values.pop("seconds_left", None)
+    left = seconds if seconds is not None else left
+    if left is not None and total and done < total:
         parts.append(f"{duration(left)} left")
-    return "  ".join(part for part in parts if part)
+    if speed is not None:
+        parts.append(f"{number(speed)} steps/s")
+    shown = [f"{key} {number(value)}" for key, value in values.items() if value is not None]
+    return "  ".join(part for part in [*parts, *shown[:_SHOWN_VALUES]] if part)
 
 
 class LiveView:

@@ -150,7 +150,7 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
     """Validate the plain values of a file (see `read_workflow`)."""
     data, collector = document.data, document.collector
     top = _top_level(data, collector)
-    type_map = _type_map(data.get("type_map"), collector)
+    type_map = check_type_map(data.get("type_map"), collector)
     resources = top.resources if top else {}
     tasks: dict[str, Task] = {}
     left_out = []
@@ -190,7 +190,8 @@ def _top_level(data: dict[str, Any], collector: Collector) -> WorkflowFile | Non
         return None
 
 
-def _type_map(raw: Any, collector: Collector) -> tuple[str, ...]:
+def check_type_map(raw: Any, collector: Collector) -> tuple[str, ...]:
+    """Return the elements of a type map; what is wrong with them goes to the collector."""
     if not isinstance(raw, list):
         return ()
     if not raw:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import resource
 import shutil
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--follow-driver", action="store_true", help="stop when standard input is closed")
     options = parser.parse_args(arguments)
     entry = Entry(options.entry.resolve())
+    _log_to_stderr()
     channel = Channel(options.events_fd)
     channel.install_signals()
     if options.follow_driver:
@@ -110,6 +112,13 @@ def main(arguments: list[str] | None = None) -> int:
         _end_children()
         for path in reversed(held):
             locks.release(path)
+
+
+def _log_to_stderr() -> None:
+    """Write what the libraries log to the log of the stage."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for name in ("dpsim", "data_tools"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _watch_driver() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -66,8 +66,8 @@ class TrainStage(TrainConfig, SeededStage):
         train(
             config,
             folder,
-            train_data=[_part(path, "train") for path in context.paths("data")],
-            valid_data=_validation(context),
+            train_data=[part_of(path, "train") for path in context.paths("data")],
+            valid_data=validation_of(context.paths("valid"), context.paths("data")),
             type_map=context.type_map,
             init_model=start[0] if start else None,
             progress=context.progress,
@@ -86,13 +86,13 @@ def _folder(work: Path, steps: int) -> Path:
     return work / f"until-{steps}" if max(reached, default=0) > steps else work
 
 
-def _part(data: Path, name: str) -> Path:
+def part_of(data: Path, name: str) -> Path:
+    """Return a part of a data set, or the data set itself if it is not divided."""
     return data / name if (data / name).is_dir() else data
 
 
-def _validation(context: Context) -> list[Path] | None:
+def validation_of(valid: Sequence[Path], data: Sequence[Path]) -> list[Path] | None:
     """Return what is validated on: what is given, else the part ``valid`` of the data sets that have one."""
-    given = context.paths("valid")
-    if given:
-        return [_part(path, "valid") for path in given]
-    return [path / "valid" for path in context.paths("data") if (path / "valid").is_dir()] or None
+    if valid:
+        return [part_of(path, "valid") for path in valid]
+    return [path / "valid" for path in data if (path / "valid").is_dir()] or None

@@ -1,0 +1,93 @@
+"""``dpsim eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpsim.cli.common import json_option, print_json, shown
+from dpsim.errors import DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_CHUNK = 64
+
+
+@click.command("eval")
+@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File, *.extxyz")
+@click.option("--index", default=":", show_default=True, help="Which structures, as in ASE: -1, ::10 ...")
+@click.option("--head", help="Branch of a multi-task model.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@json_option
+def command(model: Path, file: Path, output: Path, index: str, head: str | None, device: str, as_json: bool) -> None:
+    """Write FILE (any format of ASE) with the predictions of MODEL as dpsim_energy, dpsim_forces, dpsim_stress."""
+    from dpsim.calculators.evaluate import load
+    from dpsim.workflow.progress import ProgressLine
+
+    potential = load(model, head=head, device=device)
+    structures = _read(file, index)
+    energies: list[float] = []
+    with ProgressLine() as progress:
+        for start in range(0, len(structures), _CHUNK):
+            chunk = structures[start : start + _CHUNK]
+            predictions = potential.evaluate_many([_frame(atoms) for atoms in chunk])
+            for atoms, prediction in zip(chunk, predictions, strict=True):
+                energies.append(_store(atoms, prediction, model))
+            progress(start + len(chunk), len(structures), "structures")
+    _write(output, structures)
+    if as_json:
+        print_json({"output": str(output), "structures": len(structures), "energies": energies})
+    else:
+        click.echo(f"wrote {shown(output)}: {len(structures)} structures")
+
+
+def _read(file: Path, index: str) -> list[Atoms]:
+    from ase.io import read
+
+    try:
+        found: Any = read(file, index=index)
+    except Exception as error:  # ASE raises whatever its parsers meet
+        raise DataError(f"{file} cannot be read by ASE: {type(error).__name__}: {error}") from None
+    return found if isinstance(found, list) else [found]
+
+
+def _frame(atoms: Atoms) -> dict[str, Any]:
+    periodic = atoms.pbc
+    if periodic.any() and not periodic.all():
+        raise DataError(
+            f"{atoms.get_chemical_formula()} is periodic in some directions only; set all or none, or use DPCalculator"
+        )
+    cell = atoms.cell.array if periodic.all() else None
+    return {"positions": atoms.positions, "types": atoms.get_chemical_symbols(), "cell": cell}
+
+
+def _store(atoms: Atoms, prediction: Any, model: Path) -> float:
+    """Put a prediction on its structure, dropping results of other calculators; return the energy."""
+    atoms.calc = None
+    energy = float(prediction.energy)
+    atoms.info.update(dpsim_energy=energy, arch="dpsim", model=model.name)
+    atoms.arrays["dpsim_forces"] = prediction.forces
+    if atoms.pbc.all():
+        stress = -(prediction.virial + prediction.virial.T) / (2 * atoms.get_volume())
+        atoms.info["dpsim_stress"] = stress
+    return energy
+
+
+def _write(output: Path, structures: list[Atoms]) -> None:
+    import os
+
+    from ase.io import write
+
+    if not output.parent.is_dir():
+        raise DataError(f"{output.parent} does not exist; make the folder first")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        write(temporary, structures, format="extxyz")
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)

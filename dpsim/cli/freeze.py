@@ -1,0 +1,31 @@
+"""``dpsim freeze``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dpsim.cli.common import json_option, print_json, shown
+
+
+@click.command("freeze")
+@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File, *.pt2")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Type of numbers  [default: the model's]")
+@click.option("--no-checks", is_flag=True, help="Skip the comparison of PyTorch, frozen model, ASE and LAMMPS.")
+@json_option
+def command(model: Path, output: Path, device: str, dtype: str | None, no_checks: bool, as_json: bool) -> None:
+    """Compile MODEL for LAMMPS and ASE, and check that the result says the same through every door."""
+    from dpsim.calculators.freeze import freeze
+    from dpsim.workflow.progress import ProgressLine
+
+    with ProgressLine() as progress:
+        card = freeze(model, output, device=device, dtype=dtype, checks=not no_checks, progress=progress)
+    if as_json:
+        print_json(card)
+        return
+    click.echo(f"wrote {shown(output)}")
+    for name, check in card["checks"].items():
+        click.echo(f"  {name}: {check['value']:.2g} {check['unit']} (tolerance {check['tolerance']:.0e})")

@@ -1,0 +1,152 @@
+"""``dpsim train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpsim.cli.common import json_option, print_json, shown
+from dpsim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dpsim.workflow.stages.train import TrainStage
+
+
+@click.command("train")
+@click.argument("file", metavar="INPUT.yaml", type=click.Path(path_type=Path))
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path, file_okay=False), default=Path("train"), show_default=True
+)
+@click.option("--restart", type=click.Path(path_type=Path, exists=True), help="Go on from this checkpoint.")
+@click.option(
+    "--init-model", type=click.Path(path_type=Path, exists=True), help="Start from the weights of this model."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value; repeatable.")
+@json_option
+def command(
+    file: Path,
+    output: Path,
+    restart: Path | None,
+    init_model: Path | None,
+    device: str,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train the model that INPUT.yaml declares: the keys of one train stage, with paths of data sets.
+
+    \b
+        type_map: [O, H]
+        data: water/train
+        valid: water/valid
+        model: {preset: dpa3-tiny}
+        steps: 2000
+
+    Data may also be a list or a pattern. The same command again continues a training that was stopped.
+    """
+    stage, type_map = read_input(file, overrides)
+    data, valid = paths_of(stage.data, file.parent, "data"), paths_of(stage.valid, file.parent, "valid")
+    start = paths_of(stage.start_from, file.parent, "start_from")
+    if init_model is not None and start:
+        raise ConfigError(f"{file} has start_from and the command --init-model; give one of them")
+
+    import logging
+
+    from dpsim.train.config import TrainConfig
+    from dpsim.train.trainer import train
+    from dpsim.workflow.progress import ProgressLine
+    from dpsim.workflow.stages.train import part_of, validation_of
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    settings = {name: getattr(stage, name) for name in TrainConfig.model_fields}
+    seed = {"seed": 0 if stage.seed is None else stage.seed}
+    with ProgressLine() as progress:
+        result = train(
+            TrainConfig.model_validate(settings | seed),
+            output,
+            train_data=[part_of(path, "train") for path in data],
+            valid_data=validation_of(valid, data),
+            type_map=type_map,
+            restart=restart,
+            init_model=init_model or (start[0] if start else None),
+            progress=progress,
+            device=device,
+        )
+    if as_json:
+        print_json({"best": str(result.best), "last": str(result.last), "metrics": result.metrics})
+    else:
+        click.echo(f"best model: {shown(result.best)}\nlearning curve: {shown(result.curve)}")
+
+
+def read_input(file: Path, overrides: tuple[str, ...]) -> tuple[TrainStage, tuple[str, ...] | None]:
+    """Read the keys of one train stage and the type map.
+
+    Raises
+    ------
+    ConfigError
+        With all that is wrong.
+    """
+    from pydantic import ValidationError
+
+    from dpsim.workflow.document import apply_override
+    from dpsim.workflow.messages import report
+    from dpsim.workflow.schema import check_type_map
+    from dpsim.workflow.stages.train import TrainStage
+    from dpsim.workflow.yaml_loader import load_file
+
+    if file.suffix == ".json":
+        raise ConfigError(f"{file}: only YAML with the keys of one train stage is read; see 'dpsim train --help'")
+    loaded = load_file(file)
+    collector = loaded.collector()
+    raw = loaded.data
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} is not a mapping; write the keys of one train stage, see 'dpsim train --help'")
+    if "dpsim" in raw:
+        raise ConfigError(f"{file} is a workflow; run it with: dpsim run {file}")
+    for text in overrides:
+        apply_override(raw, text, loaded, collector)
+    type_map = raw.pop("type_map", None)
+    checked = check_type_map(type_map, collector)
+    for key in ("data", "valid", "start_from"):
+        if key in raw:
+            raw[key] = _as_files(raw[key])
+    raw.setdefault("uses", "train")
+    stage = None
+    try:
+        stage = TrainStage.model_validate(raw)
+    except ValidationError as error:
+        report(error, raw, TrainStage, collector, (), "a train stage")
+    if stage is not None:
+        for where, message in stage.problems():
+            collector.add("E405", where, message)
+    collector.check()
+    assert stage is not None
+    return stage, checked or None
+
+
+def _as_files(value: Any) -> Any:
+    """Without a workflow there are no stages to refer to: plain text is a path."""
+    if isinstance(value, str):
+        return {"path": value}
+    return [_as_files(item) for item in value] if isinstance(value, list) else value
+
+
+def paths_of(value: Any, base: Path, key: str) -> list[Path]:
+    """Return the files that a declared input means.
+
+    Raises
+    ------
+    ConfigError
+        If nothing matches.
+    """
+    from dpsim.workflow.plan import match_files
+
+    found: list[Path] = []
+    for item in value if isinstance(value, list) else [] if value is None else [value]:
+        matches = match_files(base, item.patterns())
+        if not matches:
+            raise ConfigError(f"{key}: no file matches {item.path!r} in {base}; check the path")
+        found += matches
+    return found
