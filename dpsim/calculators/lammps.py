@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,8 +48,10 @@ class Launcher(Protocol):
 
 
 Progress = Callable[..., None]
-"""Called as ``progress(step, total_steps, message, temperature=K, steps_per_s=..., seconds_left=...)``; may raise, which
-stops the run."""
+"""Called as ``progress(step, total_steps, message, **values)``: temperature (K), steps_per_second, seconds_left.
+
+It may raise, which stops the run.
+"""
 
 
 def run_md(
@@ -157,17 +160,20 @@ def run_lammps(
     run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed)
     run.prepare(files or {}, fingerprint)
     if not run.finished:
-        run.launch(ranks, launcher or _product_launcher(), progress)
+        run.launch(ranks, launcher or _product_launcher(progress, run.total_steps), progress)
     trajectory = Trajectory(work, run.attempts, spans(config), start_atoms, box)
     if progress is not None:
         progress(run.total_steps, run.total_steps, "analysing")
     return collect(config, trajectory, out, ranks=ranks, reference=reference, type_map=elements)
 
 
-def _product_launcher() -> Launcher:
+def _product_launcher(progress: Progress | None, total: int) -> Launcher:
     from dpsim.lammps.launcher import lammps_command
 
-    return lammps_command
+    if progress is None:
+        return lammps_command
+    # The plugin is built at the first use, which takes a minute.
+    return partial(lammps_command, progress=lambda line: progress(0, total, line))
 
 
 @dataclass
@@ -314,5 +320,5 @@ class _Meter:
         values: dict[str, Any] = {"temperature": self.temperature}
         if self._first is not None and self.step > self._first[1]:
             speed = (self.step - self._first[1]) / max(time.monotonic() - self._first[0], 1e-6)
-            values |= {"steps_per_s": speed, "seconds_left": (self.total - self.step) / speed}
+            values |= {"steps_per_second": speed, "seconds_left": (self.total - self.step) / speed}
         return values

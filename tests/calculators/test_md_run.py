@@ -19,6 +19,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
 
+from dpsim.calculators.analysis import compare_rdf
 from dpsim.calculators.lammps import run_lammps, run_md
 from dpsim.calculators.md_config import MDConfig
 from dpsim.calculators.md_results import MDResult
@@ -262,6 +263,30 @@ def test_reference_is_put_beside(tmp_path: Path, launcher: Launcher, copper_line
     entry = result.summary["rdf"]["pairs"]["Cu-Cu"]
     assert 0.5 < entry["overlap"] < 1.0
     assert (tmp_path / "o/rdf.csv").read_text().startswith("r_A,Cu-Cu,Cu-Cu_reference\n")
+
+
+def test_copper_is_that_of_the_reference(
+    tmp_path: Path, launcher: Launcher, copper_lines: list[str], shared: Path
+) -> None:
+    reference = json.loads((shared / "data/classical/md_reference.json").read_text())["Cu_EAM_300K"]
+    atoms = bulk("Cu", a=reference["cell_A"][0] / 4, cubic=True) * (4, 4, 4)
+    cfg = config(
+        {"ensemble": "nvt", "temperature": [600, 300], "steps": 500, "damping": "50 fs"},
+        {"ensemble": "nvt", "temperature": 300, "steps": 3000},
+        analyse=[{"rdf": {"r_max": "7.0 angstrom", "bins": 120}}],
+    )
+    result = run_lammps(
+        cfg, atoms, copper_lines, tmp_path / "w", tmp_path / "o", elements=("Cu",), ranks=2, launcher=launcher
+    )
+    segment = result.summary["segments"][1]
+    # Independent runs of this length scatter by about 0.2 meV/atom.
+    assert segment["potential_eV"]["mean"] / 256 == pytest.approx(reference["pe_mean_eV_atom"], abs=1e-3)
+    kinetic = 255 / 3010.936 * 8.617333e-5 * 300 * 160.2177  # N k T / V in GPa
+    pressure = reference["P_virial_mean_GPa"] + kinetic
+    assert segment["pressure_bar"]["mean"] / 1e4 == pytest.approx(pressure, abs=0.15)
+    table = np.genfromtxt(tmp_path / "o/rdf.csv", delimiter=",", names=True)
+    comparison = compare_rdf(table["r_A"], table["CuCu"], np.array(reference["g"]))
+    assert comparison.overlap > 0.97
 
 
 def test_lammps_errors_are_passed_on(tmp_path: Path, launcher: Launcher) -> None:
