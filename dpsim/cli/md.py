@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +99,4 @@ def _run(text: str, folder: Path, quiet: bool) -> int:
     out = folder / "stages" / "md" / "out"
     if outcome.code == 0:
         click.echo(f"results: {shown(out)}")
-        analysis = json.loads((out / "analysis.json").read_text(encoding="utf-8"))
-        click.echo(f"analysed: {', '.join(analysis)}")
     return outcome.code

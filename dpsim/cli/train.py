@@ -16,13 +16,9 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("file", metavar="INPUT.yaml", type=click.Path(path_type=Path))
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path, file_okay=False), default=Path("train"), show_default=True
-)
+@click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), default="train", show_default=True)
 @click.option("--restart", type=click.Path(path_type=Path, exists=True), help="Go on from this checkpoint.")
-@click.option(
-    "--init-model", type=click.Path(path_type=Path, exists=True), help="Start from the weights of this model."
-)
+@click.option("--init-model", type=click.Path(path_type=Path, exists=True), help="Start from the weights of a model.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value; repeatable.")
 @json_option
@@ -61,10 +57,11 @@ def command(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     settings = {name: getattr(stage, name) for name in TrainConfig.model_fields}
-    seed = {"seed": 0 if stage.seed is None else stage.seed}
+    if stage.seed is None:
+        del settings["seed"]
     with ProgressLine() as progress:
         result = train(
-            TrainConfig.model_validate(settings | seed),
+            TrainConfig.model_validate(settings),
             output,
             train_data=[part_of(path, "train") for path in data],
             valid_data=validation_of(valid, data),

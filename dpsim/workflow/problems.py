@@ -25,6 +25,8 @@ class Place:
     """One past the last character, on the same line."""
 
     def __str__(self) -> str:
+        if self.file.startswith("--"):
+            return self.file  # an option of the command line has one line
         return f"{self.file}:{self.line}:{self.column}"
 
 
