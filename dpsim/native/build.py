@@ -54,8 +54,8 @@ def build_dir_if_ready(target: Target) -> Path | None:
     built beside them.
     """
     try:
-        return _ready(target, None)
-    except (SetupError, OSError):
+        return _ready(target)
+    except (SetupError, OSError, RuntimeError):
         return None
 
 
@@ -86,7 +86,7 @@ def ensure(target: Target, *, verbose: bool = False, progress: Progress | None =
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(TARGETS)}")
     say = progress or (_to_stderr if verbose else _silent)
-    ready = _ready(target, None)
+    ready = _ready(target)
     if ready is not None:
         return ready
     compiler = find_compiler()
@@ -94,22 +94,27 @@ def ensure(target: Target, *, verbose: bool = False, progress: Progress | None =
     started = time.time()
     folder = _folder(target, compiler)
     with _locked(folder, say):
-        if folder.joinpath(_MARK).is_file():
+        if _complete(folder):
             return folder
         _check_earlier_failure(folder, started if retry else 0.0)
         _build(target, folder, compiler, operators, say, verbose)
     return folder
 
 
-def _ready(target: Target, compiler: Compiler | None) -> Path | None:
-    """Finished build by this machine's compiler, else (when it has none) by any."""
+def _ready(target: Target) -> Path | None:
+    """Finished build by this machine's compiler, or by any where it has none."""
     base = base_key(target)
     try:
-        folder = cache_dir() / f"{target}-{base}-{compiler_key(compiler or find_compiler())}"
+        folder = cache_dir() / f"{target}-{base}-{compiler_key(find_compiler())}"
     except SetupError:
-        found = sorted(cache_dir().glob(f"{target}-{base}-*/{_MARK}"))
-        return found[0].parent if found else None
-    return folder if folder.joinpath(_MARK).is_file() else None
+        found = (path.parent for path in sorted(cache_dir().glob(f"{target}-{base}-*/{_MARK}")))
+        return next(filter(_complete, found), None)
+    return folder if _complete(folder) else None
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a build is there, and the operators' library that it may link to."""
+    return (folder / _MARK).is_file() and (folder / LIBRARIES["ops"]).is_file()
 
 
 def _folder(target: Target, compiler: Compiler) -> Path:
@@ -169,7 +174,7 @@ def _build(
             if operators is not None:
                 name = LIBRARIES["ops"]
                 (staged / name).symlink_to(os.path.relpath(operators / name, folder))
-            if not library(target, staged).is_file() and not (staged / LIBRARIES[target]).is_symlink():
+            if not library(target, staged).is_file():
                 raise SetupError(
                     f"building the {_ABOUT[target]} made no {LIBRARIES[target]}; the log is {_log(folder)}"
                 )
@@ -178,6 +183,7 @@ def _build(
             raise
         facts = {"target": target, "torch": torch_build(), "compiler": compiler.version, "isa": isa_level()}
         (staged / _MARK).write_text(json.dumps(facts, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)  # of an incomplete build; nobody else holds the lock
         os.replace(staged, folder)
     say(f"compiled the {_ABOUT[target]} in {time.time() - started:.0f} s")
 
