@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from dpsim.config import Config, Force
 from dpsim.errors import ConfigError
 from dpsim.model.config import ModelConfig
-from dpsim.train.model_section import CustomModel, ModelSection, PresetModel
+from dpsim.train.model_section import CustomModel, ModelSection, PresetModel, first_problem
 
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -275,8 +275,7 @@ def resolve_model(config: TrainConfig, type_map: Sequence[str]) -> ModelConfig:
     try:
         return config.model.resolve(tuple(type_map), config.precision)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(first_problem(error, "model")) from None
 
 
 __all__ = [

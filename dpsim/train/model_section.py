@@ -120,8 +120,13 @@ def _changed(part: _Part, changes: dict[str, Any], where: str) -> _Part:
     try:
         return type(part).model_validate(_merged(part.model_dump(), changes))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, (where, *first['loc'])))}: {first['msg']}") from None
+        raise ValueError(first_problem(error, where)) from None
+
+
+def first_problem(error: ValidationError, where: str) -> str:
+    """Place and text of the first thing that a validation found."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, (where, *first['loc'])))}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

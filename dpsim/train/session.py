@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from types import FrameType
 import torch
 
 from dpsim.errors import StageError
+
+log = logging.getLogger("dpsim.train")
 
 LOCK = ".lock"
 
@@ -32,12 +35,16 @@ def locked(folder: Path) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise StageError(
                 f"{folder} is being trained into by {holder}: wait for it, stop it, or choose another folder"
             ) from None
+        except OSError as error:
+            log.warning(
+                "%s cannot be locked on this file system (%s): take care that one process uses it", folder, error
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -72,9 +72,9 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
     path, state = resume
     now = config.model_dump(mode="json")
     advice = f"train into another folder than {folder}, with the checkpoint as initial model if its weights are wanted"
-    changed = [key for key in now if key not in CHANGEABLE and now[key] != state.config.get(key)]
+    changed = [key for key in now if key in state.config.keys() - set(CHANGEABLE) and now[key] != state.config[key]]
     if changed:
-        pairs = "; ".join(f"{key}: {state.config.get(key)!r} became {now[key]!r}" for key in changed)
+        pairs = "; ".join(f"{key}: {state.config[key]!r} became {now[key]!r}" for key in changed)
         raise ConfigError(f"{path} was made with other settings ({pairs}): {advice}, or put them back")
     if config.model is not None:
         difference = _difference(

@@ -20,7 +20,7 @@ import torch
 
 from dpsim import ops
 from dpsim.data.files import write_text
-from dpsim.errors import Interrupted, StageError
+from dpsim.errors import ConfigError, Interrupted, SetupError, StageError
 from dpsim.model.checkpoint import save_model
 from dpsim.model.potential import PotentialModel
 from dpsim.train.config import TrainConfig
@@ -33,7 +33,7 @@ from dpsim.train.progress import Progress, Reporter, silent
 from dpsim.train.running import Clock, Running
 from dpsim.train.sampler import Cursor, Sampler, in_order
 from dpsim.train.schedule import LearningRate, prefactor
-from dpsim.train.session import StopSignal, locked, torch_threads
+from dpsim.train.session import LOCK, StopSignal, locked, torch_threads
 from dpsim.train.setup import (
     ModelSource,
     Resume,
@@ -123,14 +123,16 @@ def train(
     DataError
         If a frame is damaged, an element unknown, or a term of the loss has no labels.
     StageError
-        If the loss is not finite, or another process trains into the folder.
+        If the loss is not finite, another process trains into the folder, or it cannot be written.
+    SetupError
+        If a GPU is asked for and there is none.
     Interrupted
         After SIGTERM or `stop`; the same call goes on.
     """
     ops.keep_memory()
     ops.load()
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     with locked(folder), torch_threads(threads):
         _sweep(folder)
         resume = find_resume(folder, restart)
@@ -148,8 +150,23 @@ def _sweep(folder: Path) -> None:
             path.unlink()
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
+    except OSError as error:
+        raise StageError(f"{folder} cannot be trained into: {error}; choose a folder that can be written") from None
+
+
 def _device(name: str) -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    there = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is unknown: use auto, cpu or cuda")
+    if name == "cuda" and not there:
+        raise SetupError(
+            "device cuda was asked for, but torch sees no GPU: install its driver and a CUDA build of torch, or use cpu"
+        )
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 class Trainer:
@@ -364,9 +381,15 @@ class Trainer:
             origin=self.origin,
             seconds=self.seconds,
         )
-        save_state(state, self.folder)
-        remove_old(self.folder, self.config.keep_checkpoints)
-        self._save_model("last")
+        try:
+            save_state(state, self.folder)
+            remove_old(self.folder, self.config.keep_checkpoints)
+            self._save_model("last")
+        except OSError as error:
+            raise StageError(
+                f"step {self.step}: the state cannot be written to {self.folder}: {error}; "
+                "make room and run again to go on"
+            ) from None
         self.clock.lap("saving")
 
     def _save_model(self, name: str, metric: float | None = None) -> Path:

@@ -183,7 +183,8 @@ def measure(options: argparse.Namespace, config: TrainConfig, data: Path, scratc
         "benchmark": "training", "model": options.model, "batch": options.batch,
         "atoms": open_dataset(data, TYPE_MAP)[0].n_atoms, "dtype": resolve_model(config, TYPE_MAP).descriptor.precision,
         "threads": options.threads, "native_operators": ops.unavailable_reason() is None,
-        "steps_per_second": round(1 / step["median"], 3), "seconds": step, "cpu_seconds": round(cpu, 5), "peak_memory_mb": memory,
+        "steps_per_second": round(1 / step["median"], 3), "seconds": step, "cpu_seconds": round(cpu, 5),
+        "peak_memory_mb": memory,
         "load": [round(x, 1) for x in os.getloadavg()], "machine": platform.machine(), "cpus": os.cpu_count(),
         "torch": torch.__version__, "dpsim": dpsim.__version__,
     }  # fmt: skip

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dpsim.data import Frame, write_mixed
-from dpsim.errors import ConfigError, DataError, Interrupted, ModelError, StageError
+from dpsim.errors import ConfigError, DataError, Interrupted, ModelError, SetupError, StageError
 from dpsim.model.checkpoint import load_model, read_header, state_digest
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import COLUMNS
@@ -288,6 +288,34 @@ def test_frames_with_and_without_labels_train_together(
     write_mixed([*emt_frames(4, labels=("energy",)), *emt_frames(4, 3, labels=("forces",))], tmp_path / "m", TYPE_MAP)
     run(settings(loss={}, batch_size=1), emt, tmp_path / "t", train_data=tmp_path / "m")
     assert all(np.isfinite(float(row["loss"])) for row in rows(tmp_path / "t"))
+
+
+def test_folder_and_device_that_cannot_be_used(
+    tmp_path: Path, emt: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StageError, match=r"file cannot be trained into: .*choose a folder"):
+        run(settings(), emt, tmp_path / "file")
+    with pytest.raises(ConfigError, match="device 'gpu' is unknown: use auto, cpu or cuda"):
+        run(settings(), emt, tmp_path / "t", device="gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SetupError, match="torch sees no GPU"):
+        run(settings(), emt, tmp_path / "t", device="cuda")
+
+
+def test_full_disk(tmp_path: Path, emt: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(content: object, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    config = settings()
+    run(config, emt, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(StageError, match=r"step 2: the state cannot be written .*No space left.*run again"):
+            run(config, emt, tmp_path / "t")
+    assert not list((tmp_path / "t").glob(".step*"))
+    run(config, emt, tmp_path / "t")
+    assert same(tmp_path / "whole", tmp_path / "t")
 
 
 def test_damaged_checkpoint(tmp_path: Path, emt: Path, settings: Settings) -> None:
