@@ -62,6 +62,15 @@ class Table:
     text: tuple[int, ...] = ()
     """Columns that hold words."""
 
+    def compact(self) -> Table:
+        """The same without columns that say nothing in any row."""
+        kept = [
+            i for i in range(len(self.header)) if not i or any(row[i] not in ("–", "none", "") for row in self.rows)
+        ]
+        rows = [tuple(row[i] for i in kept) for row in self.rows]
+        text = tuple(place for place, i in enumerate(kept) if i in self.text)
+        return Table(self.caption, tuple(self.header[i] for i in kept), rows, text)
+
     @property
     def shown(self) -> list[tuple[str, ...]]:
         """The rows that fit."""

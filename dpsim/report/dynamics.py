@@ -32,7 +32,8 @@ def md_block(section: Section, canvas: Canvas) -> Block | None:
         pictures += _thermo_pictures(section, thermo, segments, analysis.get("atoms"), canvas)
     pictures += _rdf_pictures(section, analysis, canvas)
     pictures += _msd_pictures(section, analysis, canvas)
-    tables = [table for table in (_segment_table(segments), _rdf_table(analysis), _msd_table(analysis)) if table.rows]
+    candidates = (_segment_table(segments), _rdf_table(analysis), _msd_table(analysis))
+    tables = [table.compact() for table in candidates if table.rows]
     facts = [(k, number(analysis[k])) for k in ("atoms", "ranks", "frames") if analysis.get(k) is not None]
     if analysis.get("formula"):
         facts.insert(0, ("formula", str(analysis["formula"])))

@@ -226,7 +226,7 @@ def test_block(section: Section, canvas: Canvas) -> Block | None:
         *(f"{QUANTITIES[q][0]} {m} ({QUANTITIES[q][3]})" for q in present for m in ("RMSE", "MAE")),
     )
     rows = [_error_row(name, row, present) for name, row in [("all", overall), *sorted(systems.items())] if row]
-    tables = [Table("Errors on test data", header, rows)] if rows else []
+    tables = [Table("Errors on test data", header, rows).compact()] if rows else []
     cards = []
     for q in ("forces", "energy", "virial"):
         value = overall.get(f"{q}_rmse", fits[q]["rmse"] if q in fits else None)
@@ -338,10 +338,9 @@ def freeze_block(section: Section, canvas: Canvas) -> Block | None:
                 str(check.get("note", "")),
             )
         )
-    if rows and not any(row[5] for row in rows):
-        rows = [row[:5] for row in rows]
-    header = ("check", "result", "largest difference", "tolerance", "unit", "note")[: len(rows[0]) if rows else 5]
-    tables = [Table("Checks made before the file was handed out", header, rows, text=(1, 4, 5))] if rows else []
+    header = ("check", "result", "largest difference", "tolerance", "unit", "note")
+    caption = "Checks made before the file was handed out"
+    tables = [Table(caption, header, rows, text=(1, 4, 5)).compact()] if rows else []
     hidden = {"checks", "config", "model", "format"}
     facts = [
         (k.replace("_", " "), _plain(v))
