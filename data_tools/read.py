@@ -124,7 +124,9 @@ def _read_own(file: SourceFile, elements: Elements) -> Iterator[Frame]:
             if int(t) not in table:
                 table[int(t)] = int(elements.index([dataset.type_map[t]], f"{file.path}#{i}")[0])
         types = np.array([table[int(t)] for t in frame.types], np.int64)
-        yield Frame(frame.positions, types, frame.cell, frame.labels, f"{file.path}#{i}", frame.origin)
+        system = dataset.locate(i)[0]
+        origin = str(system.path) if frame.origin == system.name else frame.origin
+        yield Frame(frame.positions, types, frame.cell, frame.labels, f"{file.path}#{i}", origin)
 
 
 def _own_type_map(file: SourceFile, elements: Elements) -> list[str] | None:

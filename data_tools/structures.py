@@ -81,12 +81,8 @@ class PrototypeConfig(_Perturbed):
 
     @model_validator(mode="after")
     def _check_elements(self) -> PrototypeConfig:
-        from ase.data import atomic_numbers
-
         symbols = (self.element,) if isinstance(self.element, str) else self.element
-        wrong = [symbol for symbol in symbols if symbol not in atomic_numbers or symbol == "X"]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)} is no element")
+        _check_symbols(symbols)
         expected = 2 if self.prototype in _COMPOUNDS else 1
         if len(symbols) != expected:
             raise ValueError(f"{self.prototype} takes {expected} element(s), found {len(symbols)}")
@@ -113,7 +109,10 @@ class FileConfig(_Perturbed):
     """For LAMMPS data files: the symbol of each atom type."""
 
     @model_validator(mode="after")
-    def _check_count(self) -> FileConfig:
+    def _check_file(self) -> FileConfig:
+        _check_symbols(self.types)
+        if self.types and self.index != ":":
+            raise ValueError("index applies to files of several structures, not to LAMMPS data files (types)")
         _check_copies(self.count, self)
         return self
 
@@ -154,6 +153,14 @@ StructureConfig = Annotated[
     ),
 ]
 """Structures, told apart by which of `prototype`, `path` and `molecules` is given."""
+
+
+def _check_symbols(symbols: Sequence[str]) -> None:
+    from ase.data import atomic_numbers
+
+    wrong = [symbol for symbol in symbols if symbol not in atomic_numbers or symbol == "X"]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} is no element")
 
 
 def _check_copies(count: int, config: _Perturbed) -> None:
@@ -264,16 +271,8 @@ def _from_files(config: FileConfig, rng: np.random.Generator) -> list[Atoms]:
         raise DataError(f"structures: {config.path} matches no file, expected structures: check the path")
     found: list[Atoms] = []
     for file in files:
-        options: dict[str, Any] = {}
-        if config.types:
-            from ase.data import atomic_numbers
-
-            options = {
-                "format": "lammps-data",
-                "Z_of_type": {i: atomic_numbers[t] for i, t in enumerate(config.types, 1)},
-            }
         try:
-            images = read(file, index=config.index, **options)
+            images = _read_lammps_data(file, config.types) if config.types else read(file, index=config.index)
         except Exception as error:  # ASE raises whatever its parsers meet
             raise DataError(f"structures: {file} cannot be read: {type(error).__name__}: {error}") from error
         for number, atoms in enumerate(images if isinstance(images, list) else [images]):
@@ -285,6 +284,18 @@ def _from_files(config: FileConfig, rng: np.random.Generator) -> list[Atoms]:
     if config.sample > len(found):
         raise DataError(f"structures: sample is {config.sample}, but {config.path} holds {len(found)} structures")
     return [found[i] for i in sorted(rng.choice(len(found), config.sample, replace=False))]
+
+
+def _read_lammps_data(file: str, types: Sequence[str]) -> Atoms:
+    """Read a LAMMPS data file; the comment after ``Atoms``, which ASE takes for the style, may say something else."""
+    from ase.data import atomic_numbers
+    from ase.io import read
+
+    options = {"format": "lammps-data", "Z_of_type": {i: atomic_numbers[name] for i, name in enumerate(types, 1)}}
+    try:
+        return read(file, **options)
+    except RuntimeError:
+        return read(file, atom_style="atomic", **options)
 
 
 def _bare(atoms: Atoms, source: str) -> Atoms:

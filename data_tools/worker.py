@@ -126,10 +126,12 @@ def trajectory(
         Number and frame are None while equilibrating.
     """
     from ase import units
+    from ase.constraints import FixCom
     from ase.md.langevin import Langevin
 
     rng = np.random.Generator(np.random.PCG64(seed))
     done = _restore(atoms, rng, state) if state else _start(atoms, rng, settings.temperature)
+    atoms.set_constraint(FixCom() if len(atoms) > 1 else None)
     frames = settings.steps // settings.every
     while done < settings.equilibrate + frames * settings.every:
         left = settings.equilibrate - done
@@ -141,6 +143,7 @@ def trajectory(
                 settings.timestep * 1000 * units.fs,
                 temperature_K=settings.temperature,
                 friction=1 / (settings.damping * 1000 * units.fs),
+                fixcm=False,  # by constraint instead, which samples the right distribution
                 rng=rng,
             )
             dynamics.run(steps)
@@ -158,11 +161,14 @@ def trajectory(
 
 
 def _start(atoms: Atoms, rng: np.random.Generator, temperature: float) -> int:
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+    """Draw momenta from the Maxwell-Boltzmann distribution, without motion of the centre of mass."""
+    from ase.units import kB
 
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    masses = atoms.get_masses()[:, None]
+    momenta = np.sqrt(masses * kB * temperature) * rng.standard_normal((len(atoms), 3))
     if len(atoms) > 1:
-        Stationary(atoms)
+        momenta -= masses * momenta.sum(axis=0) / masses.sum()
+    atoms.set_momenta(momenta)
     return 0
 
 
