@@ -14,6 +14,7 @@ from dpsim.train.config import TrainConfig
 from dpsim.train.state import checkpoints
 from dpsim.train.trainer import train
 
+KILLS = 2
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -31,7 +32,15 @@ def progress_of(folder: Path) -> int:
 
 
 def test_killed_training_goes_on_bit_for_bit(emt: Path, tmp_path: Path, settings: Callable[..., TrainConfig]) -> None:
-    config = settings(steps=45, batch_size=1, log_every=1, validate_every=5, checkpoint_every=3, keep_checkpoints=2)
+    config = settings(
+        precision="float32",
+        steps=45,
+        batch_size=1,
+        log_every=1,
+        validate_every=5,
+        checkpoint_every=3,
+        keep_checkpoints=2,
+    )
     train(config, tmp_path / "whole", train_data=emt / "train", valid_data=emt / "valid")
     killed, moments = tmp_path / "killed", random.SystemRandom()
     command = [sys.executable, "-c", SCRIPT, config.model_dump_json(), str(killed), str(emt)]
@@ -39,16 +48,16 @@ def test_killed_training_goes_on_bit_for_bit(emt: Path, tmp_path: Path, settings
     for _ in range(12):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             begin = progress_of(killed)
-            while kills < 3 and process.poll() is None and progress_of(killed) < begin + moments.randint(1, 5):
+            while kills < KILLS and process.poll() is None and progress_of(killed) < begin + moments.randint(1, 5):
                 time.sleep(0.005)
-            if kills < 3 and process.poll() is None:
+            if kills < KILLS and process.poll() is None:
                 time.sleep(moments.uniform(0, 0.1))
                 process.kill()
                 kills += 1
         if process.returncode == 0:
             break
     assert process.returncode == 0
-    assert kills == 3
+    assert kills == KILLS
     assert checkpoints(killed)[-1][0] == 45
     assert (killed / "lcurve.csv").read_bytes() == (tmp_path / "whole" / "lcurve.csv").read_bytes()
     for name in ("best", "last"):
