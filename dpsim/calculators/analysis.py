@@ -91,13 +91,9 @@ def rdf(
     for number, atoms in enumerate(frames):
         _check_periodic(atoms, number)
         if total is None:
-            half = 0.5 * smallest_height(np.array(atoms.cell))
-            r_max = min(DEFAULT_R_MAX, half) if r_max is None else r_max
-            edges = np.linspace(0.0, r_max, bins + 1)
-            chosen = _pairs(atoms, pairs)
+            chosen, reach = rdf_settings(atoms, pairs, r_max, images=images)
+            edges = np.linspace(0.0, reach, bins + 1)
             total = Rdf(0.5 * (edges[1:] + edges[:-1]), {pair: np.zeros(bins) for pair in chosen}, 0)
-        assert r_max is not None
-        _check_range(atoms, number, r_max, images)
         for pair, values in _frame_rdf(atoms, tuple(total.g), edges).items():
             total.g[pair][:] += values
         total = total._replace(frames=total.frames + 1)
@@ -111,14 +107,31 @@ def _check_periodic(atoms: Atoms, number: int) -> None:
         raise DataError(f"frame {number} has pbc {atoms.pbc.tolist()}: g(r) needs a cell periodic in x, y and z")
 
 
-def _check_range(atoms: Atoms, number: int, r_max: float, images: bool) -> None:
+def rdf_settings(
+    atoms: Atoms, pairs: Sequence[Pair] | None, r_max: float | None, *, images: bool
+) -> tuple[tuple[Pair, ...], float]:
+    """Complete and check the settings of `rdf` against the first frame, before anything is computed.
+
+    A barostat may shrink the cell later; images are then counted too, which is no error of g(r).
+
+    Returns
+    -------
+    tuple
+        The pairs, and r_max in Å.
+
+    Raises
+    ------
+    DataError
+        As in `rdf`.
+    """
+    _check_periodic(atoms, 0)
     half = 0.5 * smallest_height(np.array(atoms.cell))
-    # A barostat shrinks cells a little after the first frame; a twentieth is no different physics.
-    if r_max > half * 1.05 + 1e-9 and not images:
+    if r_max is not None and r_max > half + 1e-9 and not images:
         raise DataError(
-            f"r_max {r_max:g} Å passes half the smallest height of the cell of frame {number} ({half:.3f} Å): "
+            f"rdf: r_max {r_max:g} Å passes half the smallest height of the cell ({half:.3f} Å): "
             "choose a smaller r_max, a larger cell, or images: true"
         )
+    return _pairs(atoms, pairs), min(DEFAULT_R_MAX, half) if r_max is None else r_max
 
 
 def _pairs(atoms: Atoms, pairs: Sequence[Pair] | None) -> tuple[Pair, ...]:

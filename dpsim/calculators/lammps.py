@@ -28,7 +28,7 @@ from dpsim.calculators.lammps_deck import (
 from dpsim.calculators.lammps_output import Attempt, LogFollower, Trajectory, log_name, read_error
 from dpsim.calculators.md_config import MDConfig, NPTSegment
 from dpsim.calculators.md_process import LammpsProcess
-from dpsim.calculators.md_results import MDResult, collect
+from dpsim.calculators.md_results import MDResult, check_analyses, collect, reference_frames
 from dpsim.data.files import read_json, write_json, write_text
 from dpsim.errors import ConfigError, DataError, ModelError, StageError
 
@@ -154,6 +154,8 @@ def run_lammps(
     if config.velocities == "keep" and not start_atoms.has("momenta"):
         raise ConfigError("velocities: keep needs a start frame with velocities, this one has none: use create")
     check_box(config, start_atoms.pbc)
+    check_analyses(config, start_atoms)
+    beside = None if reference is None else reference_frames(reference, elements, elements)
     box = lammps_box(start_atoms)
     work.mkdir(parents=True, exist_ok=True)
     seed = seed if config.seed is None else config.seed
@@ -164,7 +166,7 @@ def run_lammps(
     trajectory = Trajectory(work, run.attempts, spans(config), start_atoms, box)
     if progress is not None:
         progress(run.total_steps, run.total_steps, "analysing")
-    return collect(config, trajectory, out, ranks=ranks, reference=reference, type_map=elements)
+    return collect(config, trajectory, out, ranks=ranks, reference=beside)
 
 
 def _product_launcher(progress: Progress | None, total: int) -> Launcher:

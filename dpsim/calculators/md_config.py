@@ -354,5 +354,14 @@ class MDConfig(Config):
                 raise ValueError(
                     f"analyse.{name}.segments: {index} is not a dynamics segment of run (0 to {len(self.run) - 1})"
                 )
-        if analysis is not None and isinstance(self.run[-1], MinimizeSegment):
+        if analysis is None:
+            return
+        if isinstance(self.run[-1], MinimizeSegment):
             raise ValueError(f"analyse.{name} needs a segment of dynamics, but run only minimises")
+        used = [s for i in analysis.segments or (len(self.run) - 1,) if isinstance(s := self.run[i], _Dynamics)]
+        counts = [s.n_steps // interval_steps(s.dump.every, s.step_length) for s in used]
+        if sum(counts) < (needed := 4 if name == "msd" else 1):
+            raise ValueError(
+                f"analyse.{name} needs at least {needed} frames, but dump.every {used[-1].dump.every} gives "
+                f"{sum(counts)}: dump more often"
+            )

@@ -23,6 +23,7 @@ from dpsim.calculators.analysis import (
     energy_drift,
     msd,
     rdf,
+    rdf_settings,
 )
 from dpsim.calculators.lammps_deck import FINAL_DATA, FINAL_DUMP, Span
 from dpsim.calculators.lammps_output import LogFollower, ThermoRow, Trajectory, log_name, merged_thermo
@@ -64,7 +65,7 @@ class MDResult:
 
 
 def collect(
-    config: MDConfig, trajectory: Trajectory, out: Path, *, ranks: int, reference: Path | None, type_map: Sequence[str]
+    config: MDConfig, trajectory: Trajectory, out: Path, *, ranks: int, reference: Sequence[Atoms] | None
 ) -> MDResult:
     """Turn the work folder of a finished run into its outputs.
 
@@ -80,8 +81,6 @@ def collect(
         Recorded.
     reference
         Frames whose g(r) is put beside.
-    type_map
-        Elements, to read a data set that names none.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = merged_thermo(trajectory.work, trajectory.attempts, trajectory.layout)
@@ -97,7 +96,7 @@ def collect(
         "segments": [_segment_summary(span, rows, trajectory) for span in trajectory.layout],
     }  # fmt: skip
     if config.analyse.rdf is not None:
-        summary["rdf"] = _rdf_outputs(config.analyse.rdf, trajectory, out, reference, type_map)
+        summary["rdf"] = _rdf_outputs(config.analyse.rdf, trajectory, out, reference)
     if config.analyse.msd is not None:
         summary["msd"] = _msd_outputs(config, trajectory, out)
     write_json(out / "analysis.json", summary)
@@ -190,8 +189,41 @@ def _segment_summary(span: Span, rows: Sequence[ThermoRow], trajectory: Trajecto
     return summary
 
 
+def check_analyses(config: MDConfig, atoms: Atoms) -> None:
+    """Refuse analyses that the structure does not allow, before hours are spent on the run.
+
+    Raises
+    ------
+    DataError
+        If an element does not occur, or the range of g(r) does not fit into the cell.
+    """
+    if (wanted := config.analyse.rdf) is not None:
+        rdf_settings(atoms, wanted.pairs, wanted.r_max, images=wanted.images)
+    present = set(atoms.get_chemical_symbols())
+    if config.analyse.msd is not None and (absent := [e for e in config.analyse.msd.species or () if e not in present]):
+        raise DataError(f"analyse.msd.species: no {absent[0]} in the start structure, which holds {sorted(present)}")
+
+
+def reference_frames(path: Path, type_map: Sequence[str], elements: Sequence[str]) -> list[Atoms]:
+    """Frames of the reference whose g(r) can be put beside that of the run: periodic, with all its elements.
+
+    Raises
+    ------
+    DataError
+        If there is none, or the file cannot be read.
+    """
+    found = list(read_frames(path, type_map))
+    used = [atoms for atoms in found if all(atoms.pbc) and set(elements) <= set(atoms.get_chemical_symbols())]
+    if not used:
+        raise DataError(
+            f"reference {path}: none of its {len(found)} frames is periodic in x, y and z and holds "
+            f"{', '.join(elements)}: name other frames or remove reference"
+        )
+    return used
+
+
 def _rdf_outputs(
-    config: RdfConfig, trajectory: Trajectory, out: Path, reference: Path | None, type_map: Sequence[str]
+    config: RdfConfig, trajectory: Trajectory, out: Path, reference: Sequence[Atoms] | None
 ) -> dict[str, Any]:
     segments = config.segments or (len(trajectory.layout) - 1,)
     frames = (frame.atoms for frame in trajectory.frames(segments))
@@ -199,7 +231,8 @@ def _rdf_outputs(
     r_max = float(found.r[-1] + 0.5 * found.width)
     other = None
     if reference is not None:
-        other = rdf(read_frames(reference, type_map), tuple(found.g), r_max, config.bins, images=config.images)
+        # Labelled cells are often smaller than that of the run: their images count.
+        other = rdf(reference, tuple(found.g), r_max, config.bins, images=True)
     write_rdf(out / "rdf.csv", found, other)
     summary: dict[str, Any] = {"frames": found.frames, "r_max": r_max, "bins": config.bins, "segments": list(segments)}
     summary["reference_frames"] = other.frames if other is not None else None

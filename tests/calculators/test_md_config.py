@@ -94,6 +94,8 @@ def test_intervals(text: Any, steps: int) -> None:
         ({"analyse": [{"msd": {"segments": [2, 0]}}], "run": [NVT, NVT, NVT]}, "must follow each other"),
         ({"analyse": [{"msd": {"fit": [0.5, 0.2]}}]}, "from a smaller to a larger"),
         ({"analyse": ["rdf"], "run": {"ensemble": "minimize"}}, "run only minimises"),
+        ({"analyse": ["msd"], "run": {**NVT, "dump": {"every": "0.3 ps"}}}, "needs at least 4 frames, .* gives 3"),
+        ({"analyse": ["rdf"], "run": {**NVT, "dump": {"every": "2 ps"}}}, "needs at least 1 frames"),
         ({"reference": "label.frames"}, "only used by the rdf analysis"),
         ({"stop_if": {"max_temperature": 0}}, "greater than 0"),
         ({"velocities": "keep", "run": {"ensemble": "nve", "time": "1 ps", "temperature": 300}}, "remove temperature"),

@@ -22,8 +22,9 @@ from ase.io import read, write
 from dpsim.calculators.analysis import compare_rdf
 from dpsim.calculators.lammps import run_lammps, run_md
 from dpsim.calculators.md_config import MDConfig
-from dpsim.calculators.md_results import MDResult
+from dpsim.calculators.md_results import MDResult, reference_frames
 from dpsim.calculators.md_start import start_structure
+from dpsim.data import Frame, write_npy
 from dpsim.errors import ConfigError, DataError, Interrupted, ModelError, StageError
 
 pytestmark = pytest.mark.lammps
@@ -328,6 +329,33 @@ def test_sigterm_stops_and_says_how_to_go_on(tmp_path: Path, launcher: Launcher,
         )
     assert signal.getsignal(signal.SIGTERM) is before
     assert not ranks_alive(tmp_path / "w")
+
+
+def test_analyses_are_checked_before_the_run(tmp_path: Path) -> None:
+    def start(analyse: Any, reference: Path | None = None) -> None:
+        cfg = config({"ensemble": "nve", "temperature": 300, "steps": 100}, analyse=analyse)
+        run_lammps(
+            cfg, copper(), ["pair_style none"], tmp_path / "w", tmp_path / "o", elements=("Cu",), reference=reference
+        )
+
+    with pytest.raises(DataError, match="r_max 7 Å passes half the smallest height"):
+        start([{"rdf": {"r_max": 7}}])
+    with pytest.raises(DataError, match="pair Cu-O: no O"):
+        start([{"rdf": {"pairs": ["Cu-O"]}}])
+    with pytest.raises(DataError, match=r"msd.species: no Li"):
+        start([{"msd": {"species": ["Li"]}}])
+    write(tmp_path / "a.xyz", [Atoms("Cu2", [[0, 0, 0], [2, 0, 0]]), Atoms("Al", cell=[4, 4, 4], pbc=True)])
+    with pytest.raises(DataError, match="none of its 2 frames is periodic"):
+        start(["rdf"], tmp_path / "a.xyz")
+    assert not (tmp_path / "w").exists()
+
+
+def test_reference_may_be_a_data_set(tmp_path: Path) -> None:
+    frame = Frame(np.zeros((1, 3)), np.array([0]), 4 * np.eye(3), {"energy": np.array(0.0)}, "x")
+    write_npy([frame], tmp_path / "data", ("Cu",))
+    (atoms,) = reference_frames(tmp_path / "data", ("Cu",), ("Cu",))
+    assert atoms.get_chemical_formula() == "Cu"
+    assert atoms.pbc.all()
 
 
 def test_start_structures(tmp_path: Path) -> None:
