@@ -87,7 +87,7 @@ class DPA3(nn.Module):
         """Angle features ``(A, a_dim)`` and the switch ``(A,)`` of each angle."""
         flow = self.config.repflow
         switch = exponential_switch if flow.use_exp_switch else polynomial_switch
-        d, r = d.index_select(0, neighborhood.angle_edge), r.index_select(0, neighborhood.angle_edge)
+        d, r = ops.gather_rows(d, neighborhood.angle_edge), ops.gather_rows(r, neighborhood.angle_edge)
         unit = d / (r + _COSINE_GUARD).unsqueeze(1)
         sw = switch(r, flow.a_rcut_smth, flow.a_rcut)
         ik = neighborhood.angle_ik

@@ -164,7 +164,7 @@ class RepFlowLayer(nn.Module):
     def angle_messages(self, node: Tensor, edge: Tensor, angle: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Message ``(B, e_dim)`` from angles to edges and self update ``(A, a_dim)`` of angles (§4.4)."""
         hood, a = geometry.neighborhood, self.config.a_dim
-        node, edge = self.compressed(node, edge.index_select(0, hood.angle_edge))
+        node, edge = self.compressed(node, ops.gather_rows(edge, hood.angle_edge))
         weight, bias = side_by_side(self.edge_angle1, self.angle_self if self.updates_angle else None)
         widths = [a, node.shape[1], edge.shape[1], edge.shape[1]]
         w_angle, w_node, w_ik, w_ij = weight.split(widths)  # type: ignore[no-untyped-call]
@@ -198,7 +198,7 @@ class RepFlowLayer(nn.Module):
             assert linear.bias is not None
             elsewhere = self.phi(linear.bias)
             return elsewhere + ops.scatter_rows(self.phi(linear(message)) - elsewhere, angle_edge, edge)
-        seen = edge + ops.scatter_rows(message - edge.index_select(0, angle_edge), angle_edge, edge)
+        seen = edge + ops.scatter_rows(message - ops.gather_rows(edge, angle_edge), angle_edge, edge)
         return self.phi(linear(seen))
 
     def combine(self, old: Tensor, updates: list[Tensor], residual: nn.ParameterList) -> Tensor:
