@@ -139,11 +139,17 @@ class Potential:
     def _graph(self, frame: Mapping[str, Any], index: int) -> tuple[FrameGraph, npt.NDArray[np.bool_]]:
         frame = dict(frame)
         where = f"frame {index}"
-        positions = np.asarray(frame.pop("positions"), dtype=np.float64).reshape(-1, 3)
+        missing = {"positions", "types"} - set(frame)
+        if missing:
+            raise DataError(f"{where} has no {' and no '.join(sorted(missing))}: both are needed")
+        positions = _vectors(frame.pop("positions"), f"{where}: positions", "(n_atoms, 3) numbers in Å")
         types = self._types(frame.pop("types"), where)
         cell = frame.pop("cell", None)
-        cell = None if cell is None else np.asarray(cell, dtype=np.float64).reshape(3, 3)
+        if cell is not None:
+            cell = _vectors(cell, f"{where}: cell", "(3, 3) numbers in Å, one vector a row", rows=3)
         periodic = frame.pop("periodic", None)
+        if periodic is not None and np.shape(periodic) != (3,):
+            raise DataError(f"{where}: periodic is {periodic!r}, expected three booleans, one a cell vector")
         given = sorted(name for name, value in frame.items() if value is not None)
         if given:
             raise ModelError(f"{where}: {self.source} takes no {', '.join(given)}: leave it out")
@@ -158,6 +164,13 @@ class Potential:
 
     def _types(self, types: Any, where: str) -> npt.NDArray[np.int64]:
         values = np.asarray(types)
+        if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
+            values = values.astype(str)
+        if values.ndim != 1 or (values.size and values.dtype.kind not in "USiu"):
+            raise DataError(
+                f"{where}: types are {values.dtype} of shape {values.shape}, "
+                "expected one index or chemical symbol an atom"
+            )
         if values.dtype.kind in "US":
             known = {symbol: index for index, symbol in enumerate(self.type_map)}
             unknown = sorted(set(values.tolist()) - set(known))
@@ -168,7 +181,8 @@ class Potential:
             return np.array([known[symbol] for symbol in values.tolist()], dtype=np.int64)
         values = values.astype(np.int64)
         if values.size and (values.max() >= len(self.type_map) or values.min() < -1):
-            raise ModelError(f"{where}: type {int(values.max())} is outside the model's type map {list(self.type_map)}")
+            wrong = int(values[(values >= len(self.type_map)) | (values < -1)][0])
+            raise ModelError(f"{where}: type {wrong} is outside the model's type map {list(self.type_map)}")
         return values
 
     def _run(self, batch: list[tuple[FrameGraph, npt.NDArray[np.bool_]]]) -> list[Prediction]:
@@ -178,6 +192,19 @@ class Potential:
         per_edge = -(gradient.unsqueeze(2) * hood.displacements.unsqueeze(1))
         virials = ops.scatter_rows(per_edge, hood.neighbor, hood.types).numpy()
         return list(_split(hood, atomic.numpy(), forces, virials, [real for _, real in batch]))
+
+
+def _vectors(values: Any, what: str, expected: str, rows: int | None = None) -> FloatArray:
+    """Read three numbers a row; a flat array is taken row by row."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{what} cannot be read as an array, expected {expected}") from None
+    if array.ndim == 1 and array.size % 3 == 0:
+        array = array.reshape(-1, 3)
+    if array.ndim != 2 or array.shape[1] != 3 or rows not in (None, len(array)):
+        raise DataError(f"{what}: found shape {array.shape}, expected {expected}")
+    return array
 
 
 def _split(

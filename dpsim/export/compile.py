@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import dpsim
 from dpsim import ops
 from dpsim.errors import SetupError
 from dpsim.export.metadata import KEY, FrozenMetadata
@@ -24,6 +23,7 @@ from dpsim.model.checkpoint import state_digest
 from dpsim.model.potential import PotentialModel
 from dpsim.physics.neighborhood import Neighborhood, collate
 from dpsim.physics.neighbors import frame_graph
+from dpsim.version import __version__
 
 
 def describe(model: PotentialModel, device: str) -> FrozenMetadata:
@@ -40,7 +40,7 @@ def describe(model: PotentialModel, device: str) -> FrozenMetadata:
         message_passing_layers=model.config.descriptor.message_passing_layers,
         device=device,
         torch=torch.__version__,
-        dpsim=dpsim.__version__,
+        dpsim=__version__,
         digest=state_digest(model),
     )
 

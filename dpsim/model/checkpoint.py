@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from dpsim.errors import ModelError
 from dpsim.model.config import ModelConfig
 from dpsim.model.potential import PotentialModel
+from dpsim.version import __version__
 
 FORMAT_VERSION = 1
 
@@ -44,15 +45,13 @@ def save_model(model: PotentialModel, path: str | Path, provenance: dict[str, An
     """
     from safetensors.torch import save_file
 
-    import dpsim
-
     path = Path(path)
     header = {
         "format_version": FORMAT_VERSION,
         "kind": "potential",
         "config": model.config.model_dump(mode="json"),
         "digest": state_digest(model),
-        "dpsim": dpsim.__version__,
+        "dpsim": __version__,
         "provenance": provenance or {},
     }
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
@@ -107,7 +106,7 @@ def load_model(path: str | Path) -> PotentialModel:
     from safetensors.torch import load_file
 
     header = read_header(path)
-    return model_from_state(header["config"], load_file(str(path)), str(path))
+    return model_from_state(header.get("config", {}), load_file(str(path)), str(path))
 
 
 def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], where: str) -> PotentialModel:
@@ -115,7 +114,11 @@ def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], whe
     try:
         model = PotentialModel.initialized(ModelConfig.model_validate(config), 0)
         model.load_state_dict(state)
-    except (ValidationError, RuntimeError, TypeError) as error:
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise ModelError(f"{where}: the model's configuration is not valid ({key}: {problem['msg']})") from None
+    except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[-1].strip()
         raise ModelError(
             f"{where}: the tensors do not fit the model's configuration ({first}): the file is damaged"

@@ -57,6 +57,7 @@ def test_ways_to_write_the_same_structure(potential):
     for positions, types, cell in (
         (POSITIONS.tolist(), ["O", "H", "H", "O"], CELL.tolist()),
         (POSITIONS.ravel(), np.array(TYPES, dtype=np.uint8), CELL.ravel()),
+        (POSITIONS, np.array(["O", "H", "H", "O"], dtype=object), CELL),
         (np.asfortranarray(POSITIONS), tuple(TYPES), np.asfortranarray(CELL)),
         (strided[:, ::2], np.array(["O", "H", "H", "O"]), CELL),
         (torch.from_numpy(POSITIONS), torch.tensor(TYPES), torch.from_numpy(CELL)),
@@ -123,7 +124,20 @@ def test_descriptor(potential):
             r"frame 0: element 'C' is not in the model's type map \['O', 'H'\]",
         ),
         ({"types": [0, 1, 2, 0]}, ModelError, "frame 0: type 2 is outside the model's type map"),
-        ({"types": [0, 1, -2, 0]}, ModelError, "frame 0: type .* is outside the model's type map"),
+        ({"types": [0, 1, -2, 0]}, ModelError, "frame 0: type -2 is outside the model's type map"),
+        ({"types": [0.5, 1, 1, 0]}, DataError, r"frame 0: types are float64 of shape \(4,\), expected one index or"),
+        ({"types": [True, False, True, False]}, DataError, "frame 0: types are bool"),
+        ({"types": [[0, 1, 1, 0]]}, DataError, r"frame 0: types are int64 of shape \(1, 4\)"),
+        ({"types": None}, DataError, "frame 0: types are object"),
+        (
+            {"positions": POSITIONS[:, :2]},
+            DataError,
+            r"frame 0: positions: found shape \(4, 2\), expected \(n_atoms, 3\)",
+        ),
+        ({"positions": [[0, 0, 0], [1, 1]]}, DataError, "frame 0: positions cannot be read as an array"),
+        ({"cell": [4.0, 4.0, 4.0]}, DataError, r"frame 0: cell: found shape \(1, 3\), expected \(3, 3\)"),
+        ({"cell": 4.0}, DataError, r"frame 0: cell: found shape \(\), expected \(3, 3\)"),
+        ({"periodic": True}, DataError, "frame 0: periodic is True, expected three booleans"),
         ({"types": [0, 1]}, DataError, "frame 0: 2 types for 4 positions: one type an atom is expected"),
         (
             {"positions": POSITIONS * [[1], [1], [np.nan], [1]]},
@@ -143,6 +157,13 @@ def test_wrong_input(potential, changes, kind, message):
     with pytest.raises(kind, match=message) as caught:
         potential.evaluate(**frame)
     assert "\n" not in str(caught.value)
+
+
+def test_frames_need_positions_and_types(potential):
+    with pytest.raises(DataError, match="frame 0 has no types: both are needed"):
+        potential.evaluate_many([{"positions": POSITIONS}])
+    with pytest.raises(DataError, match="frame 0 has no positions and no types"):
+        potential.evaluate_many([{}])
 
 
 def test_errors_name_the_frame(potential):

@@ -121,6 +121,13 @@ def test_tensors_that_do_not_fit(file, change, message):
     refused(file, rf"the tensors do not fit the model's configuration \({message}.*: the file is damaged")
 
 
+def test_settings_that_are_not_valid(file):
+    rewrite(file, lambda header: header["config"].update(surprise=1))
+    refused(file, r"the model's configuration is not valid \(surprise: Extra inputs are not permitted\)")
+    rewrite(file, lambda header: header.pop("config"))
+    refused(file, r"the model's configuration is not valid \(type_map: Field required\)")
+
+
 def test_settings_that_do_not_fit(file):
     rewrite(file, lambda header: header["config"]["descriptor"]["repflow"].update(n_dim=9))
     refused(file, "the tensors do not fit the model's configuration")
@@ -166,6 +173,12 @@ DAMAGE = {
         "the key 'repflow_variable' is missing: the file is damaged",
     ),
     "no weights": (lambda m: first_layer(m).pop("w"), r"the arrays do not fit the model's settings: Missing key\(s\)"),
+    "no bias": (lambda m: m.pop("@variables"), "are not as expected .KeyError.'out_bias'.*: the file is damaged"),
+    "unknown array": (lambda m: first_layer(m).update(zz=first_layer(m)["w"]), "are not as expected .KeyError.'zz'"),
+    "wrong kind": (
+        lambda m: m["descriptor"]["repflow_variable"].update(repflow_layers=5),
+        "are not as expected .TypeError",
+    ),
     "no array": (lambda m: first_layer(m).update(w="/nowhere"), "or is damaged"),
     "other widths": (
         lambda m: m["fitting"].update(neuron=[3, 3]),

@@ -41,8 +41,16 @@ def load_serialized(path: str | Path) -> PotentialModel:
     ModelError
         If the file is damaged, or holds something that dpsim does not implement.
     """
-    where = str(path)
-    tree = read_tree(path)
+    where, tree = str(path), read_tree(path)
+    try:
+        return _convert(tree, where)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{where}: the model's sections are not as expected ({error!r}): the file is damaged"
+        ) from None
+
+
+def _convert(tree: dict[str, Any], where: str) -> PotentialModel:
     model = Section(tree["model"], f"{where}: model")
     model.expect("Model", (1, 2))
     model.require(type="standard")

@@ -1,0 +1,3 @@
+"""Version of dpsim."""
+
+__version__ = "0.1.0"
