@@ -86,9 +86,9 @@ class HostGraph : public ModelGraph {
 //   center (E) ascending, pointer (N+1) its CSR, r2 (E)
 at::Tensor slots(const at::Tensor &center, const at::Tensor &pointer, const at::Tensor &r2)
 {
-  const at::Tensor by_distance = std::get<1>(at::sort(r2, /*stable=*/true, 0));
+  const at::Tensor by_distance = at::argsort(r2, /*stable=*/true, 0, /*descending=*/false);
   const at::Tensor by_center =
-      std::get<1>(at::sort(center.index_select(0, by_distance), /*stable=*/true, 0));
+      at::argsort(center.index_select(0, by_distance), /*stable=*/true, 0, /*descending=*/false);
   const at::Tensor order = by_distance.index_select(0, by_center);
   const at::Tensor place = at::arange(center.size(0), center.options()) -
                            pointer.index_select(0, center.index_select(0, order));

@@ -1,0 +1,90 @@
+"""The C entries of libdpsim_halo through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FIELDS = (
+    "displacements", "types", "row_types", "frame", "center", "neighbor", "edge_ptr",
+    "angle_edge", "angle_ij", "angle_ik", "angle_ptr",
+)  # fmt: skip
+
+
+def load(plugin: Path) -> ctypes.CDLL:
+    """The library; torch and MPI must be in the process before."""
+    import torch
+
+    from dpsim import ops
+    from dpsim.lammps.session import preload_mpi
+
+    assert torch.__version__
+    ops.load()
+    preload_mpi()
+    library = ctypes.CDLL(str(plugin / "libdpsim_halo.so"))
+    library.dpsim_graph_new.restype = ctypes.c_void_p
+    library.dpsim_graph_size.restype = ctypes.c_int64
+    library.dpsim_halo_new.restype = ctypes.c_void_p
+    for name in ("dpsim_halo_handle", "dpsim_halo_remote_rows", "dpsim_halo_bytes_sent"):
+        getattr(library, name).restype = ctypes.c_int64
+    return library
+
+
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    """Address of an array's data."""
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+class NativeGraph:
+    """A graph made by the plugin's code from plain arrays."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        rule: dict[str, Any],
+        *,
+        positions: np.ndarray,
+        row: np.ndarray,
+        row_types: np.ndarray,
+        centers: np.ndarray,
+        neighbors: list[np.ndarray],
+        tensor_path: bool,
+    ) -> None:
+        self.library, self.n_atoms = library, len(positions)
+        counts = np.array([len(n) for n in neighbors], dtype=np.int32)
+        lists = [np.ascontiguousarray(n, dtype=np.int32) for n in neighbors]
+        table = (ctypes.c_void_p * len(lists))(*[n.ctypes.data for n in lists])
+        excluded = rule.get("excluded")
+        self._keep = (counts, lists, table, np.ascontiguousarray(centers, dtype=np.int32))
+        self.handle = ctypes.c_void_p(
+            library.dpsim_graph_new(
+                ctypes.c_double(rule["cutoff"]), ctypes.c_int64(rule["e_sel"]), ctypes.c_double(rule["a_rcut"]),
+                ctypes.c_int64(rule["a_sel"]), ctypes.c_int64(rule["n_types"]),
+                None if excluded is None else pointer(excluded), ctypes.c_int64(self.n_atoms), pointer(positions),
+                pointer(row), ctypes.c_int64(len(row_types)), pointer(row_types), ctypes.c_int64(len(centers)),
+                pointer(self._keep[3]), pointer(counts), table, ctypes.c_int(tensor_path),
+            )
+        )  # fmt: skip
+
+    def __getitem__(self, field: str) -> np.ndarray:
+        number = FIELDS.index(field)
+        size = self.library.dpsim_graph_size(self.handle, number)
+        out = np.empty(size, dtype=np.float64 if number == 0 else np.int64)
+        self.library.dpsim_graph_copy(self.handle, number, pointer(out))
+        return out.reshape(-1, 3) if number == 0 else out
+
+    def scatter(self, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Forces, virial and atomic virials of an edge gradient."""
+        forces, virial, atom = np.empty((self.n_atoms, 3)), np.empty(9), np.empty((self.n_atoms, 3, 3))
+        gradient = np.ascontiguousarray(gradient)
+        self.library.dpsim_graph_scatter(
+            self.handle, pointer(gradient), pointer(forces), pointer(virial), pointer(atom)
+        )
+        return forces, virial.reshape(3, 3), atom
+
+    def close(self) -> None:
+        """Free it."""
+        self.library.dpsim_graph_delete(self.handle)
