@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dpsim.workflow.schema import WorkflowFile
-from dpsim.workflow.stages import StageConfig
+from dpsim.workflow.stages import stage_union
 
 MODELINE = "# yaml-language-server: $schema={path}"
 _INTERPOLATED = {"type": "string", "pattern": r"\$\{"}
@@ -26,7 +26,7 @@ def json_schema() -> dict[str, Any]:
     the loader has it.
     """
     schema = WorkflowFile.model_json_schema(by_alias=True)
-    stages = TypeAdapter(StageConfig).json_schema(by_alias=True)
+    stages = TypeAdapter(stage_union()).json_schema(by_alias=True)
     definitions = {**schema.pop("$defs", {}), **stages.pop("$defs", {})}
     schema["properties"]["stages"] = {
         "type": "object",

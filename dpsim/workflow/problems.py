@@ -110,7 +110,9 @@ class Collector:
     ) -> None:
         """Note a problem at `path`; `key` points at the key instead of the value, `place` elsewhere."""
         problem = Problem(code, message, path, place or self.place(path, key=key), suggestion, tuple(notes))
-        if problem not in self.problems:
+        # A value that could not be filled in is wrong in itself; what follows from it is noise.
+        unfilled = any(known.path == path and known.code == "E210" for known in self.problems)
+        if problem not in self.problems and not unfilled:
             self.problems.append(problem)
 
     def place(self, path: Path, *, key: bool = False) -> Place | None:

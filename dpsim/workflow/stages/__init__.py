@@ -1,44 +1,62 @@
-"""The stage types: one file each, and the union here that lists them."""
+"""The stage types: one file each, and the union here that lists them.
+
+A type is imported when it is used: a process that runs one stage does not pay for the settings of all others.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 
 from pydantic import Field
 
 from dpsim.workflow.stage import Stage
-from dpsim.workflow.stages.command import CommandStage
-from dpsim.workflow.stages.convert import ConvertStage
-from dpsim.workflow.stages.freeze import FreezeStage
-from dpsim.workflow.stages.inspect import InspectStage
-from dpsim.workflow.stages.label import LabelStage
-from dpsim.workflow.stages.md import MDStage
-from dpsim.workflow.stages.report import ReportStage
-from dpsim.workflow.stages.test import TestStage
-from dpsim.workflow.stages.train import TrainStage
 
-_Any = (
-    LabelStage
-    | ConvertStage
-    | InspectStage
-    | TrainStage
-    | FreezeStage
-    | TestStage
-    | MDStage
-    | ReportStage
-    | CommandStage
-)
-StageConfig = Annotated[_Any, Field(discriminator="uses")]
-"""Any stage of a workflow, told apart by ``uses``."""
+if TYPE_CHECKING:
+    from dpsim.workflow.stages.command import CommandStage
+    from dpsim.workflow.stages.convert import ConvertStage
+    from dpsim.workflow.stages.freeze import FreezeStage
+    from dpsim.workflow.stages.inspect import InspectStage
+    from dpsim.workflow.stages.label import LabelStage
+    from dpsim.workflow.stages.md import MDStage
+    from dpsim.workflow.stages.report import ReportStage
+    from dpsim.workflow.stages.test import TestStage
+    from dpsim.workflow.stages.train import TrainStage
 
-STAGE_TYPES: dict[str, type[Stage]] = {one.model_fields["uses"].default: one for one in get_args(_Any)}
-"""The built-in types by name."""
+    StageConfig = (
+        LabelStage
+        | ConvertStage
+        | InspectStage
+        | TrainStage
+        | FreezeStage
+        | TestStage
+        | MDStage
+        | ReportStage
+        | CommandStage
+    )
+    """Any stage of a workflow, told apart by ``uses``."""
+
+STAGE_TYPES: Final = {
+    "label": "LabelStage",
+    "convert": "ConvertStage",
+    "inspect": "InspectStage",
+    "train": "TrainStage",
+    "freeze": "FreezeStage",
+    "test": "TestStage",
+    "md": "MDStage",
+    "report": "ReportStage",
+    "command": "CommandStage",
+}
+"""The built-in types by name; each is the class in the file of that name."""
 
 
+@cache
 def find_stage_type(uses: str) -> type[Stage] | None:
     """Return the type of that name: a built-in one, or one of an installed package (group ``dpsim.stages``)."""
     if uses in STAGE_TYPES:
-        return STAGE_TYPES[uses]
+        found: type[Stage] = getattr(import_module(f"dpsim.workflow.stages.{uses}"), STAGE_TYPES[uses])
+        return found
     from importlib.metadata import entry_points
 
     for entry in entry_points(group="dpsim.stages", name=uses):
@@ -46,3 +64,9 @@ def find_stage_type(uses: str) -> type[Stage] | None:
         if isinstance(loaded, type) and issubclass(loaded, Stage):
             return loaded
     return None
+
+
+def stage_union() -> Any:
+    """Return the union of all built-in types, for the schema."""
+    types = tuple(find_stage_type(name) for name in STAGE_TYPES)
+    return Annotated[Union[types], Field(discriminator="uses")]  # noqa: UP007 - made from a tuple

@@ -1,0 +1,150 @@
+"""Everything wrong with a file is said at once, with place, excerpt and suggestion."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dpsim.errors import ConfigError
+from dpsim.workflow.codes import CODES
+from dpsim.workflow.plan import load
+from dpsim.workflow.problems import InvalidWorkflow
+
+WRONG = """\
+dpsim: 1
+nmae: cu
+type_map: [Cu, cu]
+vars: {T: 1200}
+stages:
+  label:
+    uses: label
+    structures: {prototype: fcc, element: Cu, supercell: [2, 2, 2], rattle: 0.08 parsec, cuont: 60}
+    calculator: {name: emtt}
+  data: {uses: convret, from: label.frames}
+  set: {uses: convert, from: label.frames, split: {train: 0.8, valid: 0.1}}
+  model: {uses: train, data: set, model: {preset: dpa3-tniy}, stepz: 20}
+  best: {uses: train, data: set.train, model: {preset: dpa3-tiny}, steps: 20}
+  frozen: {uses: freeze, from: best.bst}
+  melt:
+    uses: md
+    potential: best.best
+    start: {prototype: fcc, element: Ag, supercell: [6, 6, 6]}
+    run: {ensemble: npt, temperature: "${vars.TT} K", pressure: 1 bar, time: 20 pss}
+    retries: lots
+  report: {uses: report, from: [model, melk]}
+  one: {uses: command, run: [x], inputs: {a: two}, outputs: [y]}
+  two: {uses: command, run: [x], inputs: {a: one.y}, outputs: [y]}
+  bad.name: {uses: command, run: [x]}
+  none: {run: [x]}
+"""
+
+
+def problems(text: str, tmp_path: Path) -> dict[str, list[str]]:
+    path = tmp_path / "w.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidWorkflow) as caught:
+        load(path)
+    found: dict[str, list[str]] = {}
+    for problem in caught.value.problems:
+        assert problem.code in CODES
+        found.setdefault(problem.code, []).append(".".join(map(str, problem.path)))
+    return found
+
+
+def test_all_problems_are_found_in_one_pass(tmp_path: Path) -> None:
+    assert problems(WRONG, tmp_path) == {
+        "E203": ["nmae", "stages.label.structures.cuont", "stages.model.stepz"],
+        "E212": ["type_map.1"],
+        "E207": ["stages.label.structures.rattle", "stages.melt.run.time"],
+        "E206": ["stages.label.calculator"],
+        "E208": ["stages.data.uses"],
+        "E405": ["stages.set.split"],
+        "E204": ["stages.model", "stages.none"],
+        "E205": ["stages.model.model.preset", "stages.melt.retries"],
+        "E304": ["stages.frozen.from"],
+        "E210": ["stages.melt.run.temperature"],
+        "E301": ["stages.report.from.1"],
+        "E302": ["stages.one"],
+        "E209": ["stages.bad.name"],
+    }
+
+
+def test_the_style_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "dpsim: 1\ntype_map: [Cu]\nstages:\n"
+    text += "  model: {uses: train, data: {path: .}, model: {preset: dpa3-tiny}, steps: 2}\n"
+    (tmp_path / "workflow.yaml").write_text(text + "  frozen: {uses: freeze, from: model.bst}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidWorkflow) as caught:
+        load(Path("workflow.yaml"))
+    assert caught.value.render() == (
+        "error[E304] workflow.yaml:5:32  stages.frozen.from\n"
+        "  'model.bst' is not an output of stage 'model'\n"
+        "     5 |   frozen: {uses: freeze, from: model.bst}\n"
+        "       |                                ^^^^^^^^^ did you mean 'model.best'?\n"
+        "  outputs of 'model': best, last, curve, metrics        help: dpsim explain E304"
+    )
+    assert isinstance(caught.value, ConfigError)
+    assert re.fullmatch(
+        r"workflow\.yaml:5:32: stages\.frozen\.from: 'model\.bst' is not an output .*\[E304\]", str(caught.value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "message"),
+    [
+        ("{uses: freeze, from: label.frames}", "E305", "label.frames is labelled frames; expected a trained model"),
+        ("{uses: test, model: label.failed, data: data}", "E305", "expected a frozen model or a trained model"),
+        ("{uses: convert, from: {path: nope/*.xyz}}", "E401", "no file matches 'nope/\\*.xyz'"),
+        ("{uses: convert, from: data/x.xyz}", "E205", "a file is written {path: data/x.xyz}"),
+        (
+            "{uses: label, calculator: {name: emt}, structures: {prototype: fcc, element: Ag}}",
+            "E402",
+            "'Ag' is not in type_map",
+        ),
+        ("{uses: label, calculator: {name: emt}}", "E405", "takes either 'from' or 'structures'"),
+        ("{uses: command, run: ['{inputs.x}']}", "E405", "names no input of this stage"),
+        ("{uses: command, run: [x], outputs: [../y]}", "E405", "must be a path inside of the output folder"),
+        ("{uses: command, run: [x], resources: gpuu}", "E205", "there is no 'gpuu' in 'resources:'"),
+        ("{uses: command, run: [x], resources: {rank: 1}}", "E203", "'rank' is not a key of resources"),
+        ("{uses: command, run: [x], matrix: {T: [1, 1]}}", "E211", "stands twice"),
+        ("{uses: command, run: [x], matrix: {T: 3}}", "E211", "needs a list"),
+        ("{uses: command, run: 7}", "E205", "found 7, expected a list"),
+        ("[1]", "E205", "found a list, expected a mapping"),
+        ("{uses: inspect, from: [data]}", "E205", "found a list, expected text or a mapping"),
+    ],
+)
+def test_single_problems(tmp_path: Path, stage: str, code: str, message: str) -> None:
+    text = (
+        "dpsim: 1\ntype_map: [Cu]\nstages:\n"
+        "  label: {uses: label, calculator: {name: emt}, structures: {prototype: fcc, element: Cu}}\n"
+        f"  data: {{uses: convert, from: label}}\n  it: {stage}\n"
+    )
+    path = tmp_path / "w.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidWorkflow, match=message) as caught:
+        load(path)
+    assert [problem.code for problem in caught.value.problems] == [code]
+
+
+def test_a_missing_type_map_is_an_error(tmp_path: Path) -> None:
+    text = "dpsim: 1\nstages:\n  a: {uses: command, run: [x], outputs: [f]}\n  data: {uses: convert, from: a}\n"
+    assert problems(text, tmp_path) == {"E212": [""]}
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    structures = "{molecules: {H2O: 1}, density: 1}"
+    text = f"dpsim: 1\nstages:\n  a: {{uses: label, calculator: {{name: tblite}}, structures: {structures}}}\n"
+    path = tmp_path / "w.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidWorkflow, match=r"'tblite' is not installed; run: pip install 'dpsim\[label\]'"):
+        load(path)
+
+
+def test_every_code_has_a_page() -> None:
+    for code, (title, page) in CODES.items():
+        assert re.fullmatch(r"E\d\d\d", code)
+        assert title
+        assert len(page) > 40

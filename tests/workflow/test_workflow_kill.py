@@ -1,0 +1,180 @@
+"""Killing anything at any moment loses nothing: the next run gives the same artifacts."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dpsim.workflow.digest import Digester
+from dpsim.workflow.store import Store
+
+# Each stage counts to five in its work folder, half a tenth of a second each, and goes on where it was.
+COUNT = (
+    "import sys, time, pathlib; out, work = map(pathlib.Path, sys.argv[1:3]); f = work / 'n'; "
+    "n = int(f.read_text()) if f.exists() else 0\\n"
+    "while n < 5:\\n"
+    "    time.sleep(0.05); n += 1; t = work / 't'; t.write_text(str(n)); t.replace(f)\\n"
+    "(out / 'r').write_text(f'{n} ' + ''.join(pathlib.Path(p).read_text() for p in sys.argv[3:]))"
+)
+SLOW = f"""
+dpsim: 1
+name: slow
+stages:
+  a: {{uses: command, run: ["{{python}}", -c, "{COUNT}", "{{out}}", "{{work}}"], outputs: [r]}}
+  b: {{uses: command, run: ["{{python}}", -c, "{COUNT}", "{{out}}", "{{work}}"], outputs: [r], seed: 1}}
+  c:
+    uses: command
+    run: ["{{python}}", -c, "{COUNT}", "{{out}}", "{{work}}", "{{inputs.a}}", "{{inputs.b}}"]
+    inputs: {{a: a, b: b}}
+    outputs: [r]
+"""
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """Start ``dpsim run`` on the slow workflow."""
+    (folder / "w.yaml").write_text(SLOW)
+    command = [sys.executable, "-m", "dpsim.cli.main", "run", "w.yaml", "--run-dir", "run", *options]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def artifacts(folder: Path) -> dict[str, str]:
+    return {name: Digester().path(entry.out) for name, entry in Store(folder / "run").linked().items()}
+
+
+def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Artifacts of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    code, output = finish(start(folder))
+    assert code == 0, output
+    return artifacts(folder)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kill_the_driver_at_any_moment(tmp_path: Path, unbroken: dict[str, str], seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(3):
+        process = start(tmp_path)
+        time.sleep(rng.uniform(0.2, 2.0))
+        process.kill()
+        process.communicate()
+    code, output = finish(start(tmp_path))
+    assert code == 0, output
+    assert artifacts(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_a_stage_at_any_moment(tmp_path: Path, unbroken: dict[str, str], seed: int) -> None:
+    rng = random.Random(seed)
+    codes = []
+    for _ in range(3):
+        process = start(tmp_path)
+        end = time.monotonic() + rng.uniform(0.6, 2.0)
+        while time.monotonic() < end or not (workers(process) or process.poll() is not None):
+            time.sleep(0.02)
+        for worker in workers(process)[:1]:
+            worker.kill()
+        codes.append(finish(process)[0])
+    assert set(codes) <= {0, 5}
+    code, output = finish(start(tmp_path))
+    assert code == 0, output
+    assert artifacts(tmp_path) == unbroken
+
+
+def test_a_killed_stage_goes_on_from_its_work_folder(tmp_path: Path) -> None:
+    process = start(tmp_path, "-j", "1")
+    work = tmp_path / "run" / "stages" / "a" / "work" / "n"
+    while not work.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(workers(process)[0].pid, signal.SIGKILL)
+    code, output = finish(process)
+    assert code == 5
+    assert "was ended by signal 9 (Killed)" in output
+    reached = int(work.read_text())
+    assert reached >= 1
+    work.write_text("4")  # if it went on from here, one step is left
+    code, output = finish(start(tmp_path))
+    assert code == 0, output
+    assert "unfinished, goes on from its work folder" in output
+
+
+def test_nothing_of_a_killed_stage_stays_alive(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(
+        "dpsim: 1\nstages:\n  a: {uses: command, run: [sh, -c, 'setsid sleep 987 & sleep 987'], outputs: [x]}\n"
+    )
+    command = [sys.executable, "-m", "dpsim.cli.main", "run", "w.yaml", "--run-dir", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    mine: list[psutil.Process] = []
+    while len(mine) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+        mine = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name() == "sleep"]
+    psutil.Process(process.pid).children()[0].kill()
+    assert process.wait(60) == 5
+    _, alive = psutil.wait_procs(mine, timeout=10)
+    assert not alive
+
+
+def test_a_stage_whose_driver_was_killed_stops(tmp_path: Path) -> None:
+    process = start(tmp_path, "-j", "1")
+    while not (running := workers(process)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(running, timeout=30)
+    assert not alive
+    assert not list((tmp_path / "run").glob("store/*/*/lock"))
+
+
+def test_two_drivers_run_each_stage_once(tmp_path: Path, unbroken: dict[str, str]) -> None:
+    first, second = start(tmp_path), start(tmp_path)
+    for process in (first, second):
+        code, output = finish(process)
+        assert code == 0, output
+    assert artifacts(tmp_path) == unbroken
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    usage = [event["stage"] for event in events if event["event"] == "usage"]
+    assert sorted(usage) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
+def test_signals(tmp_path: Path, unbroken: dict[str, str], number: signal.Signals, expected: int) -> None:
+    process = start(tmp_path)
+    while not workers(process):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.6)
+    process.send_signal(number)
+    code, output = finish(process)
+    assert code == expected, output
+    assert "the same command goes on from here" in output
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert "interrupted" in {record["state"] for record in manifest["stages"].values()}
+    assert manifest["exit"] == expected
+    code, output = finish(start(tmp_path))
+    assert code == 0, output
+    assert artifacts(tmp_path) == unbroken
