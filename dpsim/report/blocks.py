@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_ROWS = 40
-"""Rows of a table that are shown; what is left out is counted."""
+"""Rows of a table that are shown if nothing else is said; what is left out is counted."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Table:
     rows: list[tuple[str, ...]]
     text: tuple[int, ...] = ()
     """Columns that hold words."""
+    limit: int = MAX_ROWS
+    """Rows that are shown."""
 
     def compact(self) -> Table:
         """The same without columns that say nothing in any row."""
@@ -69,17 +71,17 @@ class Table:
         ]
         rows = [tuple(row[i] for i in kept) for row in self.rows]
         text = tuple(place for place, i in enumerate(kept) if i in self.text)
-        return Table(self.caption, tuple(self.header[i] for i in kept), rows, text)
+        return Table(self.caption, tuple(self.header[i] for i in kept), rows, text, self.limit)
 
     @property
     def shown(self) -> list[tuple[str, ...]]:
         """The rows that fit."""
-        return self.rows[:MAX_ROWS]
+        return self.rows[: self.limit]
 
     @property
     def hidden(self) -> int:
         """Number of rows left out."""
-        return max(0, len(self.rows) - MAX_ROWS)
+        return max(0, len(self.rows) - self.limit)
 
 
 @dataclass(frozen=True)

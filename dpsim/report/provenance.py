@@ -22,6 +22,7 @@ class StageState:
     anchor: str | None
 
 
+_ALL = 2000
 _TONES = {"done": "good", "cached": "good", "complete": "good", "finished": "good", "running": "busy", "failed": "bad"}
 
 
@@ -98,7 +99,7 @@ def provenance_tables(manifest: Mapping[str, Any]) -> list[Table]:
         Table("Versions", ("package", "version"), _pairs(_versions(manifest)), text=(1,)),
         Table("Machine", ("", ""), _pairs(manifest.get("host") or {}), text=(1,)),
         Table("Workflow and seeds", ("", ""), _pairs(_workflow(manifest)), text=(1,)),
-        Table("Digests of results", ("result", "key or content digest"), _digests(manifest), text=(1,)),
+        Table("Digests of results", ("result", "key or content digest"), _digests(manifest), text=(1,), limit=_ALL),
     ]
     return [table for table in tables if table.rows]
 

@@ -170,7 +170,7 @@ def test_killed_ranks_are_an_error_and_two_ranks_resume(
     tmp_path: Path, launcher: Launcher, copper_lines: list[str]
 ) -> None:
     work = tmp_path / "work"
-    cfg = config({**SEGMENTS["nose-hoover"], "steps": 3000}, {"ensemble": "nve", "steps": 1000})
+    cfg = config({**SEGMENTS["nose-hoover"], "steps": 1500}, {"ensemble": "nve", "steps": 500})
 
     def kill_a_rank(step: int, *_: Any, **__: Any) -> None:
         if step >= 100:
@@ -182,11 +182,11 @@ def test_killed_ranks_are_an_error_and_two_ranks_resume(
 
     arguments: dict[str, Any] = {"elements": ("Cu",), "ranks": 2, "launcher": launcher}
     with pytest.raises(StageError, match="LAMMPS failed in segment"):
-        run_lammps(cfg, copper(5), copper_lines, work, tmp_path / "out", progress=kill_a_rank, **arguments)
+        run_lammps(cfg, copper(4), copper_lines, work, tmp_path / "out", progress=kill_a_rank, **arguments)
     wait_for(lambda: not ranks_alive(work))
-    result = run_lammps(cfg, copper(5), copper_lines, work, tmp_path / "out", **arguments)
+    result = run_lammps(cfg, copper(4), copper_lines, work, tmp_path / "out", **arguments)
     assert result.attempts == 2
-    assert [int(row["step"]) for row in rows(result)] == [*range(0, 3001, 10), *range(3000, 4001, 10)]
+    assert [int(row["step"]) for row in rows(result)] == [*range(0, 1501, 10), *range(1500, 2001, 10)]
 
 
 def test_other_settings_start_afresh(tmp_path: Path, launcher: Launcher, copper_lines: list[str]) -> None:
