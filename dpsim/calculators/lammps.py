@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -295,7 +296,10 @@ class _Run:
         error = log.error or read_error(screen)
         path = log.path if log.path.exists() else screen
         place = f"segment {log.segment} ({self.config.run[log.segment].ensemble})" if log.segment >= 0 else "its set-up"
-        reason = error or f"it ended with exit code {process.exit_code} and no message"
+        # mpiexec passes on the number of the signal that killed a rank.
+        killed = process.exit_code in (signal.SIGKILL, -signal.SIGKILL, 128 + signal.SIGKILL)
+        ended = "a rank was killed, perhaps for want of memory" if killed else f"it ended with code {process.exit_code}"
+        reason = error or f"{ended}, without a message"
         raise StageError(f"LAMMPS failed in {place}: {reason}; see {path}")
 
 
