@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,10 +14,10 @@ from data_tools.sources import Source, SourceFile, find_files
 from dpsim.data import Frame
 from dpsim.data.files import new_folder, write_json
 from dpsim.data.frame import check_cell, fingerprint
-from dpsim.data.npy import CARD, MIXED
+from dpsim.data.npy import CARD, MIXED, PLAIN
 from dpsim.data.split import By, split_frames
 from dpsim.data.summary import format_table
-from dpsim.data.write import write_mixed
+from dpsim.data.write import write_mixed, write_npy
 from dpsim.errors import DataError
 from dpsim.fields import FIELDS
 
@@ -26,6 +25,8 @@ __all__ = ["ConversionReport", "Drop", "Source", "SourceReport", "convert", "rea
 
 Drop = Literal["unlabelled", "duplicates"]
 """Frames that may be left out: without energy, forces and virial; equal to an earlier one."""
+Layout = Literal["mixed", "npy"]
+"""How systems are written: ``deepmd/npy/mixed`` or ``deepmd/npy``."""
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do, and the name of the file just read."""
 
@@ -92,6 +93,7 @@ def convert(
     by: By = "frame",
     seed: int = 0,
     drop: Sequence[Drop] = (),
+    layout: Layout = "mixed",
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> ConversionReport:
@@ -114,6 +116,8 @@ def convert(
         Of the split.
     drop
         Frames to leave out instead of complaining: unlabelled (an error otherwise), duplicates (kept otherwise).
+    layout
+        ``mixed``: a folder for each number of atoms; ``npy``: one for each sequence of elements.
     overwrite
         Whether an existing output is replaced.
     on_progress
@@ -129,6 +133,8 @@ def convert(
     for why in drop:
         if why not in get_args(Drop):
             raise DataError(f"drop {why!r} is not known, expected one of {', '.join(get_args(Drop))}")
+    if layout not in get_args(Layout):
+        raise DataError(f"layout {layout!r} is not known, expected one of {', '.join(get_args(Layout))}")
     output = Path(output)
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output} exists already: remove it or choose another output folder")
@@ -147,7 +153,7 @@ def convert(
         compositions=dict(Counter(frame.formula(names) for frame in frames).most_common()),
         renamed=elements.renamed,
     )
-    _write(output, parts, frames, names, report)
+    _write(output, parts, frames, names, report, layout)
     return report
 
 
@@ -263,14 +269,11 @@ def _write(
     frames: Sequence[Frame],
     names: Sequence[str],
     report: ConversionReport,
+    layout: Layout,
 ) -> None:
+    write = write_mixed if layout == "mixed" else write_npy
     with new_folder(output, overwrite=True) as folder:
-        if "" in parts:
-            write_mixed((frames[i] for i in parts[""]), folder, names, overwrite=True)
-        else:
-            for name, indices in parts.items():
-                write_mixed((frames[i] for i in indices), folder / name, names)
-        made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(
-            folder / CARD, {"format": MIXED, "version": 1, "made": made, **report.to_dict(), "output": output.name}
-        )
+        for name, indices in parts.items():
+            write((frames[i] for i in indices), folder / name, names, overwrite=not name)
+        form = MIXED if layout == "mixed" else PLAIN
+        write_json(folder / CARD, {"format": form, "version": 1, **report.to_dict(), "output": output.name})

@@ -216,7 +216,13 @@ class System:
         card = self.path / CARD
         if not card.is_file():
             return []
-        runs = read_json(card).get("origins", [])
+        stored = read_json(card)
+        if stored.get("format", self.format) != self.format:
+            raise DataError(
+                f"{card} names the format {stored['format']}, but the arrays are {self.format} "
+                f"(real_atom_types.npy {'present' if self.mixed else 'absent'}): restore the arrays or delete this file"
+            )
+        runs = stored.get("origins", [])
         origins = [origin for origin, count in runs for _ in range(count)]
         if origins and len(origins) != self.n_frames:
             raise DataError(

@@ -180,6 +180,10 @@ BROKEN = [
     (break_truncated, r"force.npy ends after \d+ of \d+ bytes: it was not written completely"),
     (lambda p: (p / "set.000/force.npy").write_bytes(b"rubbish"), r"force.npy cannot be read as a numpy array"),
     (lambda p: (p / "dataset.json").write_text('{"origins": [["a", 2]]}'), r"tells of 2 frames, but the sets hold 3"),
+    (
+        lambda p: (p / "dataset.json").write_text('{"format": "deepmd/npy/mixed"}'),
+        r"names the format deepmd/npy/mixed, but the arrays are deepmd/npy \(real_atom_types.npy absent\)",
+    ),
     (lambda p: (p / "dataset.json").write_text("[]"), r"dataset.json holds a list, expected a JSON object"),
 ]  # fmt: skip
 

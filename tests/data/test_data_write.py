@@ -51,7 +51,7 @@ def signature(frame: Frame, type_map: tuple[str, ...], with_origin: bool = True)
 
 
 @pytest.mark.parametrize("write", [write_mixed, write_npy])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(frames(), min_size=1, max_size=6), size=st.sampled_from([None, 1, 2]))
 def test_frames_come_back_bit_for_bit(tmp_path: Path, write: Any, drawn: list[Frame], size: int | None) -> None:
     write(drawn, tmp_path / "out", TYPE_MAP, set_size=size, overwrite=True)

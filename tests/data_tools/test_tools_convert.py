@@ -110,7 +110,8 @@ def test_several_codes_and_globs_become_one_data_set(shared: Path, tmp_path: Pat
 def test_a_conversion_can_be_repeated_bit_for_bit(shared: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         convert([shared / "data/mlearn/Mo/test.extxyz"], tmp_path / name, split={"train": 0.7, "valid": 0.3}, seed=5)
-    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.npy"))
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    files.remove(Path("dataset.json"))  # holds the name of the output
     assert len(files) > 8
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
@@ -385,3 +386,11 @@ def test_source_settings_are_checked() -> None:
 def test_no_sources(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no sources were given, expected at least one file, folder or glob"):
         convert([], tmp_path / "out")
+
+
+def test_the_plain_layout_has_a_folder_for_each_formula(shared: Path, tmp_path: Path) -> None:
+    convert([shared / "data/3bpa/iso_atoms.xyz"], tmp_path / "out", layout="npy")
+    systems = open_dataset(tmp_path / "out").systems
+    assert [(system.path.name, system.format) for system in systems] == [(e, "deepmd/npy") for e in "CHNO"]
+    with pytest.raises(DataError, match="layout 'lmdb' is not known, expected one of mixed, npy"):
+        convert([shared / "data/3bpa/iso_atoms.xyz"], tmp_path / "x", layout="lmdb")  # type: ignore[arg-type]
