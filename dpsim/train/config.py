@@ -215,7 +215,7 @@ class TrainConfig(Config):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Of the initial parameters and of the order of the frames."""
     precision: Literal["float32", "float64"] | None = None
-    """Floating-point type of descriptor and fitting; None: what the model says. Energies are always float64."""
+    """Floating-point type of descriptor and fitting, instead of what the model says. Energies are always float64."""
     validate_every: Count = 100
     """Steps between two evaluations of the validation data, which choose the best model."""
     validation_frames: Count | None = None
@@ -232,17 +232,7 @@ class TrainConfig(Config):
         warmup = self.learning_rate.n_warmup(self.steps)
         if warmup > self.steps:
             raise ValueError(f"learning_rate.warmup_steps ({warmup}) must not exceed steps ({self.steps})")
-        if isinstance(self.model, CustomModel) and self.precision is not None:
-            self._check_precision(self.model, self.precision)
         return self
-
-    @staticmethod
-    def _check_precision(model: CustomModel, precision: str) -> None:
-        for name, part in (("descriptor", model.descriptor), ("fitting", model.fitting)):
-            if "precision" in part.model_fields_set and part.precision != precision:
-                raise ValueError(
-                    f"model.{name}.precision ({part.precision}) contradicts precision ({precision}): remove one"
-                )
 
     @property
     def atoms_per_batch(self) -> int | None:

@@ -28,7 +28,7 @@ def test_no_torch_is_imported() -> None:
     [
         {"model": "dpa3-small"},
         {"model": {"preset": "dpa3-tiny", "cutoff": "6.0 angstrom", "descriptor": {"repflow": {"nlayers": 3}}}},
-        {"model": {"descriptor": {"type": "dpa3"}}, "precision": "float64"},
+        {"model": {"descriptor": {"type": "dpa3"}}, "precision": "float32"},
         {"model": None, "learning_rate": {"type": "cosine", "stop_ratio": 0.1, "warmup_ratio": 0.1}},
         {"loss": {"type": "huber", "huber_delta": [0.1, 0.2, 0.3], "virial": 1}, "batch_size": "auto:64"},
     ],
@@ -73,7 +73,6 @@ def test_shorthand_of_weights() -> None:
             "exclude each other",
         ),
         ({"model": {"preset": "dpa3-tiny", "cutoff": "5 ps"}}, "is not a unit of length"),
-        ({"model": {"descriptor": {"type": "dpa3", "precision": "float64"}}, "precision": "float32"}, "contradicts"),
         ({"batch_size": "auto:0"}, "no batch size: write a number of frames"),
         ({"batch_size": "8"}, "no batch size"),
         ({"learning_rate": {"stop": 1e-5, "stop_ratio": 0.1}}, "exclude each other"),
