@@ -267,7 +267,7 @@ void PairDPSim::warn_about_masses()
 
 void PairDPSim::warn_about_exclusions()
 {
-  if (neighbor->exclude && comm->me == 0)
+  if (neighbor->nex_type + neighbor->nex_group + neighbor->nex_mol > 0 && comm->me == 0)
     error->warning(FLERR, "pair_style dpsim: neigh_modify exclude removes pairs that the model was trained with");
 }
 

@@ -123,7 +123,7 @@ def run_program(argv: Sequence[str], env: dict[str, str], folder: Path, timeout:
 
 def head(system: System, data: Path, *, units: str = "metal", before: str = "", style: str = "atomic") -> str:
     """Beginning of a deck, up to the data file."""
-    lines = [f"units {units}", f"boundary {system.boundary}", f"atom_style {style}", "box tilt large", before]
+    lines = [f"units {units}", f"boundary {system.boundary}", f"atom_style {style}", before]
     return "\n".join([*lines, f"read_data {data.name}\n"])
 
 
