@@ -1,0 +1,93 @@
+"""The JSON Schema agrees with the validator on the recipes and on what is wrong."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpsim.workflow.document import read_document
+from dpsim.workflow.json_schema import json_schema
+from dpsim.workflow.plan import load
+from dpsim.workflow.yaml_loader import load_text
+
+jsonschema = pytest.importorskip("jsonschema")
+RECIPES = sorted(entry.name for entry in files("dpsim.recipes").iterdir() if entry.name.endswith(".yaml"))
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(json.loads(json.dumps(schema)))
+
+
+def recipe(name: str) -> Path:
+    return Path(str(files("dpsim.recipes") / name))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid(name: str, validator: Any) -> None:
+    plan = load(recipe(name), check_files=False)
+    assert plan.order[-1] == "report"
+    text = recipe(name).read_text()
+    assert not list(validator.iter_errors(load_text(text, name).data))
+    for word in ("What for", "Needs", "How long", "Edit"):
+        assert f"# {word}" in text
+    assert plan.workflow.name == name.removesuffix(".yaml")
+
+
+def test_there_are_recipes() -> None:
+    assert {"quickstart.yaml", "copper-eam.yaml", "from-dft-outputs.yaml"} <= set(RECIPES)
+
+
+def test_the_recipe_for_dft_outputs_reads_several_formats(shared: Path, tmp_path: Path) -> None:
+    raw = shared / "data" / "raw_outputs"
+    settings = (
+        f"vars.vasp={raw}/vasp/poscars/OUTCAR.h2o*",
+        f"vars.cp2k={raw}/cp2k/cp2k/cp2k_2025_output/cp2k_2025_output",
+        f"vars.abacus={raw}/abacus/abacus.md",
+    )
+    from dpsim.workflow.progress import SilentView
+    from dpsim.workflow.resources import Machine
+    from dpsim.workflow.runner import Runner, RunOptions
+
+    plan = load(recipe("from-dft-outputs.yaml"), overrides=settings)
+    outcome = Runner(plan, tmp_path / "run", Machine(2, 0), SilentView(), RunOptions(selected={"data", "check"})).run()
+    assert outcome.failures == []
+    card = json.loads((tmp_path / "run" / "stages" / "data" / "out" / "dataset.json").read_text())
+    assert [source["formats"] for source in card["sources"]] == [["vasp/outcar"], ["cp2k/output"], ["abacus/md"]]
+    assert (card["frames"], card["type_map"]) == (16, ["O", "H"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dpsim: 1\nstages: {}",
+        "dpsim: 2\nstages: {a: {uses: command, run: [x]}}",
+        "stages: {a: {uses: command, run: [x]}}",
+        "dpsim: 1\nstages: {a: {uses: nope}}",
+        "dpsim: 1\nstages: {a: {uses: command, run: [x], rnu: 1}}",
+        "dpsim: 1\nstages: {a: {uses: freeze}}",
+        "dpsim: 1\nname: [a]\nstages: {a: {uses: command, run: [x]}}",
+        "dpsim: 1\nnope: 1\nstages: {a: {uses: command, run: [x]}}",
+    ],
+)
+def test_what_is_wrong_is_wrong_for_the_schema_too(text: str, validator: Any) -> None:
+    assert list(validator.iter_errors(load_text(text, "w").data))
+
+
+def test_values_may_be_filled_in_later(validator: Any, tmp_path: Path) -> None:
+    text = (
+        "dpsim: 1\ntype_map: [Cu]\nvars: {n: 5, T: 300, x: [1]}\nx-note: 1\nstages:\n"
+        "  m:\n    uses: train\n    data: {path: .}\n    model: {preset: dpa3-tiny}\n"
+        '    steps: "${vars.n}"\n    x-note: more\n    loss: {forces: "${vars.n}"}\n'
+        '  c: {uses: command, matrix: {x: "${vars.x}"}, run: [x]}\n'
+    )
+    assert not list(validator.iter_errors(load_text(text, "w").data))
+    (tmp_path / "w.yaml").write_text(text)
+    assert read_document(tmp_path / "w.yaml").data["stages"]["m"]["steps"] == 5
+    assert load(tmp_path / "w.yaml").order == ("m", "c@x=1")
