@@ -1,6 +1,7 @@
 // Activation functions with their first and second derivatives, on vectors.
 //
 // value(x), and the same with references that receive phi'(x), or phi'(x) and phi''(x).
+// for_row(pre, body) calls body with the form of the function that a row of arguments needs.
 #pragma once
 
 #include "kernels_loops.h"
@@ -10,10 +11,40 @@
 namespace dpsim::kernels {
 
 template <typename T>
+inline Vec<T> sigmoid(const Vec<T> &x) {
+  return Vec<T>(1) / (Vec<T>(1) + x.neg().exp());
+}
+
+#if defined(CPU_CAPABILITY_AVX512)
+// The same without function call and division, to 3e-7: the loops around it then keep their
+// constants in registers. exp(-x) = 2^n 2^f with integer n and |f| <= 1/2; 2^f by a polynomial
+// (least squares in the relative error, 2e-9); reciprocal by one Newton step.
+inline Vec<float> sigmoid(const Vec<float> &x_) {
+  const auto c = [](float v) { return _mm512_set1_ps(v); };
+  const __m512 x = _mm512_max_ps(x_, c(-87.0f));  // exp(-x) stays finite
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, c(-1.44269502f)), _MM_FROUND_TO_NEAREST_INT);
+  // -log2(e) in two parts
+  const __m512 f = _mm512_fmadd_ps(x, c(-1.92596303e-8f), _mm512_fmsub_ps(x, c(-1.44269502f), n));
+  __m512 p = _mm512_fmadd_ps(c(1.53458110e-4f), f, c(1.33999309e-3f));
+  p = _mm512_fmadd_ps(p, f, c(9.61848907e-3f));
+  p = _mm512_fmadd_ps(p, f, c(5.55032864e-2f));
+  p = _mm512_fmadd_ps(p, f, c(2.40226462e-1f));
+  p = _mm512_fmadd_ps(p, f, c(6.93147182e-1f));
+  p = _mm512_fmadd_ps(p, f, c(1.0f));
+  const __m512 y = _mm512_add_ps(_mm512_scalef_ps(p, n), c(1.0f));
+  const __m512 r = _mm512_rcp14_ps(y);
+  return _mm512_mul_ps(r, _mm512_fnmadd_ps(y, r, c(2.0f)));
+}
+#endif
+
+template <typename T>
 struct Silu {
   explicit Silu(T) {}
 
-  static Vec<T> sigmoid(const Vec<T> &x) { return Vec<T>(1) / (Vec<T>(1) + x.neg().exp()); }
+  template <typename Row, typename F>
+  void for_row(const Row &, const F &body) const {
+    body(*this);
+  }
 
   Vec<T> operator()(const Vec<T> &x) const { return x * sigmoid(x); }
 
@@ -35,6 +66,11 @@ template <typename T>
 struct Tanh {
   explicit Tanh(T) {}
 
+  template <typename Row, typename F>
+  void for_row(const Row &, const F &body) const {
+    body(*this);
+  }
+
   Vec<T> operator()(const Vec<T> &x) const { return x.tanh(); }
 
   Vec<T> operator()(const Vec<T> &x, Vec<T> &d1) const {
@@ -52,8 +88,8 @@ struct Tanh {
 };
 
 // silu below the threshold, tanh(slope (x - threshold)) + offset from there on, with the slope and
-// the offset that make value and first derivative continuous. Few numbers pass the threshold, so
-// the upper branch is computed for a vector only when it has one.
+// the offset that make value and first derivative continuous. Few numbers reach the threshold:
+// rows without one take silu, and a loop without the call of tanh.
 template <typename T>
 struct Silut {
   explicit Silut(T threshold_) : threshold(threshold_), silu(threshold_) {
@@ -62,29 +98,35 @@ struct Silut {
     slope = Vec<T>(p + threshold_ * p * (T(1) - p));
   }
 
-  static bool any(const Vec<T> &mask) { return mask.zero_mask() != (1 << Vec<T>::size()) - 1; }
+  template <typename Row, typename F>
+  void for_row(const Row &pre, const F &body) const {
+    Vec<T> highest = threshold - Vec<T>(1);
+    pre.each([&](const Vec<T> &x) { highest = at::vec::maximum(highest, x); });
+    // Also true for NaN, which passes through either way.
+    if ((highest < threshold).zero_mask() != 0) {
+      body(*this);
+    } else {
+      body(silu);
+    }
+  }
 
   Vec<T> operator()(const Vec<T> &x) const {
-    const auto value = silu(x), above = x >= threshold;
-    if (!any(above)) return value;
-    return Vec<T>::blendv(value, (slope * (x - threshold)).tanh() + offset, above);
+    const auto above = (slope * (x - threshold)).tanh() + offset;
+    return Vec<T>::blendv(silu(x), above, x >= threshold);
   }
 
   Vec<T> operator()(const Vec<T> &x, Vec<T> &d1) const {
-    const auto value = silu(x, d1), above = x >= threshold;
-    if (!any(above)) return value;
-    const auto t = (slope * (x - threshold)).tanh();
-    d1 = Vec<T>::blendv(d1, slope * (Vec<T>(1) - t * t), above);
-    return Vec<T>::blendv(value, t + offset, above);
+    const auto value = silu(x, d1), t = (slope * (x - threshold)).tanh(), mask = x >= threshold;
+    d1 = Vec<T>::blendv(d1, slope * (Vec<T>(1) - t * t), mask);
+    return Vec<T>::blendv(value, t + offset, mask);
   }
 
   Vec<T> operator()(const Vec<T> &x, Vec<T> &d1, Vec<T> &d2) const {
-    const auto value = silu(x, d1, d2), above = x >= threshold;
-    if (!any(above)) return value;
-    const auto t = (slope * (x - threshold)).tanh(), d = slope * (Vec<T>(1) - t * t);
-    d1 = Vec<T>::blendv(d1, d, above);
-    d2 = Vec<T>::blendv(d2, Vec<T>(-2) * slope * t * d, above);
-    return Vec<T>::blendv(value, t + offset, above);
+    const auto value = silu(x, d1, d2), t = (slope * (x - threshold)).tanh(), mask = x >= threshold;
+    const auto d = slope * (Vec<T>(1) - t * t);
+    d1 = Vec<T>::blendv(d1, d, mask);
+    d2 = Vec<T>::blendv(d2, Vec<T>(-2) * slope * t * d, mask);
+    return Vec<T>::blendv(value, t + offset, mask);
   }
 
   Vec<T> threshold, offset{0}, slope{0};

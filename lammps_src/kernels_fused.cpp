@@ -9,12 +9,19 @@ namespace {
 template <typename T>
 struct Row {
   Row(const Fused<T> &f, int64_t t, int64_t m)
-      : x(f.x + m * f.C), s(f.s + t * f.C), b(f.b + f.b_index[m] * f.C) {}
+      : C(f.C), x(f.x + m * f.C), s(f.s + t * f.C), b(f.b + f.b_index[m] * f.C) {}
 
   Vec<T> pre(int64_t c, int64_t n) const {
     return Vec<T>::loadu(x + c, n) + Vec<T>::loadu(s + c, n) + Vec<T>::loadu(b + c, n);
   }
 
+  // Columns beyond the last one count as zeros.
+  template <typename F>
+  void each(const F &f) const {
+    columns<T>(0, C, [&](int64_t c, int64_t n) { f(pre(c, n)); });
+  }
+
+  int64_t C;
   const T *x, *s, *b;
 };
 
@@ -29,7 +36,7 @@ inline T total(const Vec<T> &v) {
 }
 
 template <typename T, typename Phi>
-void forward(const Fused<T> &f, const Phi &phi, T *reduced, T *item) {
+void forward(const Fused<T> &f, const Phi &function, T *reduced, T *item) {
   const int64_t rest = f.C - f.c1;
   for_segments(f.S, f.M * f.C, [&](int64_t t) {
     T *sum = reduced + t * f.c1;
@@ -37,9 +44,11 @@ void forward(const Fused<T> &f, const Phi &phi, T *reduced, T *item) {
     for (int64_t m = f.ptr[t]; m < f.ptr[t + 1]; ++m) {
       const Row<T> row(f, t, m);
       const Vec<T> w(f.w[m]);
-      columns<T>(0, f.c1, [&](int64_t c, int64_t n) { add(sum + c, w * phi(row.pre(c, n)), n); });
       T *out = item + m * rest - f.c1;
-      columns<T>(f.c1, f.C, [&](int64_t c, int64_t n) { phi(row.pre(c, n)).store(out + c, n); });
+      function.for_row(row, [&](const auto &phi) {
+        columns<T>(0, f.c1, [&](int64_t c, int64_t n) { add(sum + c, w * phi(row.pre(c, n)), n); });
+        columns<T>(f.c1, f.C, [&](int64_t c, int64_t n) { phi(row.pre(c, n)).store(out + c, n); });
+      });
     }
   });
 }
@@ -66,7 +75,7 @@ struct ToB {
 };
 
 template <typename T, typename Phi>
-void backward(const Fused<T> &f, const Phi &phi, Rows<T> go, Rows<T> gi, T *dx, T *ds, T *db, T *dw) {
+void backward(const Fused<T> &f, const Phi &function, Rows<T> go, Rows<T> gi, T *dx, T *ds, T *db, T *dw) {
   const ToB<T> to_b(f, db);
   for_segments(f.S, f.M * f.C, [&](int64_t t) {
     T *dst = ds + t * f.C;
@@ -81,26 +90,29 @@ void backward(const Fused<T> &f, const Phi &phi, Rows<T> go, Rows<T> gi, T *dx, 
         add(dst + c, d, n);
         to_b(m, c, d, n);
       };
-      Vec<T> dwm(0), d1;
-      columns<T>(0, f.c1, [&](int64_t c, int64_t n) {
-        const auto g = Vec<T>::loadu(got + c, n);
-        const auto value = phi(row.pre(c, n), d1);
-        dwm = at::vec::fmadd(g, value, dwm);
-        give(c, w * g * d1, n);
-      });
       const T *gim = gi.row(m) - f.c1;
-      columns<T>(f.c1, f.C, [&](int64_t c, int64_t n) {
-        phi(row.pre(c, n), d1);
-        give(c, Vec<T>::loadu(gim + c, n) * d1, n);
+      function.for_row(row, [&](const auto &phi) {
+        Vec<T> dwm(0);
+        columns<T>(0, f.c1, [&](int64_t c, int64_t n) {
+          Vec<T> d1;
+          const auto g = Vec<T>::loadu(got + c, n), value = phi(row.pre(c, n), d1);
+          dwm = at::vec::fmadd(g, value, dwm);
+          give(c, w * g * d1, n);
+        });
+        columns<T>(f.c1, f.C, [&](int64_t c, int64_t n) {
+          Vec<T> d1;
+          phi(row.pre(c, n), d1);
+          give(c, Vec<T>::loadu(gim + c, n) * d1, n);
+        });
+        dw[m] = total(dwm);
       });
-      dw[m] = total(dwm);
     }
   });
   to_b.finish(dx);
 }
 
 template <typename T, typename Phi>
-void double_backward(const Fused<T> &f, const Phi &phi, Rows<T> ddx, Rows<T> dds, Rows<T> ddb, Rows<T> ddw,
+void double_backward(const Fused<T> &f, const Phi &function, Rows<T> ddx, Rows<T> dds, Rows<T> ddb, Rows<T> ddw,
                      Rows<T> go, Rows<T> gi, T *dgo, T *dgi, T *dx, T *ds, T *db, T *dw) {
   const ToB<T> to_b(f, db);
   const int64_t rest = f.C - f.c1;
@@ -123,23 +135,26 @@ void double_backward(const Fused<T> &f, const Phi &phi, Rows<T> ddx, Rows<T> dds
         add(dst + c, d, n);
         to_b(m, c, d, n);
       };
-      Vec<T> dwm(0), d1, d2;
-      columns<T>(0, f.c1, [&](int64_t c, int64_t n) {
-        const auto g = Vec<T>::loadu(got + c, n), u = cotangent(c, n);
-        const auto value = phi(row.pre(c, n), d1, d2);
-        const auto d1u = d1 * u;
-        add(dgot + c, w * d1u + ddwm * value, n);
-        dwm = at::vec::fmadd(g, d1u, dwm);
-        give(c, g * (w * d2 * u + ddwm * d1), n);
-      });
       const T *gim = gi.row(m) - f.c1;
-      columns<T>(f.c1, f.C, [&](int64_t c, int64_t n) {
-        const auto u = cotangent(c, n);
-        phi(row.pre(c, n), d1, d2);
-        if (dgi != nullptr) (d1 * u).store(dgi + m * rest - f.c1 + c, n);
-        give(c, d2 * Vec<T>::loadu(gim + c, n) * u, n);
+      function.for_row(row, [&](const auto &phi) {
+        Vec<T> dwm(0);
+        columns<T>(0, f.c1, [&](int64_t c, int64_t n) {
+          Vec<T> d1, d2;
+          const auto g = Vec<T>::loadu(got + c, n), u = cotangent(c, n), value = phi(row.pre(c, n), d1, d2);
+          const auto d1u = d1 * u;
+          add(dgot + c, w * d1u + ddwm * value, n);
+          dwm = at::vec::fmadd(g, d1u, dwm);
+          give(c, g * (w * d2 * u + ddwm * d1), n);
+        });
+        columns<T>(f.c1, f.C, [&](int64_t c, int64_t n) {
+          Vec<T> d1, d2;
+          phi(row.pre(c, n), d1, d2);
+          const auto u = cotangent(c, n);
+          if (dgi != nullptr) (d1 * u).store(dgi + m * rest - f.c1 + c, n);
+          give(c, d2 * Vec<T>::loadu(gim + c, n) * u, n);
+        });
+        dw[m] = total(dwm);
       });
-      dw[m] = total(dwm);
     }
   });
   to_b.finish(dx);

@@ -109,6 +109,21 @@ def test_large_arguments_stay_finite() -> None:
         assert all(v.isfinite().all() for v in values)
 
 
+def test_float32_functions_are_exact_to_rounding() -> None:
+    """Values and both derivatives of silu over its whole range, against float64."""
+    x = torch.cat([torch.linspace(-100, 100, 20_001), torch.linspace(-1, 1, 4_001)])[:, None].requires_grad_()
+    ptr, index, zero = torch.tensor([0, len(x)]), torch.zeros(len(x), dtype=torch.int64), torch.zeros(1, 1)
+
+    def silu(x: Tensor) -> list[Tensor]:
+        item = ops.gather_act_reduce(x, zero.to(x), zero.to(x), x[:, 0].detach(), ptr, index, 0, SILU)[1]
+        (slope,) = torch.autograd.grad(item.sum(), x, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), x)
+        return [item, slope, bend]
+
+    for got, expected in zip(silu(x), silu(x.detach().double().requires_grad_()), strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=2e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("activation", [SILU, SILUT, TANH])
 def test_many_items(activation: int) -> None:
     case = fused_case(300, 90, 29, 13, activation, mean=20)
