@@ -15,6 +15,7 @@
 #include <dlfcn.h>
 #include <fstream>
 #include <iterator>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 
@@ -23,6 +24,9 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t N_OUTPUTS = 2;
+
+// The operators inside a frozen graph may have changed with dpsim.
+constexpr const char *FROZEN_ELSEWHERE = "; if dpsim has been updated since it was frozen, freeze it again";
 
 [[noreturn]] void fail(const std::string &path, const std::string &sentence)
 {
@@ -173,17 +177,20 @@ const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64
   const std::unique_ptr<PackageFolder> first_run = std::move(state_->folder);
   const c10::InferenceMode inference;
   try {
-    auto out = state_->loader->run({graph.displacements, graph.types, graph.row_types, graph.frame,
+    const auto out = state_->loader->run({graph.displacements, graph.types, graph.row_types, graph.frame,
                                     graph.center, graph.neighbor, graph.edge_ptr, graph.angle_edge,
                                     graph.angle_ij, graph.angle_ik, graph.angle_ptr,
                                     at::full({1}, plan, at::kLong)});
     if (out.size() < N_OUTPUTS)
-      fail(state_->path, "returns " + std::to_string(out.size()) + " tensors, expected " +
-                             std::to_string(N_OUTPUTS) + "; freeze the model again with this dpsim");
+      throw std::runtime_error(std::to_string(out.size()) + " outputs, expected " + std::to_string(N_OUTPUTS));
     state_->output = {out[0].to(at::kDouble), out[1].to(at::kDouble)};
     return state_->output;
   } catch (const c10::Error &e) {
-    fail(state_->path, std::string("failed: ") + e.what_without_backtrace());
+    fail(state_->path, std::string("failed: ") + e.what_without_backtrace() + FROZEN_ELSEWHERE);
+  } catch (const std::bad_alloc &) {
+    fail(state_->path, "needs more memory than there is; use more ranks or fewer atoms");
+  } catch (const std::exception &e) {
+    fail(state_->path, std::string("failed: ") + e.what() + FROZEN_ELSEWHERE);
   }
 }
 

