@@ -65,9 +65,7 @@ def test_a_whole_workflow_is_planned_without_anything_heavy(tmp_path: Path, comm
 
 
 def test_a_cached_run_is_quick(tmp_path: Path) -> None:
-    stages = "".join(
-        f"  s{i}: {{uses: command, run: [sh, -c, 'echo {i} > {{out}}/f'], outputs: [f]}}\n" for i in range(5)
-    )
+    stages = "".join(f"  s{i}: {{uses: command, run: [sh, -c, 'echo {i} > f'], outputs: [f]}}\n" for i in range(5))
     (tmp_path / "w.yaml").write_text(f"dpsim: 1\nstages:\n{stages}")
     cpu_seconds(["-m", "dpsim.cli.main", "run", "w.yaml"], tmp_path)
     assert cpu_seconds(["-m", "dpsim.cli.main", "run", "w.yaml"], tmp_path) < 1.5

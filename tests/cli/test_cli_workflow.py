@@ -264,7 +264,8 @@ def test_a_bug_keeps_its_traceback(
 def test_detach_stop_and_go_on(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(
         "dpsim: 1\nname: demo\nstages:\n"
-        "  a: {uses: command, run: [sh, -c, 'test -e {work}/f || (touch {work}/f; sleep 600); touch {out}/x'], outputs: [x]}\n"
+        "  a: {uses: command, run: [sh, -c, 'test -e {work}/f || (touch {work}/f; sleep 600); touch x'],"
+        " outputs: [x]}\n"
     )
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
