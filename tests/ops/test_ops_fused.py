@@ -184,6 +184,11 @@ def test_operators_pass_torchs_own_checks() -> None:
     plain = tuple(t.detach() if isinstance(t, Tensor) else t for t in case)
     double = torch.ops.dpsim.gather_act_reduce_double_backward
     checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    # Rows that are not contiguous: the fake kernels must announce the strides of the real ones.
+    turned = tuple(t.t().contiguous().t() for t in plain[:3]) + plain[3:]
+    torch.library.opcheck(torch.ops.dpsim.gather_act_reduce, turned, test_utils=checks)
+    torch.library.opcheck(backward, (go.detach(), gi.detach(), *turned), test_utils=checks)
+    torch.library.opcheck(double, (turned[0], None, None, None, go.detach(), gi.detach(), *turned), test_utils=checks)
     for gradients in ((go.detach(), gi.detach()), (go.detach(), None), (None, gi.detach())):
         torch.library.opcheck(double, (plain[0], None, None, None, *gradients, *plain), test_utils=checks)
 
