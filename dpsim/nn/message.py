@@ -41,4 +41,4 @@ def message_sum(
     if phi.code is not None:
         return ops.gather_act_reduce(x, by_segment, by_index, weight, ptr, index, n_reduced, phi.code, phi.threshold)
     active = phi(x + ops.segment_expand(by_segment, ptr, index) + ops.gather_rows(by_index, index))
-    return ops.segment_sum(active[:, :n_reduced] * weight.unsqueeze(1), ptr), active[:, n_reduced:]
+    return ops.segment_sum(active[:, :n_reduced] * weight.unsqueeze(1), ptr, by_segment), active[:, n_reduced:]

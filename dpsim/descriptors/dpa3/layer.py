@@ -139,7 +139,7 @@ class RepFlowLayer(nn.Module):
         assert old.rows is not None
         parts = []
         for g in (edge, ops.gather_rows(old.rows, hood.neighbor)):
-            hg = ops.edge_outer_sum(geometry.h_sw, g, hood.edge_ptr)  # (N, 3, d)
+            hg = ops.edge_outer_sum(geometry.h_sw, g, hood.edge_ptr, hood.types)  # (N, 3, d)
             product = hg[:, :, : self.config.axis_neuron].transpose(1, 2) @ hg
             parts.append(product.flatten(1))
         return torch.cat(parts, dim=1) / (3.0 * k_edge)
