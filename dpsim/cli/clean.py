@@ -53,8 +53,8 @@ def _candidates(store: Store, *, unreferenced: bool, work: bool) -> list[Path]:
         if unreferenced and entry.key not in used:
             found.append(entry.path)
         elif work and entry.is_done() and (entry.path / "work").is_dir():
-            found.append(entry.path / "work")
-    return found
+            found.append((entry.path / "work").resolve())
+    return list(dict.fromkeys(found))
 
 
 def _used(store: Store) -> set[str]:

@@ -29,3 +29,14 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_folder(link: Path, target: Path) -> None:
+    """Make `link` a relative symbolic link to a folder, replacing an older link at once."""
+    text = os.path.relpath(target, link.parent)
+    if link.is_symlink() and os.readlink(link) == text:
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(text, target_is_directory=True)
+    temporary.replace(link)

@@ -43,7 +43,7 @@ class Manifest:
             "packages": {name: version_of(name) for name in _PACKAGES} | {"mpi": _mpi()},
             "env": dict(workflow.document.environment),
             "seeds": {name: workflow.seed_of(task) for name, task in workflow.tasks.items()},
-            "citations": sorted({c for task in workflow.tasks.values() for c in task.config.citations}),
+            "citations": sorted({c for task in workflow.tasks.values() for c in task.config.citations()}),
             "stages": {},
             "exit": None,
         }

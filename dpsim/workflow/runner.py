@@ -15,14 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal
 
-from dpsim.errors import DpsimError, SetupError, StageError
+from dpsim.errors import DpsimError, Interrupted, SetupError, StageError
 from dpsim.workflow import locks
 from dpsim.workflow.decide import Decider, Decision
 from dpsim.workflow.describe import lock_file
 from dpsim.workflow.digest import Digester
 from dpsim.workflow.events import EventLog
 from dpsim.workflow.executor import Job
-from dpsim.workflow.files import write_atomic
+from dpsim.workflow.files import link_folder, write_atomic
 from dpsim.workflow.manifest import Manifest
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.progress import View
@@ -32,8 +32,8 @@ from dpsim.workflow.worker import EXIT_BUSY
 
 State = Literal["waiting", "running", "done", "cached", "failed", "blocked", "interrupted", "left out"]
 _FINAL: Final = {"done", "cached", "failed", "blocked", "interrupted", "left out"}
-_NO_RETRY: Final = {3, 4, 6}
-"""Exit codes of wrong input and wrong setup, which another attempt cannot mend."""
+_NO_RETRY: Final = {3, 4, 6, Interrupted.exit_code}
+"""Exit codes of wrong input and wrong setup, which another attempt cannot mend, and of being told to stop."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Runner:
         if self.options.keep_going:
             return 8
         code = self.failures[0].code
-        return code if code in (4, 6, 7) else 5
+        return code if code in (4, 6, 7, Interrupted.exit_code) else 5
 
     # --- the loop --------------------------------------------------------------------------------------------
 
@@ -209,9 +209,10 @@ class Runner:
                 break
             self._listen()
         for name, state in self.states.items():
-            if state not in _FINAL:
-                reason = "stopped" if stopping else "an earlier stage failed"
-                self._set(name, "interrupted" if stopping else "blocked", reason)
+            if state not in _FINAL and not stopping:
+                self._set(name, "blocked", "an earlier stage failed")
+            elif state not in _FINAL:
+                self.manifest.state(name, state)
 
     def _can_go_on(self) -> bool:
         if self.failures and not self.options.keep_going:
@@ -290,6 +291,8 @@ class Runner:
             },
         )
         entry.write("inputs.json", {"inputs": [r.as_dict(self.store.run_dir) for r in decision.inputs]})
+        if work.path != entry.path:
+            link_folder(entry.path / "work", work.path / "work")
         gpus = tuple(self.free_gpus[: granted.gpus])
         del self.free_gpus[: granted.gpus]
         job = Job(
@@ -368,10 +371,7 @@ class Runner:
         link = self.store.run_dir / "report"
         if link.exists() and not link.is_symlink():
             return
-        temporary = link.with_name(f".report.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.relpath(entry.out, link.parent), target_is_directory=True)
-        temporary.replace(link)
+        link_folder(link, entry.out)
 
     def _fail(self, name: str, failure: Failure, entry: Entry | None = None) -> None:
         self.failures.append(failure)
@@ -389,6 +389,10 @@ def _how(job: Job, code: int) -> str:
         return f"ran longer than its timeout of {job.timeout:g} s"
     if job.error:
         return str(job.error.get("message", ""))
+    if code == Interrupted.exit_code:
+        return "was stopped by a signal from outside; run again to go on"
+    if code == -signal.SIGKILL:
+        return "was ended by signal 9 (Killed), as happens when the machine runs out of memory"
     return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with status {code}"
 
 

@@ -109,7 +109,6 @@ class Stage(Config):
     """What the stage type prefers; ``cpus=None`` means every core that is free to use."""
     soft: ClassVar[tuple[str, ...]] = ()
     """Packages that are recorded beside the result, and enter the key under ``cache: strict``."""
-    citations: ClassVar[tuple[str, ...]] = ()
     not_in_key: ClassVar[frozenset[str]] = frozenset(
         {"uses", "resources", "matrix", "when", "cache", "retries", "timeout", "notes", "seed"}
     )
@@ -156,6 +155,10 @@ class Stage(Config):
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield (place, sentence) of settings that do not fit each other, beyond what pydantic checks."""
+        return iter(())
+
+    def citations(self) -> Iterator[str]:
+        """Yield what a paper that uses the result should cite."""
         return iter(())
 
     def seed_for(self, workflow_seed: int) -> int | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from dpsim.errors import DataError, SetupError
 from dpsim.workflow.digest import Digester
-from dpsim.workflow.files import read_json, write_atomic
+from dpsim.workflow.files import link_folder, read_json, write_atomic
 from dpsim.workflow.stage import Output
 
 
@@ -166,14 +166,7 @@ class Store:
 
     def link(self, name: str, entry: Entry) -> None:
         """Point ``stages/<name>`` at an entry."""
-        link = self.run_dir / "stages" / name
-        target = os.path.relpath(entry.path, link.parent)
-        if link.is_symlink() and os.readlink(link) == target:
-            return
-        temporary = link.with_name(f".{name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target, target_is_directory=True)
-        temporary.replace(link)
+        link_folder(self.run_dir / "stages" / name, entry.path)
 
     def linked(self) -> dict[str, Entry]:
         """Return the entries by the names in ``stages/``."""

@@ -111,7 +111,7 @@ def test_a_killed_stage_goes_on_from_its_work_folder(tmp_path: Path) -> None:
     os.kill(workers(process)[0].pid, signal.SIGKILL)
     code, output = finish(process)
     assert code == 5
-    assert "was ended by signal 9 (Killed)" in output
+    assert "was ended by signal 9 (Killed), as happens when the machine runs out of memory" in output
     reached = int(work.read_text())
     assert reached >= 1
     work.write_text("4")  # if it went on from here, one step is left
@@ -178,3 +178,18 @@ def test_signals(tmp_path: Path, unbroken: dict[str, str], number: signal.Signal
     code, output = finish(start(tmp_path))
     assert code == 0, output
     assert artifacts(tmp_path) == unbroken
+
+
+def test_a_stage_stopped_from_outside_is_no_failure_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(
+        "dpsim: 1\nstages:\n  a: {uses: command, run: [sh, -c, 'touch {work}/n; exec sleep 600'], retries: 3}\n"
+    )
+    command = [sys.executable, "-m", "dpsim.cli.main", "run", "w.yaml", "--run-dir", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (tmp_path / "run" / "stages" / "a" / "work" / "n").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers(process)[0].terminate()
+    code, output = finish(process)
+    assert code == 75
+    assert "stage 'a' failed: was stopped by a signal from outside; run again to go on" in output

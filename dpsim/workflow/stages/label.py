@@ -32,6 +32,13 @@ Property = Literal["energy", "forces", "stress"]
 Structure = PrototypeConfig | FileConfig | MoleculesConfig
 _FORMULA = re.compile(r"(?:([A-Z][a-z]?)\d*)+")
 _INSTALL = "pip install 'dpsim[label]'"
+_CITATIONS = {
+    "GFN1-xTB": "GFN1-xTB: S. Grimme, C. Bannwarth, P. Shushkov, J. Chem. Theory Comput. 13, 1989 (2017)",
+    "GFN2-xTB": "GFN2-xTB: C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory Comput. 15, 1652 (2019)",
+    "emt": "EMT: K. W. Jacobsen, P. Stoltze, J. K. Norskov, Surf. Sci. 366, 394 (1996)",
+    "eam": "EAM: M. S. Daw, M. I. Baskes, Phys. Rev. B 29, 6443 (1984)",
+    "pyscf": "PySCF: Q. Sun et al., J. Chem. Phys. 153, 024109 (2020)",
+}
 
 
 class LabelStage(SeededStage):
@@ -92,6 +99,13 @@ class LabelStage(SeededStage):
         """Check that there is something to label."""
         if (self.from_ is None) == (self.structures is None):
             yield (), "a label stage takes either 'from' or 'structures'"
+
+    def citations(self) -> Iterator[str]:
+        """Yield the references of ASE and of the method."""
+        yield "ASE: A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017)"
+        method = getattr(self.calculator, "method", self.calculator.name)
+        if method in _CITATIONS:
+            yield _CITATIONS[method]
 
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep one journal for a calculator: it knows every frame by its structure, so more structures add to it."""

@@ -61,6 +61,10 @@ class MDStage(MDConfig, SeededStage):
         if not isinstance(self.start, FramesStart):
             yield from elements_of_structure(("start",), self.start)
 
+    def citations(self) -> Iterator[str]:
+        """Yield the reference of LAMMPS."""
+        yield "LAMMPS: A. P. Thompson et al., Comput. Phys. Commun. 271, 108171 (2022)"
+
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep the trajectory when only its analysis changes; `run_md` compares everything else."""
         options = {name: value for name, value in parts["options"].items() if name not in _ANALYSIS}

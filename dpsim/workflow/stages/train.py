@@ -51,6 +51,10 @@ class TrainStage(TrainConfig, SeededStage):
         if self.model is None and self.start_from is None:
             yield (), "a train stage takes 'model', or 'start_from' to go on from another model"
 
+    def citations(self) -> Iterator[str]:
+        """Yield the reference of the model."""
+        yield "DPA-3: D. Zhang et al., arXiv:2506.01686 (2025)"
+
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep checkpoints under the key without the number of steps, so that raising it continues."""
         return {**parts, "options": {name: value for name, value in parts["options"].items() if name != "steps"}}
