@@ -6,17 +6,16 @@ the file is executed; it loads on any device.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
+from dpsim.data.files import new_file
 from dpsim.errors import ModelError
 from dpsim.model.config import ModelConfig
 from dpsim.model.potential import PotentialModel
@@ -26,12 +25,22 @@ FORMAT_VERSION = 1
 
 
 def state_digest(model: PotentialModel) -> str:
-    """Hex digest of the configuration and every parameter: equal models have equal digests."""
+    """Hex digest of the settings and every parameter: equal models have equal digests.
+
+    Settings that have their default value do not enter, so that a later version with more options finds the
+    same digest.
+    """
+    config = model.config.model_dump(mode="json", exclude_defaults=True)
+    return _digest(config, model.state_dict())
+
+
+def _digest(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=20)
-    digest.update(json.dumps(model.config.model_dump(mode="json"), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(values.tobytes())
     return digest.hexdigest()
 
 
@@ -43,7 +52,7 @@ def save_model(model: PotentialModel, path: str | Path, provenance: dict[str, An
     provenance
         JSON-serialisable facts to keep with the model, for example the training step and the data digest.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     header = {
@@ -55,16 +64,17 @@ def save_model(model: PotentialModel, path: str | Path, provenance: dict[str, An
         "provenance": provenance or {},
     }
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={"dpsim": json.dumps(header)})
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    header["content"] = content_digest(header, tensors)
+    with new_file(path) as temporary:
+        # `save_file` would leave a file that only its owner may read.
+        temporary.write_bytes(save(tensors, metadata={"dpsim": json.dumps(header)}))
     return path
+
+
+def content_digest(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hex digest of all that a model file holds, as it is written: the rest of the header and the tensors."""
+    facts = {key: value for key, value in header.items() if key != "content"}
+    return _digest(json.loads(json.dumps(facts)), tensors)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -106,11 +116,22 @@ def load_model(path: str | Path) -> PotentialModel:
     from safetensors.torch import load_file
 
     header = read_header(path)
-    return model_from_state(header.get("config", {}), load_file(str(path)), str(path))
+    tensors = load_file(str(path))
+    if header.get("content") != content_digest(header, tensors):
+        raise ModelError(
+            f"{path}: its content does not match the digest in its header: the file is damaged, copy it again"
+        )
+    return model_from_state(header.get("config", {}), tensors, str(path))
 
 
 def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], where: str) -> PotentialModel:
-    """Model from its configuration and tensors, strictly matched."""
+    """Model from its configuration and tensors, strictly matched.
+
+    Raises
+    ------
+    ModelError
+        If they do not match, or a tensor has values that are not finite; `where` names the file.
+    """
     try:
         model = PotentialModel.initialized(ModelConfig.model_validate(config), 0)
         model.load_state_dict(state)
@@ -123,4 +144,18 @@ def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], whe
         raise ModelError(
             f"{where}: the tensors do not fit the model's configuration ({first}): the file is damaged"
         ) from None
+    check_finite(model, where)
     return model
+
+
+def check_finite(model: PotentialModel, where: str) -> None:
+    """Refuse a model that could only give NaN.
+
+    Raises
+    ------
+    ModelError
+        If a tensor has values that are not finite; `where` names the file.
+    """
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{where}: {name} has values that are not finite: the training that wrote it diverged")

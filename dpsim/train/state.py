@@ -6,10 +6,8 @@ one. Random numbers need no state of their own: they follow from the seed and th
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpsim.data.files import new_file
 from dpsim.errors import ModelError
 from dpsim.model.checkpoint import model_from_state
 from dpsim.model.potential import PotentialModel
@@ -93,16 +92,9 @@ def save_state(state: TrainingState, folder: Path) -> Path:
         "origin": state.origin,
         "seconds": state.seconds,
     }
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # By a path instead of a file, the temporary name would be part of the content.
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
     return path
 
 

@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dpsim.calculators.evaluate import load
+from dpsim.descriptors.dpa3.config import DPA3Config, RepFlowConfig
 from dpsim.errors import ModelError, SetupError
-from dpsim.model.checkpoint import load_model, read_header, save_model, state_digest
+from dpsim.model.checkpoint import content_digest, load_model, read_header, save_model, state_digest
 from dpsim.model.config import ModelConfig
 from dpsim.model.peer.convert import load_serialized
 
@@ -40,13 +41,14 @@ def refused(path, message, reader=load_model):
 
 
 def rewrite(file, change_header=None, change_state=None):
-    """Write the file anew with a changed header or changed tensors."""
+    """Write the file anew with a changed header or changed tensors, and a digest that fits."""
     with safe_open(str(file), "pt") as opened:
         header = json.loads(opened.metadata()["dpsim"])
     state = load_file(str(file))
     for change, value in ((change_header, header), (change_state, state)):
         if change:
             change(value)
+    header["content"] = content_digest(header, state)
     save_file(state, str(file), metadata={"dpsim": json.dumps(header)})
 
 
@@ -80,6 +82,58 @@ def test_writing_replaces_at_once_and_leaves_nothing_behind(model, file, monkeyp
         save_model(ModelConfig.tiny().build(seed=1), file)
     assert file.read_bytes() == before
     assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_digest_does_not_know_options_with_their_default(model):
+    """A later version, with one more option in every part, finds the same digest."""
+
+    class LaterFlow(RepFlowConfig):
+        one_more: bool = False
+
+    class LaterDescriptor(DPA3Config):
+        repflow: LaterFlow
+        another: int = 3
+
+    class LaterModel(ModelConfig):
+        descriptor: LaterDescriptor
+        last: float = 1.0
+
+    later = LaterModel.model_validate(model.config.model_dump())
+    twin = later.build(seed=5)
+    assert twin.config is later
+    assert state_digest(twin) == state_digest(model)
+    other = later.model_copy(update={"last": 2.0}).build(seed=5)
+    assert state_digest(other) != state_digest(model)
+
+
+def test_new_files_have_the_usual_mode_and_are_flushed(model, tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    before = os.umask(0o027)
+    try:
+        path = save_model(model, tmp_path / "model.safetensors")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert flushed
+
+
+def test_any_flipped_bit_is_noticed(file):
+    content = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for position in rng.integers(8, len(content), 60):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << rng.integers(0, 8)
+        file.write_bytes(damaged)
+        refused(file, "is not a dpsim model|the file is damaged|is not known to this dpsim")
+    file.write_bytes(content)
+    load_model(file)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(file, value):
+    rewrite(file, change_state=lambda state: state["out_bias"].fill_(value))
+    refused(file, "out_bias has values that are not finite")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])
@@ -219,6 +273,13 @@ def test_statistics_must_not_depend_on_the_slot(serialized):
         values[0, 1] += 0.1
         file[where][...] = values
     refused(serialized, "dstd: expected the same numbers in every neighbour slot", load_serialized)
+
+
+def test_serialized_weights_must_be_finite(serialized):
+    with h5py.File(serialized, "r+") as file:
+        where = json.loads(file.attrs["json"])["model"]["@variables"]["out_bias"]
+        file[where][...] = np.nan
+    refused(serialized, "out_bias has values that are not finite", load_serialized)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from dpsim.errors import ModelError
+from dpsim.model.checkpoint import check_finite
 from dpsim.model.config import ModelConfig
 from dpsim.model.peer.tree import Section, layer_state, read_tree
 from dpsim.model.potential import PotentialModel
@@ -94,6 +95,7 @@ def _assemble(config: dict[str, Any], state: Arrays, where: str) -> PotentialMod
         raise ModelError(
             f"{where}: the arrays do not fit the model's settings: {str(error).splitlines()[-1].strip()}"
         ) from None
+    check_finite(model, where)
     return model
 
 
