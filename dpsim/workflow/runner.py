@@ -341,6 +341,8 @@ class Runner:
             self.not_before[name] = time.time() + 1.0
             self.states[name] = "waiting"
             return
+        if job.timed_out:
+            code = StageError.exit_code
         self.manifest.attempt(name, start=round(job.started, 3), end=round(time.time(), 3), exit=code, **_memory(job))
         if code == 0 and job.entry.is_done():
             self.decider.ran.add(name)
