@@ -15,9 +15,12 @@
 #include <dlfcn.h>
 #include <fstream>
 #include <iterator>
+#include <map>
+#include <mutex>
 #include <new>
 #include <sstream>
 #include <stdexcept>
+#include <sys/stat.h>
 
 namespace dpsim {
 namespace fs = std::filesystem;
@@ -111,73 +114,102 @@ at::Device find_device(const std::string &path, const ModelInfo &info, int local
   return device;
 }
 
-}    // namespace
-
-struct ExportedModel::State {
-  std::string path, device_name;
+// A package in memory.
+struct Package {
   ModelInfo info;
   at::Device device = at::kCPU;
-  std::unique_ptr<PackageFolder> folder;
+  std::unique_ptr<PackageFolder> folder;    // GPU code is read from it when a kernel runs first
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader;
-  ModelOutput output;
-
-  void load(const std::string &wanted, int local_rank);
-  void read_info(const std::string &wanted);
 };
 
-void ExportedModel::State::read_info(const std::string &wanted)
+ModelInfo read_info(const std::string &path, const fs::path &folder)
 {
-  const JsonValue metadata = package_metadata(folder->path());
+  const JsonValue metadata = package_metadata(folder);
   const JsonValue *own = metadata.find("dpsim");
   if (!own) fail(path, "was not written by dpsim; write one with \"dpsim freeze MODEL -o OUT.pt2\"");
+  ModelInfo info;
   try {
     info = parse_model_info(own->text());
   } catch (const std::exception &e) {
     fail(path, std::string("cannot be used: ") + e.what());
   }
   check_torch(path, info);
-  check_device(path, info, wanted);
   check_processor(path, metadata);
+  return info;
 }
 
-void ExportedModel::State::load(const std::string &wanted, int local_rank)
+std::shared_ptr<Package> load_package(const std::string &path, const std::string &wanted, int local_rank)
 {
-  folder = std::make_unique<PackageFolder>(path);
-  read_info(wanted);
-  device = find_device(path, info, local_rank);
-  device_name = device.str();
+  auto package = std::make_shared<Package>();
+  package->folder = std::make_unique<PackageFolder>(path);
+  package->info = read_info(path, package->folder->path());
+  check_device(path, package->info, wanted);
+  package->device = find_device(path, package->info, local_rank);
+  const bool on_cpu = package->device.is_cpu();
   try {
-    loader = std::make_unique<torch::inductor::AOTIModelPackageLoader>(
-        folder->path().string(), "model", /*run_single_threaded=*/true, /*num_runners=*/1,
-        device.is_cpu() ? -1 : device.index());
+    package->loader = std::make_unique<torch::inductor::AOTIModelPackageLoader>(
+        package->folder->path().string(), "model", /*run_single_threaded=*/true, /*num_runners=*/1,
+        on_cpu ? -1 : package->device.index());
   } catch (const c10::Error &e) {
     fail(path, std::string("cannot be loaded: ") + e.what_without_backtrace());
   } catch (const std::exception &e) {
     fail(path, std::string("cannot be loaded: ") + e.what());
   }
-  // GPU code is read from the folder when a kernel runs first; everything else is in memory now.
-  if (device.is_cpu()) folder.reset();
+  if (on_cpu) package->folder.reset();    // everything is in memory now
+  return package;
 }
+
+// What tells one version of a file from the next.
+std::string identity(const std::string &path)
+{
+  struct stat s;
+  if (stat(path.c_str(), &s) != 0) return path;
+  std::ostringstream out;
+  out << s.st_dev << ' ' << s.st_ino << ' ' << s.st_size << ' ' << s.st_mtim.tv_sec << ' ' << s.st_mtim.tv_nsec;
+  return out.str();
+}
+
+// The machine code of a package holds symbols that are unique in the process and therefore is never
+// unloaded. Each file is loaded once, so that "clear" in a loop leaves nothing behind.
+std::shared_ptr<Package> find_package(const std::string &path, const std::string &wanted, int local_rank)
+{
+  static std::mutex mutex;
+  static auto *packages = new std::map<std::string, std::shared_ptr<Package>>;    // outlives all users
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto &package = (*packages)[identity(path)];
+  if (!package) package = load_package(path, wanted, local_rank);
+  check_device(path, package->info, wanted);
+  return package;
+}
+
+}    // namespace
+
+struct ExportedModel::State {
+  std::string path, device_name;
+  std::shared_ptr<Package> package;
+  ModelOutput output;
+};
 
 ExportedModel::ExportedModel(const std::string &path, const std::string &device, int local_rank) :
     state_(std::make_unique<State>())
 {
   state_->path = path;
-  state_->load(device, local_rank);
+  state_->package = find_package(path, device, local_rank);
+  state_->device_name = state_->package->device.str();
 }
 
 ExportedModel::~ExportedModel() = default;
 
-const ModelInfo &ExportedModel::info() const { return state_->info; }
+const ModelInfo &ExportedModel::info() const { return state_->package->info; }
 const std::string &ExportedModel::path() const { return state_->path; }
 const std::string &ExportedModel::device() const { return state_->device_name; }
 
 const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan)
 {
-  const std::unique_ptr<PackageFolder> first_run = std::move(state_->folder);
+  const std::unique_ptr<PackageFolder> first_run = std::move(state_->package->folder);
   const c10::InferenceMode inference;
   try {
-    const auto out = state_->loader->run({graph.displacements, graph.types, graph.row_types, graph.frame,
+    const auto out = state_->package->loader->run({graph.displacements, graph.types, graph.row_types, graph.frame,
                                     graph.center, graph.neighbor, graph.edge_ptr, graph.angle_edge,
                                     graph.angle_ij, graph.angle_ik, graph.angle_ptr,
                                     at::full({1}, plan, at::kLong)});

@@ -15,7 +15,8 @@ struct ModelOutput;
 class ExportedModel {
  public:
   // Loads `path`. device: "auto" (what the model was frozen for), "cpu" or "cuda"; with several
-  // GPUs, `local_rank` modulo their number is taken. Nothing of the package stays on disk.
+  // GPUs, `local_rank` modulo their number is taken. Nothing of the package stays on disk. A file
+  // that was loaded before in this process and has not changed is not loaded again.
   // Throws std::runtime_error with one sentence that names the file, what was found and what to do.
   ExportedModel(const std::string &path, const std::string &device, int local_rank);
   ~ExportedModel();

@@ -179,6 +179,40 @@ def test_source_tree_must_be_one(tmp_path: Path) -> None:
         build_for_source(tmp_path)
 
 
+CLEAR = """
+import shutil, sys
+from dpsim.lammps import start
+def mapped():
+    return len(open("/proc/self/maps").readlines())
+def energy(lmp):
+    lmp.commands_string(open("in.part").read())
+    return lmp.get_thermo("pe")
+lmp = start(cmdargs=["-screen", "none", "-log", "none"])
+counts = []
+for cycle in range(12):
+    first = energy(lmp)
+    lmp.command("clear")
+    counts.append(mapped())
+shutil.copy(sys.argv[1], "other.pt2")
+shutil.move("other.pt2", "model.pt2")
+second = energy(lmp)
+print("result", counts[-1] - counts[3], first, second)
+lmp.close()
+"""
+
+
+def test_clear_in_a_loop_leaves_nothing_behind(model64: Path, model32: Path, tmp_path: Path) -> None:
+    """The same file is loaded once; another file under its name is noticed."""
+    shutil.copy(model64, tmp_path / "model.pt2")
+    _part(tmp_path, Path("model.pt2"))
+    code, text = run_program([sys.executable, "-c", CLEAR, str(model32)], dict(os.environ), tmp_path, 120)
+    assert code == 0, text
+    growth, first, second = next(line.split()[1:] for line in text.splitlines() if line.startswith("result"))
+    assert int(growth) <= 2
+    assert first != second
+    np.testing.assert_allclose(float(first), float(second), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_build_for_a_source_tree(tmp_path: Path) -> None:
     """Headers of the Python package stand in for a source tree; a wrong integer size is then refused by name."""
