@@ -11,13 +11,10 @@ from torch import Tensor
 from dpsim import ops
 from dpsim.errors import ModelError, SetupError
 from dpsim.export.metadata import read_metadata
-from dpsim.model.checkpoint import load_model
 from dpsim.model.potential import PotentialModel
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import NeighborSpec
-
-SUFFIXES = (".safetensors", ".ckpt", ".pt2", ".dp", ".yaml", ".yml")
-"""Suffixes of the model files that can be loaded."""
+from dpsim.train.state import read_model
 
 
 class Engine(Protocol):
@@ -101,29 +98,6 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def read_model(path: Path) -> PotentialModel:
-    """Model of any file that holds modules (all but ``.pt2``).
-
-    Raises
-    ------
-    ModelError
-        If the suffix is unknown or the file cannot be read.
-    """
-    if path.suffix == ".safetensors":
-        return load_model(path)
-    if path.suffix == ".ckpt":
-        from dpsim.train.state import load_checkpoint_model
-
-        return load_checkpoint_model(path)
-    if path.suffix in (".dp", ".yaml", ".yml"):
-        from dpsim.model.peer.convert import load_serialized
-
-        return load_serialized(path)
-    if path.suffix == ".pt2":
-        raise ModelError(f"{path} is a frozen model: this needs the model it was made from (.safetensors)")
-    raise ModelError(f"{path}: model files end in {', '.join(SUFFIXES)}, found {path.suffix or 'no suffix'!r}")
-
-
 def open_engine(path: Path, device: str, dtype: str | None) -> Engine:
     """Engine for a model file.
 
@@ -144,6 +118,4 @@ def open_engine(path: Path, device: str, dtype: str | None) -> Engine:
             raise ModelError(f"{path} is frozen for {engine.device}: freeze it with --device {device} to run it there")
         return engine
     model = read_model(path)
-    return ModuleEngine(
-        model if dtype in (None, model.precision) else model.with_precision(dtype), resolve_device(device)
-    )
+    return ModuleEngine(model if dtype is None else model.with_precision(dtype), resolve_device(device))

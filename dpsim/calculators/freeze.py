@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dpsim.calculators.engines import read_model
 from dpsim.calculators.freeze_checks import Check, run_checks
 from dpsim.data.files import write_json
 from dpsim.errors import ModelError, SetupError
 from dpsim.export.compile import compile_model
 from dpsim.export.metadata import FrozenMetadata
 from dpsim.model.potential import PotentialModel
+from dpsim.train.state import read_model
 
 Progress = Callable[..., None]
 
@@ -74,7 +74,7 @@ def freeze(
     if not output.parent.is_dir():
         raise SetupError(f"{output.parent}: there is no such folder to write {output.name} into")
     source = model if isinstance(model, PotentialModel) else read_model(Path(model))
-    if dtype is not None and dtype != source.precision:
+    if dtype is not None:
         if dtype not in ("float32", "float64"):
             raise ModelError(f"dtype {dtype!r} is unknown: use float32 or float64")
         source = source.with_precision(dtype)

@@ -46,15 +46,23 @@ class PotentialModel(nn.Module):
 
     @property
     def precision(self) -> str:
-        """Floating-point type of the networks."""
-        return self.config.descriptor.precision
+        """Floating-point type that limits the digits: float32 if the descriptor or the fitting net is."""
+        return min(self.config.descriptor.precision, self.config.fitting.precision)
 
-    def with_precision(self, precision: str) -> PotentialModel:
-        """Copy of the model whose networks compute in ``"float32"`` or ``"float64"``."""
+    def with_precision(self, precision: str, fitting: str | None = None) -> PotentialModel:
+        """Copy of the model whose networks compute in ``"float32"`` or ``"float64"``.
+
+        Parameters
+        ----------
+        precision
+            Of descriptor and fitting net.
+        fitting
+            Of the fitting net, if it is to differ.
+        """
         config = self.config.model_copy(
             update={
                 "descriptor": self.config.descriptor.model_copy(update={"precision": precision}),
-                "fitting": self.config.fitting.model_copy(update={"precision": precision}),
+                "fitting": self.config.fitting.model_copy(update={"precision": fitting or precision}),
             }
         )
         model = PotentialModel.initialized(config, 0).to(self.out_bias.device)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dpsim.errors import ConfigError, DataError
-from dpsim.model.checkpoint import load_model, state_digest
+from dpsim.model.checkpoint import state_digest
 from dpsim.model.config import ModelConfig
 from dpsim.model.potential import PotentialModel
 from dpsim.model.statistics import energy_bias, environment_stddev
@@ -19,7 +19,7 @@ from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet, Scan
 from dpsim.train.loader import BatchMaker
 from dpsim.train.schedule import LearningRate
-from dpsim.train.state import TrainingState, checkpoint_path, checkpoints, load_checkpoint_model, load_state
+from dpsim.train.state import TrainingState, checkpoint_path, checkpoints, load_state, read_model
 
 log = logging.getLogger("dpsim.train")
 
@@ -105,7 +105,7 @@ def announce_resume(resume: Resume, config: TrainConfig) -> None:
 
 
 def load_initial(source: ModelSource, config: TrainConfig) -> PotentialModel:
-    """Model whose weights training starts from, in the precision asked for.
+    """Copy of the model whose weights training starts from, in the precision asked for.
 
     Raises
     ------
@@ -114,28 +114,16 @@ def load_initial(source: ModelSource, config: TrainConfig) -> PotentialModel:
     ModelError
         If the file cannot be read.
     """
-    model = source if isinstance(source, PotentialModel) else _read(Path(source))
-    if config.precision is not None and config.precision != model.precision:
-        model = model.with_precision(config.precision)
-    elif isinstance(source, PotentialModel):
-        model = model.with_precision(model.precision)  # a copy: the caller's model stays as it is
+    model = source if isinstance(source, PotentialModel) else read_model(Path(source))
     if config.model is not None:
         wanted = resolve_model(config, model.type_map)
         if difference := _difference(wanted, model.config):
             raise ConfigError(
                 f"the model to start from differs from `model` ({difference}): leave `model` out, or make them equal"
             )
-    return model
-
-
-def _read(path: Path) -> PotentialModel:
-    if path.suffix == ".ckpt":
-        return load_checkpoint_model(path)
-    if path.suffix in (".dp", ".yaml", ".yml"):
-        from dpsim.model.peer.convert import load_serialized
-
-        return load_serialized(path)
-    return load_model(path)
+        return model.with_precision(wanted.descriptor.precision, wanted.fitting.precision)
+    parts = model.config.descriptor, model.config.fitting
+    return model.with_precision(*(config.precision or part.precision for part in parts))
 
 
 def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMaker | None = None) -> PotentialModel:

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from dpsim.data.files import new_file
 from dpsim.errors import ModelError
-from dpsim.model.checkpoint import model_from_state
+from dpsim.model.checkpoint import load_model, model_from_state
 from dpsim.model.potential import PotentialModel
 from dpsim.train.sampler import Cursor
 
 FORMAT_VERSION = 1
+SUFFIXES = (".safetensors", ".ckpt", ".pt2", ".dp", ".yaml", ".yml")
+"""Suffixes of the model files that can be loaded."""
 _NAME = re.compile(r"^step-(\d+)\.ckpt$")
 
 
@@ -142,3 +144,24 @@ def load_checkpoint_model(path: str | Path) -> PotentialModel:
         If the file is missing, damaged, or no checkpoint of dpsim.
     """
     return load_state(path).build_model(str(path))
+
+
+def read_model(path: Path) -> PotentialModel:
+    """Model of any file that holds modules (all but ``.pt2``).
+
+    Raises
+    ------
+    ModelError
+        If the suffix is unknown or the file cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        return load_model(path)
+    if path.suffix == ".ckpt":
+        return load_checkpoint_model(path)
+    if path.suffix in (".dp", ".yaml", ".yml"):
+        from dpsim.model.peer.convert import load_serialized
+
+        return load_serialized(path)
+    if path.suffix == ".pt2":
+        raise ModelError(f"{path} is a frozen model: this needs the model it was made from (.safetensors)")
+    raise ModelError(f"{path}: model files end in {', '.join(SUFFIXES)}, found {path.suffix or 'no suffix'!r}")

@@ -191,3 +191,11 @@ def test_load(tmp_path, dtype):
     np.testing.assert_allclose(found.energy, expected.energy, rtol=tolerance)
     np.testing.assert_allclose(found.forces, expected.forces, atol=10 * tolerance * np.abs(expected.forces).max())
     assert found.forces.dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_converts_both_parts_of_a_model(tmp_path, dtype):
+    path = save_model(ModelConfig.tiny().build(2).with_precision("float64", "float32"), tmp_path / "mixed.safetensors")
+    assert load(path).dtype == "float32"
+    engine = load(path, dtype=dtype)._engine
+    assert {p.dtype for p in engine.model.parameters()} == {getattr(torch, dtype)}

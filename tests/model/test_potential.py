@@ -42,6 +42,16 @@ def test_precision_changes_networks_and_keeps_numbers():
         torch.testing.assert_close(p, model.get_parameter(name).float().double(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("parts", [("float64", "float32"), ("float32", "float64")])
+def test_parts_of_different_precision(parts):
+    mixed = ModelConfig.tiny().build(3).with_precision(*parts)
+    assert (mixed.config.descriptor.precision, mixed.config.fitting.precision) == parts
+    assert mixed.precision == "float32"  # results have no more digits than that
+    for wanted, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        model = mixed.with_precision(wanted)
+        assert {p.dtype for p in model.parameters()} == {dtype}
+
+
 def test_seeds():
     state = torch.random.get_rng_state()
     a, b, c = (ModelConfig.tiny().build(seed) for seed in (1, 1, 2))

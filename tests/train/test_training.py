@@ -253,6 +253,11 @@ def test_start_from_a_model(emt: Path, tmp_path: Path, settings: Settings) -> No
     assert state_digest(load_model(from_checkpoint.last)) == state_digest(load_model(second.last))
     single = run(settings(model=None, steps=1, precision="float32"), emt, tmp_path / "d", init_model=first.last)
     assert load_model(single.last).precision == "float32"
+    declared = settings(steps=1)
+    mixed = declared.model.fitting.model_copy(update={"precision": "float32"})
+    declared = declared.model_copy(update={"model": declared.model.model_copy(update={"fitting": mixed})})
+    as_declared = load_model(run(declared, emt, tmp_path / "e", init_model=first.last).last)
+    assert (as_declared.config.descriptor.precision, as_declared.config.fitting.precision) == ("float64", "float32")
     with pytest.raises(ConfigError, match="other initial model"):
         run(settings(model=None, steps=1), emt, tmp_path / "b", init_model=second.last)
 
