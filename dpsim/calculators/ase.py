@@ -15,7 +15,7 @@ from dpsim.calculators.evaluate import Potential, Prediction, load
 from dpsim.errors import ModelError
 
 
-class DPCalculator(Calculator):
+class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
     """ASE calculator for one model, or a committee of models.
 
     Parameters

@@ -9,7 +9,7 @@ from dpdata.driver import Driver
 
 
 @Driver.register("dpsim")
-class DPSimDriver(Driver):
+class DPSimDriver(Driver):  # type: ignore[misc]  # dpdata has no types
     """Labels a dpdata system with a model of dpsim.
 
     Parameters

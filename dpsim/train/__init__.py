@@ -1,1 +1,1 @@
-"""TODO room docstring."""
+"""Training: from data to weights. Settings, batches, loss, the loop, and the files it keeps."""
