@@ -18,6 +18,7 @@ from dpsim.errors import SetupError
 from dpsim.lammps import diagnose, lammps_command
 from dpsim.lammps.packages import mpich_file, program_environment
 from dpsim.lammps.plugin import plugin_dir
+from dpsim.native.build import ensure
 
 pytestmark = pytest.mark.lammps
 
@@ -109,21 +110,22 @@ def test_another_mpiexec_on_the_path_is_not_used(
     assert str(mpich_file("mpiexec")) in check.fix
 
 
-def test_command(tmp_path: Path, plugin: Path) -> None:
+def test_command(tmp_path: Path) -> None:
     deck = tmp_path / "in.x"
     deck.write_text("pair_style hybrid/overlay dpsim m.pt2 zero 5.0\n")
     argv, env = lammps_command(3, deck, variables={"T": 300}, log="a.log", threads=2, extra=["-sf", "omp"])
     assert argv[1:3] == ["-n", "3"]
     assert argv[4:] == ["-in", str(deck), "-var", "T", "300", "-log", "a.log", "-sf", "omp"]
     assert env["OMP_NUM_THREADS"] == "2"
-    assert env["LAMMPS_PLUGIN_PATH"].split(":")[0] == str(plugin)
+    assert env["LAMMPS_PLUGIN_PATH"].split(":")[0] == str(ensure("plugin"))
     assert lammps_command(1, deck)[0][1] == "-in"
     with pytest.raises(SetupError, match="0 ranks with 1 threads"):
         lammps_command(0, deck)
 
 
-def test_entry_point_names_the_folder(plugin: Path) -> None:
-    assert plugin_dir() == str(plugin)
+def test_entry_point_names_the_folder() -> None:
+    folder = ensure("plugin")
+    assert plugin_dir() == str(folder)
 
 
 def test_entry_point_is_light_and_speaks_when_nothing_is_built(tmp_path: Path) -> None:
@@ -159,12 +161,12 @@ def test_doctor_on_broken_installations(model64: Path, tmp_path: Path, monkeypat
     assert "no-such-compiler" in compiler.found
 
 
-def test_command_line(plugin: Path) -> None:
+def test_command_line() -> None:
     from dpsim.cli.lammps import lammps
 
     result = CliRunner().invoke(lammps, ["build"])
     assert result.exit_code == 0
-    assert result.stdout.strip() == str(plugin)
+    assert result.stdout.strip() == str(ensure("plugin"))
     result = CliRunner().invoke(lammps, ["info", "--json"])
     assert result.exit_code == 0
     names = [check["name"] for check in json.loads(result.stdout)]
