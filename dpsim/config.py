@@ -8,10 +8,37 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from dpsim.errors import ConfigError
 from dpsim.units import internal_unit, parse_quantity
+
+
+def _refuse_booleans(schema: Any) -> None:
+    """Guard every number of a core schema, in place: ``nlayers: true`` would otherwise be one layer."""
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _refuse_booleans(part)
+    elif isinstance(schema, dict):
+        if schema.get("type") in ("int", "float"):
+            inner, check = dict(schema), _not_boolean(f"{schema['type']}_type")
+            schema.clear()
+            schema.update(core_schema.no_info_before_validator_function(check, inner))
+            return
+        guarded = schema.get("type") == "function-before" and hasattr(schema["function"]["function"], "refuses_boolean")
+        for key in () if guarded else schema.keys() - {"metadata", "default", "serialization", "expected", "ref"}:
+            _refuse_booleans(schema[key])
+
+
+def _not_boolean(error: Any) -> Any:
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticKnownError(error)
+        return value
+
+    check.refuses_boolean = True  # type: ignore[attr-defined]
+    return check
 
 
 class Config(BaseModel):
@@ -20,6 +47,12 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _refuse_booleans(schema)
+        return schema
 
 
 def _reader(dimension: str) -> BeforeValidator:

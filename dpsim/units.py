@@ -77,7 +77,8 @@ def parse_quantity(text: str | float | int, dimension: str, *, bare: bool = True
     expected = ", ".join(unit for unit in units if unit) or "a number"
     match = None if isinstance(text, bool) else _QUANTITY.match(str(text))
     if match is None or not math.isfinite(float(match[1])):
-        raise ConfigError(f"{text!r} is not a {dimension}: write a number and a unit ({expected})")
+        article = "an" if dimension[0] in "aeio" else "a"
+        raise ConfigError(f"{text!r} is not {article} {dimension}: write a number and a unit ({expected})")
     unit = match[2] or ""
     if not unit:
         if not bare:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Annotated
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dpsim.config import (
     Config,
@@ -22,6 +24,7 @@ from dpsim.config import (
     Time,
     Walltime,
 )
+from dpsim.descriptors.dpa3.config import RepFlowConfig
 
 
 class Example(Config):
@@ -67,7 +70,7 @@ def test_defaults_are_converted():
         ({"pressure": "1 psi"}, "is not a unit of pressure"),
         ({"density": "water"}, "'water' is not a density"),
         ({"force": "-1 eV/Å"}, "greater than or equal to 0"),
-        ({"energy": "inf eV"}, "'inf eV' is not a energy"),
+        ({"energy": "inf eV"}, "'inf eV' is not an energy"),
         ({"limit": "1 week"}, "unit 'week'"),
         ({"factor": math.nan}, "finite number"),
         ({"factor": math.inf}, "finite number"),
@@ -78,6 +81,59 @@ def test_wrong_settings(settings, message):
     with pytest.raises(ValidationError, match=message) as caught:
         Example(**settings)
     assert caught.value.errors()[0]["loc"] == tuple(settings)
+
+
+class Numbers(Config):
+    """Every way in which a number can be declared."""
+
+    count: int = 1
+    factor: float = 1.0
+    positive: Annotated[int, Field(gt=0)] | None = None
+    widths: tuple[int, ...] = ()
+    weights: dict[str, float] = {}
+    inner: list[Example] = []
+    either: int | str = 1
+    switch: bool = True
+    on_or_size: bool | float = False
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"count": True}, ("count",)),
+        ({"factor": False}, ("factor",)),
+        ({"positive": True}, ("positive",)),
+        ({"widths": [4, True]}, ("widths", 1)),
+        ({"weights": {"energy": True}}, ("weights", "energy")),
+        ({"inner": [{"factor": True}]}, ("inner", 0, "factor")),
+    ],
+)
+def test_booleans_are_no_numbers(settings, place):
+    with pytest.raises(ValidationError, match="valid (integer|number)") as caught:
+        Numbers(**settings)
+    assert [error["loc"] for error in caught.value.errors()] == [place]
+    with pytest.raises(ValidationError):
+        Numbers.model_validate_json(json.dumps(settings))
+
+
+def test_booleans_where_they_belong():
+    numbers = Numbers(switch=False, on_or_size=True, count=2.0, factor=3, positive=4, either=5)
+    assert (numbers.switch, numbers.on_or_size, numbers.count) == (False, True, 2)
+    with pytest.raises(ValidationError):
+        Numbers(either=True)
+    assert Numbers(either="x").either == "x"
+
+
+@pytest.mark.parametrize("key", ["nlayers", "e_sel", "update_residual"])
+def test_booleans_in_a_model(key):
+    with pytest.raises(ValidationError, match="valid (integer|number)"):
+        RepFlowConfig(**{key: True})
+
+
+def test_schema_of_numbers_is_plain():
+    properties = Numbers.model_json_schema()["properties"]
+    assert properties["count"]["type"] == "integer"
+    assert properties["positive"]["anyOf"] == [{"exclusiveMinimum": 0, "type": "integer"}, {"type": "null"}]
 
 
 def test_all_problems_are_reported_together():

@@ -103,6 +103,7 @@ def test_bare_numbers_keep_their_bits(value):
         (math.inf, "time", "inf is not a time"),
         (True, "time", "True is not a time"),
         (None, "time", "None is not a time"),
+        ("hot", "energy", "'hot' is not an energy: write"),
         ([1.0], "time", r"\[1.0\] is not a time"),
         ("0x10", "length", "unit 'x10'"),
     ],
