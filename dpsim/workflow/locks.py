@@ -141,13 +141,15 @@ def end_leftovers(owner: Owner) -> int:
     """
     import psutil
 
+    # If another process has the owner's number by now, so has its group.
+    gone = process_start(owner.pid) is None
     ended = 0
     for process in psutil.process_iter():
         if process.pid in (os.getpid(), owner.pid):
             continue
         try:
             in_group = os.getpgid(process.pid) == owner.pid and process.create_time() >= owner.start - 2.0
-            if in_group or process.environ().get(MARK) == owner.mark():
+            if (gone and in_group) or process.environ().get(MARK) == owner.mark():
                 process.kill()
                 ended += 1
         except (psutil.Error, OSError):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dpsim.errors import SetupError
@@ -281,7 +285,9 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     dead = {"host": socket.gethostname(), "pid": 2**22 - 3, "start": 1.0, "since": "then"}
     lock.write_text(json.dumps(dead))
     assert "took over the lock of process" in locks.acquire(lock)
-    assert locks.read_owner(lock) == locks.read_owner(lock)
+    owner = locks.read_owner(lock)
+    assert owner is not None
+    assert (owner.pid, owner.alive()) == (os.getpid(), True)
     locks.release(lock)
     assert not lock.exists()
 
@@ -299,7 +305,24 @@ def test_the_lock_of_another_machine_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_number_given_out_again_is_another_process(tmp_path: Path) -> None:
-    mine = locks.this_process()
-    lock = tmp_path / "lock"
-    lock.write_text(json.dumps({"host": mine.host, "pid": os.getppid(), "start": 5.0, "since": "then"}))
-    assert "took over" in locks.acquire(lock)
+    """Its lock is free, and what it started lives on. The leader of a group of its own plays that process."""
+    script = """if True:
+        import json, socket, subprocess, sys
+        from pathlib import Path
+        from dpsim.workflow import locks
+
+        lock, number = Path(sys.argv[1]), int(sys.argv[2])
+        lock.write_text(json.dumps({"host": socket.gethostname(), "pid": number, "start": 5.0, "since": "then"}))
+        assert "took over" in locks.acquire(lock)
+    """
+    leader = subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True)
+    try:
+        taker = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "lock"), str(leader.pid)], capture_output=True, text=True
+        )
+        assert taker.returncode == 0, taker.stderr
+        assert leader.poll() is None
+        assert psutil.Process(leader.pid).children()
+    finally:
+        os.killpg(leader.pid, signal.SIGKILL)
+        leader.wait()
