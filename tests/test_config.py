@@ -109,7 +109,7 @@ class Numbers(Config):
     ],
 )
 def test_booleans_are_no_numbers(settings, place):
-    with pytest.raises(ValidationError, match="valid (integer|number)") as caught:
+    with pytest.raises(ValidationError, match=r"valid (integer|number)") as caught:
         Numbers(**settings)
     assert [error["loc"] for error in caught.value.errors()] == [place]
     with pytest.raises(ValidationError):
@@ -126,7 +126,7 @@ def test_booleans_where_they_belong():
 
 @pytest.mark.parametrize("key", ["nlayers", "e_sel", "update_residual"])
 def test_booleans_in_a_model(key):
-    with pytest.raises(ValidationError, match="valid (integer|number)"):
+    with pytest.raises(ValidationError, match=r"valid (integer|number)"):
         RepFlowConfig(**{key: True})
 
 
