@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from dpsim import ops
 from dpsim.errors import ModelError, SetupError
 from dpsim.export.metadata import read_metadata
 from dpsim.model.potential import PotentialModel
+from dpsim.native.identity import isa_level
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import NeighborSpec
 from dpsim.train.state import read_model
@@ -71,7 +73,7 @@ class FrozenEngine:
         self.type_map, self.neighbors = metadata.type_map, metadata.neighbors
         self.dtype, self.device = metadata.dtype, metadata.device
         try:
-            self._package = torch._inductor.aoti_load_package(str(path))
+            self._package = _load_package(path)
         except RuntimeError as error:
             raise ModelError(f"{path}: the frozen model cannot be loaded ({str(error).splitlines()[0]})") from None
 
@@ -79,6 +81,36 @@ class FrozenEngine:
         """See `Engine.run`."""
         atomic, gradient = self._package(*neighborhood.to(self.device))
         return atomic.cpu(), gradient.cpu()
+
+
+_LEVELS = ("default", "avx2", "avx512")
+
+
+def _load_package(path: Path) -> Any:
+    """Load a compiled package, if this processor has the instructions it was compiled for.
+
+    torch warns whenever the two differ; here a processor that can do more than is needed is no cause for a warning,
+    and one that can do less is an error instead of a crash.
+    """
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader
+    made_for = loader.load_metadata_from_package(str(path), "model")
+    words = {word.lower() for word in made_for.get("AOTI_CPU_ISA", "").split()}
+    needed = max((_LEVELS.index(word) for word in words & set(_LEVELS)), default=0)
+    if needed > _LEVELS.index(isa_level()):
+        raise SetupError(
+            f"{path} was frozen for processors with {_LEVELS[needed].upper()}, which this one lacks: "
+            "freeze the model on this machine"
+        )
+    logger = logging.getLogger("torch.export.pt2_archive._package")
+    logger.addFilter(_is_news)
+    try:
+        return torch._inductor.aoti_load_package(str(path))
+    finally:
+        logger.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "AOTI_CPU_ISA" not in record.getMessage()
 
 
 def resolve_device(device: str) -> str:
