@@ -103,7 +103,10 @@ class Potential:
         return self.evaluate_many([{"positions": positions, "types": types, "cell": cell, **inputs}])[0]
 
     def evaluate_many(self, frames: Iterable[Mapping[str, Any]]) -> list[Prediction]:
-        """Predictions for many structures of any size, in their order; keys as the arguments of `evaluate`."""
+        """Predictions for many structures of any size, in their order; keys as the arguments of `evaluate`.
+
+        A frame may also have ``source``, by which errors name it instead of by its number.
+        """
         results: list[Prediction] = []
         batch: list[tuple[FrameGraph, npt.NDArray[np.bool_]]] = []
         edges = 0
@@ -138,7 +141,7 @@ class Potential:
 
     def _graph(self, frame: Mapping[str, Any], index: int) -> tuple[FrameGraph, npt.NDArray[np.bool_]]:
         frame = dict(frame)
-        where = f"frame {index}"
+        where = str(frame.pop("source", f"frame {index}"))
         missing = {"positions", "types"} - set(frame)
         if missing:
             raise DataError(f"{where} has no {' and no '.join(sorted(missing))}: both are needed")
@@ -160,7 +163,10 @@ class Potential:
             raise DataError(f"{where}: the position of atom {atom} is not finite")
         real = types >= 0
         flags = None if periodic is None else tuple(bool(p) for p in periodic)
-        return frame_graph(positions[real], types[real], cell, self._engine.neighbors, flags), real  # type: ignore[arg-type]
+        try:
+            return frame_graph(positions[real], types[real], cell, self._engine.neighbors, flags), real  # type: ignore[arg-type]
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
 
     def _types(self, types: Any, where: str) -> npt.NDArray[np.int64]:
         values = np.asarray(types)

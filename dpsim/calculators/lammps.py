@@ -66,7 +66,7 @@ def run_md(
     ranks: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
-    reference: Path | None = None,
+    reference: Sequence[Path] = (),
 ) -> MDResult:
     """Run molecular dynamics with a frozen model.
 
@@ -92,7 +92,7 @@ def run_md(
     progress
         Called about once a second.
     reference
-        Frames whose g(r) is put beside that of the run: a file that ASE reads, or a data set.
+        Files that ASE reads, or data sets, with frames whose g(r) is put beside that of the run.
 
     Raises
     ------
@@ -113,7 +113,8 @@ def run_md(
     digest = hashlib.blake2b(model.read_bytes(), digest_size=20).hexdigest()
     return run_lammps(
         config, start_atoms, lines, work, out, elements=elements, ranks=ranks, seed=seed, progress=progress,
-        reference=reference, files={"model.pt2": model}, fingerprint=digest,
+        reference=reference_frames(reference, type_map, elements) if reference else None,
+        files={"model.pt2": model}, fingerprint=digest,
     )  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def run_lammps(
     ranks: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
-    reference: Path | None = None,
+    reference: Sequence[Atoms] | None = None,
     files: Mapping[str, Path] | None = None,
     fingerprint: str = "",
     launcher: Launcher | None = None,
@@ -137,8 +138,10 @@ def run_lammps(
 
     Parameters
     ----------
-    config, start_atoms, work, out, ranks, seed, progress, reference
+    config, start_atoms, work, out, ranks, seed, progress
         As in `run_md`.
+    reference
+        Frames whose g(r) is put beside that of the run.
     pair_lines
         The ``pair_style`` and ``pair_coeff`` lines, for LAMMPS types in the order of `elements`.
     elements
@@ -156,7 +159,6 @@ def run_lammps(
         raise ConfigError("velocities: keep needs a start frame with velocities, this one has none: use create")
     check_box(config, start_atoms.pbc)
     check_analyses(config, start_atoms)
-    beside = None if reference is None else reference_frames(reference, elements, elements)
     box = lammps_box(start_atoms)
     work.mkdir(parents=True, exist_ok=True)
     seed = seed if config.seed is None else config.seed
@@ -167,7 +169,7 @@ def run_lammps(
     trajectory = Trajectory(work, run.attempts, spans(config), start_atoms, box)
     if progress is not None:
         progress(run.total_steps, run.total_steps, "analysing")
-    return collect(config, trajectory, out, ranks=ranks, reference=beside)
+    return collect(config, trajectory, out, ranks=ranks, reference=reference)
 
 
 def _product_launcher(progress: Progress | None, total: int) -> Launcher:
@@ -265,6 +267,9 @@ class _Run:
         self._judge(process, log, screen)
         self.finished = True
         self._save()
+        # The frames stay, so that another analysis needs no other run; a longer run begins anew.
+        for path in self.work.glob("checkpoint*"):
+            path.unlink()
 
     def _follow(self, process: LammpsProcess, log: LogFollower, progress: Progress | None) -> None:
         meter = _Meter(self.total_steps)

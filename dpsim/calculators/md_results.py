@@ -204,20 +204,29 @@ def check_analyses(config: MDConfig, atoms: Atoms) -> None:
         raise DataError(f"analyse.msd.species: no {absent[0]} in the start structure, which holds {sorted(present)}")
 
 
-def reference_frames(path: Path, type_map: Sequence[str], elements: Sequence[str]) -> list[Atoms]:
+def reference_frames(paths: Sequence[Path], type_map: Sequence[str], elements: Sequence[str]) -> list[Atoms]:
     """Frames of the reference whose g(r) can be put beside that of the run: periodic, with all its elements.
+
+    Parameters
+    ----------
+    paths
+        Files that ASE reads, and data sets.
+    type_map
+        Elements of a data set that names none.
+    elements
+        Elements of the run.
 
     Raises
     ------
     DataError
-        If there is none, or the file cannot be read.
+        If there is none, or a file cannot be read.
     """
-    found = list(read_frames(path, type_map))
+    found = [atoms for path in paths for atoms in read_frames(path, type_map)]
     used = [atoms for atoms in found if all(atoms.pbc) and set(elements) <= set(atoms.get_chemical_symbols())]
     if not used:
         raise DataError(
-            f"reference {path}: none of its {len(found)} frames is periodic in x, y and z and holds "
-            f"{', '.join(elements)}: name other frames or remove reference"
+            f"reference {', '.join(map(str, paths))}: none of its {len(found)} frames is periodic in x, y and z "
+            f"and holds {', '.join(elements)}: name other frames or remove reference"
         )
     return used
 
@@ -253,6 +262,11 @@ def _peak(peak: Peak | None) -> dict[str, float] | None:
 def read_frames(path: Path, type_map: Sequence[str]) -> Iterator[Atoms]:
     """Frames of a file that ASE reads, or of a data set, as structures.
 
+    Parameters
+    ----------
+    type_map
+        Elements of a data set that names none.
+
     Raises
     ------
     DataError
@@ -262,10 +276,12 @@ def read_frames(path: Path, type_map: Sequence[str]) -> Iterator[Atoms]:
     from ase.io import iread
 
     if path.is_dir():
-        from dpsim.data import open_dataset
+        from dpsim.data.dataset import find_systems, open_dataset
+        from dpsim.data.npy import read_type_map
 
-        data = open_dataset([path])
-        symbols = np.array(data.type_map or tuple(type_map))
+        named = any(read_type_map(folder) for folder, _ in find_systems(path))
+        data = open_dataset([path], None if named or not type_map else type_map)
+        symbols = np.array(data.type_map)
         for index in range(len(data)):
             frame = data[index]
             real = frame.types >= 0

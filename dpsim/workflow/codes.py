@@ -133,10 +133,10 @@ CODES: dict[str, Code] = {
         "Order comes from references only. Follow the chain in the message and cut it at one place.",
     ),
     "E303": Code(
-        "A stage needs the output of a single stage",
-        "The stage referred to has a matrix, so it yields several results; this input takes one. Use a "
-        "stage whose input takes a list (convert, test, report), or give this stage the same matrix and "
-        "refer to one point.",
+        "An input takes one artifact, several are given",
+        "The stage referred to has a matrix, so it yields several results, or the pattern matches several "
+        "files; this input takes one. Use a stage whose input takes a list (convert, test, report), give this "
+        "stage the same matrix and refer to one point, or name one file.",
     ),
     "E304": Code(
         "An unknown output",

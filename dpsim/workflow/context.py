@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dpsim.errors import ConfigError
+
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -60,8 +62,17 @@ class Context:
     emit: Emit | None = None
 
     def input(self, slot: str) -> Path:
-        """Return the single path of a slot."""
-        return self.inputs[slot][0].paths[0]
+        """Return the single path of a slot.
+
+        Raises
+        ------
+        ConfigError
+            If it has several, of which all but one would be left out.
+        """
+        found = self.paths(slot)
+        if len(found) != 1:
+            raise ConfigError(f"{slot}: {len(found)} files or folders are given, a stage takes one here: name one")
+        return found[0]
 
     def paths(self, slot: str) -> list[Path]:
         """Return all paths of a slot, in order; empty if it is not used."""

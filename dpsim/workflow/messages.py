@@ -52,9 +52,13 @@ def report(
     """
     located = [_Located(item, *_locate(item, raw)) for item in error.errors(include_url=False)]
     chosen = _choose(located)
+    unknown = [item.path for item in chosen if item.error["type"] == "extra_forbidden"]
+    meant = {(*path[:-1], closest(str(path[-1]), _known_keys(model, path[:-1], raw))) for path in unknown}
     for item in chosen:
         if item.error["type"] == "too_short" and any(_inside(other.path, item.path) for other in chosen):
             continue  # pydantic counts only the items that are right
+        if item.error["type"] == "missing" and item.path in meant:
+            continue  # it is there, misspelt, and that is said already
         _add(item, raw, model, collector, base, what)
 
 

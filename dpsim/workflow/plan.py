@@ -264,12 +264,8 @@ def check_surroundings(plan: Plan) -> None:
     for name in plan.order:
         task = workflow.tasks[name]
         for link in plan.links[name]:
-            if link.patterns and not match_files(workflow.base, link.patterns):
-                place = (*task.path, *link.path)
-                more = place if place in workflow.collector.places else (*place, "path")
-                hint = _near(workflow.base, link.patterns[0])
-                message = f"no file matches {link.patterns[0]!r} in {os.path.relpath(workflow.base)}"
-                workflow.collector.add("E401", more, message, suggestion=hint)
+            if link.patterns:
+                _check_files(workflow, (*task.path, *link.path), link.patterns, task.config.slots[link.slot])
         for where, symbol in task.config.elements():
             if workflow.type_map and symbol not in workflow.type_map:
                 known = ", ".join(workflow.type_map)
@@ -279,6 +275,18 @@ def check_surroundings(plan: Plan) -> None:
             if importlib.util.find_spec(module) is None:
                 message = f"the Python package {module!r} is not installed; run: {command}"
                 workflow.collector.add("E403", (*task.path, *where), message)
+
+
+def _check_files(workflow: Workflow, place: Path, patterns: Sequence[str], slot: Slot) -> None:
+    found = match_files(workflow.base, patterns)
+    written = place if place in workflow.collector.places else (*place, "path")
+    if not found:
+        message = f"no file matches {patterns[0]!r} in {os.path.relpath(workflow.base)}"
+        workflow.collector.add("E401", written, message, suggestion=_near(workflow.base, patterns[0]))
+    elif len(found) > 1 and not slot.many:
+        names = ", ".join(path.name for path in found[:4]) + (", ..." if len(found) > 4 else "")
+        message = f"{patterns[0]!r} matches {len(found)} files ({names}), but this input takes one"
+        workflow.collector.add("E303", written, message)
 
 
 def match_files(base: FilePath, patterns: Sequence[str]) -> list[FilePath]:

@@ -21,7 +21,7 @@ from ase.io import read, write
 
 from dpsim.calculators.analysis import compare_rdf
 from dpsim.calculators.lammps import run_lammps, run_md
-from dpsim.calculators.md_config import MDConfig
+from dpsim.calculators.md_config import AnalyseConfig, MDConfig, RdfConfig
 from dpsim.calculators.md_results import MDResult, reference_frames
 from dpsim.calculators.md_start import start_structure
 from dpsim.data import Frame, write_npy
@@ -259,11 +259,19 @@ def test_reference_is_put_beside(tmp_path: Path, launcher: Launcher, copper_line
     )
     result = run_lammps(
         cfg, copper(), copper_lines, tmp_path / "w", tmp_path / "o", elements=("Cu",), launcher=launcher,
-        reference=shared / "data/classical/Cu_EAM_test.extxyz",
+        reference=reference_frames([shared / "data/classical/Cu_EAM_test.extxyz"], ("Cu",), ("Cu",)),
     )  # fmt: skip
     entry = result.summary["rdf"]["pairs"]["Cu-Cu"]
     assert 0.5 < entry["overlap"] < 1.0
     assert (tmp_path / "o/rdf.csv").read_text().startswith("r_A,Cu-Cu,Cu-Cu_reference\n")
+    assert not list((tmp_path / "w").glob("checkpoint*"))
+    # Another analysis needs no other run.
+    cfg = cfg.model_copy(update={"analyse": AnalyseConfig(rdf=RdfConfig(r_max=4, bins=40))})
+    again = run_lammps(
+        cfg, copper(), copper_lines, tmp_path / "w", tmp_path / "again", elements=("Cu",), launcher=launcher
+    )
+    assert again.summary["rdf"]["r_max"] == pytest.approx(4)
+    assert again.attempts == result.attempts == 1
 
 
 def test_copper_is_that_of_the_reference(
@@ -332,11 +340,9 @@ def test_sigterm_stops_and_says_how_to_go_on(tmp_path: Path, launcher: Launcher,
 
 
 def test_analyses_are_checked_before_the_run(tmp_path: Path) -> None:
-    def start(analyse: Any, reference: Path | None = None) -> None:
+    def start(analyse: Any) -> None:
         cfg = config({"ensemble": "nve", "temperature": 300, "steps": 100}, analyse=analyse)
-        run_lammps(
-            cfg, copper(), ["pair_style none"], tmp_path / "w", tmp_path / "o", elements=("Cu",), reference=reference
-        )
+        run_lammps(cfg, copper(), ["pair_style none"], tmp_path / "w", tmp_path / "o", elements=("Cu",))
 
     with pytest.raises(DataError, match="r_max 7 Å passes half the smallest height"):
         start([{"rdf": {"r_max": 7}}])
@@ -344,18 +350,30 @@ def test_analyses_are_checked_before_the_run(tmp_path: Path) -> None:
         start([{"rdf": {"pairs": ["Cu-O"]}}])
     with pytest.raises(DataError, match=r"msd.species: no Li"):
         start([{"msd": {"species": ["Li"]}}])
-    write(tmp_path / "a.xyz", [Atoms("Cu2", [[0, 0, 0], [2, 0, 0]]), Atoms("Al", cell=[4, 4, 4], pbc=True)])
-    with pytest.raises(DataError, match="none of its 2 frames is periodic"):
-        start(["rdf"], tmp_path / "a.xyz")
     assert not (tmp_path / "w").exists()
 
 
-def test_reference_may_be_a_data_set(tmp_path: Path) -> None:
-    frame = Frame(np.zeros((1, 3)), np.array([0]), 4 * np.eye(3), {"energy": np.array(0.0)}, "x")
-    write_npy([frame], tmp_path / "data", ("Cu",))
-    (atoms,) = reference_frames(tmp_path / "data", ("Cu",), ("Cu",))
+def test_reference_is_checked_before_the_run(tmp_path: Path) -> None:
+    write(tmp_path / "a.xyz", [Atoms("Cu2", [[0, 0, 0], [2, 0, 0]]), Atoms("Al", cell=[4, 4, 4], pbc=True)])
+    (tmp_path / "model.pt2").write_bytes(b"")
+    cfg = config({"ensemble": "nve", "temperature": 300, "steps": 100}, analyse=["rdf"], reference="x")
+    with pytest.raises(DataError, match="none of its 2 frames is periodic"):
+        run_md(
+            cfg, copper(), [tmp_path / "model.pt2"], tmp_path / "w", tmp_path / "o", type_map=["Cu"],
+            reference=[tmp_path / "a.xyz"],
+        )  # fmt: skip
+    assert not (tmp_path / "w").exists()
+
+
+def test_references_may_be_data_sets_and_several(tmp_path: Path) -> None:
+    frame = Frame(np.zeros((1, 3)), np.array([1]), 4 * np.eye(3), {"energy": np.array(0.0)}, "x")
+    write_npy([frame], tmp_path / "data", ("Al", "Cu"))
+    next((tmp_path / "data").rglob("type_map.raw")).unlink()
+    write(tmp_path / "more.xyz", copper(1))
+    atoms, more = reference_frames([tmp_path / "data", tmp_path / "more.xyz"], ("Al", "Cu"), ("Cu",))
     assert atoms.get_chemical_formula() == "Cu"
     assert atoms.pbc.all()
+    assert len(more) == 4
 
 
 def test_start_structures(tmp_path: Path) -> None:

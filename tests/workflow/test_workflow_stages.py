@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, create_autospec
 
+import numpy as np
 import pytest
 
-from dpsim.errors import DataError
+from dpsim.errors import ConfigError, DataError
 from dpsim.workflow.context import Artifact, Context, Granted
 from dpsim.workflow.files import read_json
 from dpsim.workflow.plan import load
@@ -83,8 +84,11 @@ def test_label_convert_inspect_for_real(tmp_path: Path, context: Callable[..., C
     frames = tmp_path / "frames.extxyz"
     (tmp_path / "out" / "frames.extxyz").rename(frames)
     assert json.loads((tmp_path / "out" / "failed.json").read_text()) == {"failed": []}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {"frames": 6, "failed": 0}
+    assert label.declared_outputs().keys() == {"frames", "failed", "metrics"}
 
-    (tmp_path / "out" / "failed.json").unlink()
+    for name in ("failed.json", "metrics.json"):
+        (tmp_path / "out" / name).unlink()
     convert = stage(
         "convert",
         **{"from": ["it.frames", {"path": "frames.extxyz", "index": ":2"}]},
@@ -166,15 +170,50 @@ def test_md(tmp_path: Path, context: Callable[..., Context], library: Callable[.
     options = run_md.call_args.kwargs
     assert (len(atoms), potentials, work, out) == (24, [tmp_path / "m.pt2"], tmp_path / "work", tmp_path / "out")
     assert (options["ranks"], options["seed"], options["type_map"]) == (2, 7, ("Cu",))
-    assert options["reference"] == frames
+    assert options["reference"] == [frames]
     assert config.run[0].time == 1.0
 
     built = stage("md", potential="frozen", start={"prototype": "fcc", "element": "Cu"}, run=segment)
     built.execute(context(potential=tmp_path / "m.pt2"))
     assert len(run_md.call_args.args[1]) == 4
     wrong = stage("md", potential="frozen", start={"frames": "label.frames", "index": 9}, run=segment)
-    with pytest.raises(DataError, match="has no frame 9 that can be read"):
+    with pytest.raises(DataError, match=r"start.index 9: .* holds 2 frames"):
         wrong.execute(context(potential=tmp_path / "m.pt2", start=frames))
+
+
+def test_what_md_starts_from(
+    tmp_path: Path, context: Callable[..., Context], library: Callable[..., MagicMock]
+) -> None:
+    from ase.build import bulk
+    from ase.io import write
+
+    from dpsim.data import Frame, write_npy
+
+    run_md = library("dpsim.calculators.lammps", "run_md")
+
+    def md(declared_start: Any, reference: Any = None, /, **inputs: Any) -> None:
+        segment = {"ensemble": "nve", "temperature": "300 K", "time": "1 ps"}
+        options = {"start": declared_start, "reference": reference, "run": segment, "analyse": ["rdf"]}
+        stage("md", potential="frozen", **options).execute(context(potential=tmp_path / "m.pt2", **inputs))
+
+    # A data set that names no elements takes those of the workflow.
+    frame = Frame(np.zeros((1, 3)), np.array([0]), 4 * np.eye(3), {"energy": np.array(0.0)}, "x")
+    write_npy([frame], tmp_path / "data", ("Cu",))
+    next((tmp_path / "data").rglob("type_map.raw")).unlink()
+    md({"frames": "data", "supercell": [2, 1, 1]}, start=tmp_path / "data")
+    assert run_md.call_args.args[1].get_chemical_formula() == "Cu2"
+
+    # More than one structure is refused instead of taking the first.
+    write(tmp_path / "two.xyz", [bulk("Cu"), bulk("Cu", cubic=True)], format="extxyz")
+    with pytest.raises(ConfigError, match="start gives 2 structures, md starts from one"):
+        md({"path": "two.xyz"})
+    md({"path": "two.xyz", "index": 1})
+    assert len(run_md.call_args.args[1]) == 4
+
+    # Every artifact of the reference counts.
+    files = [tmp_path / "two.xyz", tmp_path / "data"]
+    md({"path": "two.xyz", "index": 1}, "label.frames", reference=files)
+    assert run_md.call_args.kwargs["reference"] == files
 
 
 def test_a_change_of_the_analysis_keeps_the_trajectory() -> None:

@@ -52,6 +52,7 @@ class LabelStage(SeededStage):
     outputs: ClassVar[Mapping[str, Output]] = {
         "frames": Output("frames.extxyz", "frames"),
         "failed": Output("failed.json", "table"),
+        "metrics": Output("metrics.json", "metrics"),
     }
     main: ClassVar[str] = "frames"
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=0)
@@ -117,6 +118,7 @@ class LabelStage(SeededStage):
         """Build the structures and label them; finished frames survive in the work folder."""
         from data_tools.label import label
         from data_tools.structures import build_structures
+        from dpsim.data.files import write_json
 
         # Paths inside of the declarations are relative to the workflow file.
         with contextlib.chdir(context.base):
@@ -134,6 +136,7 @@ class LabelStage(SeededStage):
             )
         shutil.copy2(result.frames, context.out / "frames.extxyz")
         shutil.copy2(result.failed, context.out / "failed.json")
+        write_json(context.out / "metrics.json", {"frames": result.n_frames, "failed": result.n_failed})
 
 
 def files_of_structure(slot: str, place: tuple[str | int, ...], config: Structure) -> Iterator[Source]:

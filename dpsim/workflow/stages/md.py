@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -14,8 +13,6 @@ from dpsim.workflow.stage import Input, MaybeReference, Output, Resources, Seede
 from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from dpsim.workflow.context import Context
 
 _ANALYSIS = ("analyse", "reference", "stop_if")
@@ -26,8 +23,9 @@ class MDStage(MDConfig, SeededStage):
 
     slots: ClassVar[Mapping[str, Slot]] = {
         "potential": Slot(frozenset({"frozen"})),
-        "start": Slot(frozenset({"frames", "structures"})),
-        "reference": Slot(frozenset({"frames", "structures", "dataset"})),
+        "start": Slot(frozenset({"frames", "structures", "dataset"})),
+        "structures": Slot(frozenset({"any"}), many=True),
+        "reference": Slot(frozenset({"frames", "structures", "dataset"}), many=True),
     }
     outputs: ClassVar[Mapping[str, Output]] = {
         "frames": Output("trajectory.extxyz", "structures"),
@@ -52,7 +50,7 @@ class MDStage(MDConfig, SeededStage):
         if isinstance(self.start, FramesStart):
             yield Source("start", ("start", "frames"), MaybeReference(self.start.frames))
         else:
-            yield from files_of_structure("start", ("start",), self.start)
+            yield from files_of_structure("structures", ("start",), self.start)
         if self.reference is not None:
             yield Source("reference", ("reference",), MaybeReference(self.reference))
 
@@ -68,18 +66,21 @@ class MDStage(MDConfig, SeededStage):
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep the trajectory when only its analysis changes; `run_md` compares everything else."""
         options = {name: value for name, value in parts["options"].items() if name not in _ANALYSIS}
-        inputs = {place: digest for place, digest in parts["inputs"].items() if place != "reference"}
+        inputs = {place: digest for place, digest in parts["inputs"].items() if place.split(".")[0] != "reference"}
         return {**parts, "options": options, "inputs": inputs}
 
     def execute(self, context: Context) -> None:
         """Run in the work folder, from the newest checkpoint there is."""
         from dpsim.calculators.lammps import run_md
+        from dpsim.calculators.md_start import start_structure
 
         config = MDConfig.model_validate({name: getattr(self, name) for name in MDConfig.model_fields})
-        reference = context.paths("reference")
+        frames = context.input("start") if isinstance(self.start, FramesStart) else None
+        with contextlib.chdir(context.base):  # paths inside of the declaration are relative to the workflow file
+            start = start_structure(self.start, seed=context.seed, frames=frames, type_map=context.type_map)
         run_md(
             config,
-            self._start(context),
+            start,
             context.paths("potential"),
             context.work,
             context.out,
@@ -87,25 +88,5 @@ class MDStage(MDConfig, SeededStage):
             ranks=context.resources.ranks,
             seed=context.seed,
             progress=context.progress,
-            reference=reference[0] if reference else None,
+            reference=context.paths("reference"),
         )
-
-    def _start(self, context: Context) -> Atoms:
-        if isinstance(self.start, FramesStart):
-            return _read_frame(context.input("start"), self.start)
-        from data_tools.structures import build_structures
-
-        with contextlib.chdir(context.base):
-            return build_structures(self.start, seed=context.seed)[0]
-
-
-def _read_frame(path: Path, start: FramesStart) -> Atoms:
-    from ase.io import read
-
-    from dpsim.errors import DataError
-
-    try:
-        atoms = read(path, index=start.index)
-    except Exception as error:  # ASE raises whatever its parsers meet
-        raise DataError(f"start: {path} has no frame {start.index} that can be read: {error}") from error
-    return atoms.repeat(start.supercell)

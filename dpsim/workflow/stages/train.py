@@ -65,7 +65,6 @@ class TrainStage(TrainConfig, SeededStage):
 
         settings = {name: getattr(self, name) for name in TrainConfig.model_fields}
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
-        start = context.paths("start_from")
         folder = _folder(context.work, self.steps)
         train(
             config,
@@ -73,7 +72,7 @@ class TrainStage(TrainConfig, SeededStage):
             train_data=[part_of(path, "train") for path in context.paths("data")],
             valid_data=validation_of(context.paths("valid"), context.paths("data")),
             type_map=context.type_map,
-            init_model=start[0] if start else None,
+            init_model=context.input("start_from") if self.start_from is not None else None,
             progress=context.progress,
             device="auto" if context.resources.gpus else "cpu",
         )
