@@ -25,6 +25,7 @@ from data_tools.pool import run_tasks
 from data_tools.structures import MDSampling
 from data_tools.worker import atoms_from_dict, atoms_to_dict
 from dpsim.data.files import write_json
+from dpsim.data.frame import check_cell, check_finite
 from dpsim.errors import DataError
 from dpsim.fields import BY_NAME
 
@@ -151,6 +152,9 @@ def _check(
     for i, atoms in enumerate(structures):
         if len(atoms) == 0:
             raise DataError(f"label: structure {i} ({_source(atoms)}) has no atoms")
+        check_finite(atoms.positions, "coordinates", _source(atoms))
+        if atoms.pbc.all():
+            check_cell(atoms.cell.array, len(atoms), _source(atoms))
         calculator.check(atoms, properties)
 
 

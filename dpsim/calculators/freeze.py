@@ -12,7 +12,7 @@ from typing import Any
 from dpsim.calculators.freeze_checks import Check, run_checks
 from dpsim.data.files import write_json
 from dpsim.errors import ModelError, SetupError
-from dpsim.export.compile import compile_model
+from dpsim.export.compile import check_machine, compile_model
 from dpsim.export.metadata import FrozenMetadata
 from dpsim.model.potential import PotentialModel
 from dpsim.train.state import read_model
@@ -73,6 +73,7 @@ def freeze(
         raise ModelError(f"{output}: a frozen model ends in .pt2, found {output.suffix or 'no suffix'!r}")
     if not output.parent.is_dir():
         raise SetupError(f"{output.parent}: there is no such folder to write {output.name} into")
+    check_machine(device)
     source = model if isinstance(model, PotentialModel) else read_model(Path(model))
     if dtype is not None:
         if dtype not in ("float32", "float64"):

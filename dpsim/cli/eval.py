@@ -35,7 +35,8 @@ def command(model: Path, file: Path, output: Path, index: str, head: str | None,
     with ProgressLine() as progress:
         for start in range(0, len(structures), _CHUNK):
             chunk = structures[start : start + _CHUNK]
-            predictions = potential.evaluate_many([_frame(atoms) for atoms in chunk])
+            frames = [_frame(atoms, f"{file}#{start + number}") for number, atoms in enumerate(chunk)]
+            predictions = potential.evaluate_many(frames)
             for atoms, prediction in zip(chunk, predictions, strict=True):
                 energies.append(_store(atoms, prediction, model))
             progress(start + len(chunk), len(structures), "structures")
@@ -56,14 +57,9 @@ def _read(file: Path, index: str) -> list[Atoms]:
     return found if isinstance(found, list) else [found]
 
 
-def _frame(atoms: Atoms) -> dict[str, Any]:
-    periodic = atoms.pbc
-    if periodic.any() and not periodic.all():
-        raise DataError(
-            f"{atoms.get_chemical_formula()} is periodic in some directions only; set all or none, or use DPCalculator"
-        )
-    cell = atoms.cell.array if periodic.all() else None
-    return {"positions": atoms.positions, "types": atoms.get_chemical_symbols(), "cell": cell}
+def _frame(atoms: Atoms, source: str) -> dict[str, Any]:
+    frame = {"positions": atoms.positions, "types": atoms.get_chemical_symbols(), "source": source}
+    return {**frame, "cell": atoms.cell.array, "periodic": atoms.pbc} if atoms.pbc.any() else frame
 
 
 def _store(atoms: Atoms, prediction: Any, model: Path) -> float:

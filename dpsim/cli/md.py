@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,10 @@ def _run(text: str, folder: Path, quiet: bool) -> int:
     from dpsim.workflow.runner import Runner
     from dpsim.workflow.store import Store
 
+    with tempfile.TemporaryDirectory() as scratch:  # nothing is written where the workflow turns out to be wrong
+        trial = Path(scratch) / "md.yaml"
+        trial.write_text(text, encoding="utf-8")
+        load(trial)
     Store(folder).prepare()
     file = folder / "md.yaml"
     write_atomic(file, text)

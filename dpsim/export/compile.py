@@ -88,6 +88,20 @@ def trace(model: PotentialModel, device: str) -> tuple[torch.export.ExportedProg
     return torch.export.export(graph, inputs, dynamic_shapes=per_input, strict=False), inputs
 
 
+def check_machine(device: str) -> None:
+    """Refuse a machine that cannot compile for a device.
+
+    Raises
+    ------
+    SetupError
+        If there is no compiler, or no GPU for ``"cuda"``.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SetupError("device 'cuda' was asked for, but torch sees no GPU here: freeze with --device cpu")
+    if not ops.load():
+        raise SetupError(f"a model cannot be frozen without dpsim's operators: {ops.unavailable_reason()}")
+
+
 def compile_model(model: PotentialModel, output: str | Path, *, device: str = "cpu") -> FrozenMetadata:
     """Compile a model into a ``.pt2`` package.
 
@@ -103,10 +117,7 @@ def compile_model(model: PotentialModel, output: str | Path, *, device: str = "c
     SetupError
         If there is no working C++ compiler, or no GPU for ``"cuda"``.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SetupError("device 'cuda' was asked for, but torch sees no GPU here: freeze with --device cpu")
-    if not ops.load():
-        raise SetupError(f"a model cannot be frozen without dpsim's operators: {ops.unavailable_reason()}")
+    check_machine(device)
     output = Path(output)
     metadata = describe(model, device)
     program, _ = trace(model, device)

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,15 +132,37 @@ def train(
     ops.keep_memory()
     ops.load()
     folder = Path(output_dir)
-    _make_folder(folder)
-    with locked(folder), torch_threads(threads):
-        _sweep(folder)
+    with _training_folder(folder) as checked, torch_threads(threads):
         resume = find_resume(folder, restart)
         initial = load_initial(init_model, config) if init_model is not None else None
         frames = FrameSet(train_data, type_map_for(resume, initial, type_map))
         valid = FrameSet(valid_data, frames.type_map) if valid_data is not None else None
         trainer = Trainer(config, folder, frames, valid, initial, resume, _device(device), cache_bytes)
+        checked()
         return trainer.run(progress or silent, StopSignal(stop))
+
+
+@contextlib.contextmanager
+def _training_folder(folder: Path) -> Iterator[Callable[[], None]]:
+    """Make, lock and sweep the folder; a failure before the yielded function is called leaves no trace of it."""
+    was_there, had_lock = folder.is_dir(), (folder / LOCK).exists()
+    keep = was_there and had_lock
+
+    def checked() -> None:
+        nonlocal keep
+        keep = True
+
+    _make_folder(folder)
+    with locked(folder):
+        try:
+            _sweep(folder)
+            yield checked
+        finally:
+            if not keep:
+                (folder / LOCK).unlink(missing_ok=True)
+            if not keep and not was_there:
+                with contextlib.suppress(OSError):  # somebody else put something there
+                    folder.rmdir()
 
 
 def _sweep(folder: Path) -> None:
