@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dpsim.calculators.md_config import FramesStart
 from dpsim.calculators.md_results import read_frames
+from dpsim.data.frame import check_cell, check_finite
 from dpsim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -42,8 +43,21 @@ def start_structure(
     ConfigError
         If the declaration gives no single structure.
     DataError
-        If a file cannot be read or does not hold the frame.
+        If a file cannot be read or does not hold the frame, a number is not finite, or the box has no volume.
     """
+    atoms = _build(start, seed, frames, type_map)
+    check_finite(atoms.positions, "coordinates", "the start structure")
+    if atoms.pbc.all():
+        check_cell(atoms.cell.array, len(atoms), "the start structure")
+    return atoms
+
+
+def _build(
+    start: FramesStart | PrototypeConfig | FileConfig | MoleculesConfig,
+    seed: int,
+    frames: Path | None,
+    type_map: Sequence[str],
+) -> Atoms:
     if isinstance(start, FramesStart):
         return _frame(start, frames or Path(start.frames), type_map)
     from data_tools.structures import build_structures

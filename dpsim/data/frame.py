@@ -134,6 +134,6 @@ def check_cell(cell: np.ndarray | None, n_atoms: int, where: str) -> None:
     if volume <= SMALLEST_VOLUME * max(n_atoms, 1):
         raise DataError(
             f"{where}: the box has a volume of {volume:.3g} Å³ for {n_atoms} atoms, expected more than "
-            f"{SMALLEST_VOLUME} Å³ an atom: correct the box, or for open boundaries put an empty file `nopbc` "
-            "beside type.raw"
+            f"{SMALLEST_VOLUME} Å³ an atom: correct the box, or choose open boundaries (in a data set, an "
+            "empty file `nopbc` beside type.raw)"
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from dpsim.config import InnerErrors
 from dpsim.workflow.problems import Collector, Path, closest
 from dpsim.workflow.stage import Stage
 
@@ -50,7 +51,7 @@ def report(
     what
         How the mapping is called in messages, for example ``a train stage``.
     """
-    located = [_Located(item, *_locate(item, raw)) for item in error.errors(include_url=False)]
+    located = [_Located(item, *_locate(item, raw)) for item in _unfolded(error.errors(include_url=False))]
     chosen = _choose(located)
     unknown = [item.path for item in chosen if item.error["type"] == "extra_forbidden"]
     meant = {(*path[:-1], closest(str(path[-1]), _known_keys(model, path[:-1], raw))) for path in unknown}
@@ -60,6 +61,17 @@ def report(
         if item.error["type"] == "missing" and item.path in meant:
             continue  # it is there, misspelt, and that is said already
         _add(item, raw, model, collector, base, what)
+
+
+def _unfolded(errors: Iterable[Any]) -> Iterator[Any]:
+    """Yield errors, with those of a value that a validator builds from what is written in their place."""
+    for item in errors:
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, InnerErrors):
+            place = (*item["loc"], *cause.where)
+            yield from ({**inner, "loc": (*place, *inner["loc"])} for inner in _unfolded(cause.errors))
+        else:
+            yield item
 
 
 def _inside(path: Path, outer: Path) -> bool:

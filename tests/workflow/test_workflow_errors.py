@@ -92,6 +92,63 @@ def test_the_style_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
+    ("model", "place", "code", "message"),
+    [
+        ("{descriptor: {type: dpa3, x: 1}}", "descriptor.x", "E203", "'x' is not a key of 'model.descriptor'"),
+        ("{descriptor: {type: dpa2}}", "descriptor.type", "E206", "'dpa2' is not one of the choices"),
+        ("{descriptor: {repflow: {nlayers: true}}}", "descriptor.repflow.nlayers", "E205", "found true, expected an"),
+        (
+            "{preset: dpa3-tiny, descriptor: {repflow: {nlayrs: 2}}}",
+            "descriptor.repflow.nlayrs",
+            "E203",
+            "'nlayrs' is not a key of 'model.descriptor.repflow'",
+        ),
+        (
+            "{preset: dpa3-tiny, descriptor: {repflow: {e_sel: x}}}",
+            "descriptor.repflow.e_sel",
+            "E205",
+            "found 'x', expected an integer",
+        ),
+        (
+            "{preset: dpa3-tiny, fitting: {neuron: [3, true]}}",
+            "fitting.neuron.1",
+            "E205",
+            "found true, expected an integer",
+        ),
+        (
+            "{preset: dpa3-tiny, descriptor: {repflow: {e_rcut_smth: 9}}}",
+            "descriptor.repflow",
+            "E205",
+            r"e_rcut_smth \(9.0 Å\) must be smaller than e_rcut \(4.5 Å\)",
+        ),
+        ("{preset: dpa3-tiny, cutoff: 0.1 pm}", "", "E205", r"cutoff \(0.001 Å\) does not fit the preset: "),
+        (
+            "{preset: dpa3-tiny, cutoff: 5, descriptor: {repflow: 3}}",
+            "descriptor.repflow",
+            "E205",
+            "expected a mapping",
+        ),
+    ],
+)
+def test_places_are_the_keys_that_were_written(tmp_path: Path, model: str, place: str, code: str, message: str) -> None:
+    """In a workflow and in the file of ``dpsim train``, also where a preset is changed or a union has members."""
+    from dpsim.cli.train import read_input
+
+    (tmp_path / "w.yaml").write_text(
+        "dpsim: 1\ntype_map: [Cu]\nstages:\n  m: {uses: train, data: {path: .}, steps: 2, model: " + model + "}\n"
+    )
+    (tmp_path / "t.yaml").write_text("type_map: [Cu]\ndata: .\nsteps: 2\nmodel: " + model + "\n")
+    for above, read in (
+        ("stages.m.model", lambda: load(tmp_path / "w.yaml")),
+        ("model", lambda: read_input(tmp_path / "t.yaml", ())),
+    ):
+        with pytest.raises(InvalidWorkflow, match=message) as caught:
+            read()
+        found = [(problem.code, ".".join(map(str, problem.path))) for problem in caught.value.problems]
+        assert found == [(code, f"{above}.{place}".rstrip("."))]
+
+
+@pytest.mark.parametrize(
     ("stage", "code", "message"),
     [
         ("{uses: freeze, from: label.frames}", "E305", "label.frames is labelled frames; expected a trained model"),
