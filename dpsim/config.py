@@ -8,11 +8,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from dpsim.errors import ConfigError
 from dpsim.units import internal_unit, parse_quantity
+
+
+class InnerErrors(ValueError):
+    """Raised in a validator where what it builds is not valid; keeps each problem with its place in the input."""
+
+    def __init__(self, error: ValidationError, *where: str) -> None:
+        super().__init__(first_problem(error, *where))
+        self.where = where
+        """Where in the validated value the inner one is written."""
+        self.errors = error.errors(include_url=False)
+
+
+def first_problem(error: ValidationError, *where: str) -> str:
+    """Place and text of the first thing that a validation found."""
+    return all_problems(error, *where)[0]
+
+
+def all_problems(error: ValidationError, *where: str) -> list[str]:
+    """Place and text of everything that a validation found."""
+    return [
+        f"{'.'.join(map(str, (*where, *item['loc'])))}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors(include_url=False)
+    ]
 
 
 def _refuse_booleans(schema: Any) -> None:

@@ -264,12 +264,13 @@ def _number(text: str, name: str) -> float:
 def _validated(config: Any, values: dict[str, Any]) -> Any:
     from pydantic import ValidationError
 
+    from dpsim.config import all_problems
     from dpsim.errors import ConfigError
 
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+        raise ConfigError("; ".join(all_problems(error))) from None
 
 
 def _print_json(value: Any) -> None:

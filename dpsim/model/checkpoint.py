@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from dpsim.config import first_problem
 from dpsim.data.files import new_file
 from dpsim.errors import ModelError
 from dpsim.model.config import ModelConfig
@@ -136,9 +137,7 @@ def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], whe
         model = PotentialModel.initialized(ModelConfig.model_validate(config), 0)
         model.load_state_dict(state)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise ModelError(f"{where}: the model's configuration is not valid ({key}: {problem['msg']})") from None
+        raise ModelError(f"{where}: the model's configuration is not valid ({first_problem(error)})") from None
     except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[-1].strip()
         raise ModelError(

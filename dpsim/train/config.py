@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from dpsim.config import Config, Force
+from dpsim.config import Config, Force, first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.config import ModelConfig
-from dpsim.train.model_section import CustomModel, ModelSection, PresetModel, first_problem
+from dpsim.train.model_section import CustomModel, ModelSection, PresetModel
 
 Count = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from dpsim.config import Config, Length
+from dpsim.config import Config, InnerErrors, Length
 from dpsim.descriptors import DescriptorConfig
 from dpsim.descriptors.dpa3.config import DPA3Config
 from dpsim.fittings import EnergyFittingConfig, FittingConfig
@@ -71,10 +71,15 @@ class PresetModel(_Section):
         """Settings of the preset with the changes applied."""
         descriptor, fitting = PRESETS[self.preset]
         if self.cutoff is not None:
-            changed = (self.descriptor.get("repflow") or {}).keys() & {"e_rcut", "e_rcut_smth"}
+            flow = self.descriptor.get("repflow")
+            changed = (flow.keys() if isinstance(flow, dict) else set()) & {"e_rcut", "e_rcut_smth"}
             if changed:
                 raise ValueError(f"cutoff and descriptor.repflow.{min(changed)} exclude each other: give one")
-            descriptor = with_cutoff(descriptor, self.cutoff)
+            try:
+                descriptor = with_cutoff(descriptor, self.cutoff)
+            except ValidationError as error:
+                problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"cutoff ({self.cutoff} Å) does not fit the preset: {problem}") from None
         return _changed(descriptor, self.descriptor, "descriptor"), _changed(fitting, self.fitting, "fitting")
 
 
@@ -120,13 +125,7 @@ def _changed(part: _Part, changes: dict[str, Any], where: str) -> _Part:
     try:
         return type(part).model_validate(_merged(part.model_dump(), changes))
     except ValidationError as error:
-        raise ValueError(first_problem(error, where)) from None
-
-
-def first_problem(error: ValidationError, where: str) -> str:
-    """Place and text of the first thing that a validation found."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, (where, *first['loc'])))}: {first['msg'].removeprefix('Value error, ')}"
+        raise InnerErrors(error, where) from None
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_stats_and_neighbors(shared: Path, tmp_path: Path) -> None:
     [
         (["convert", "nowhere", "-o", "out"], DataError, "nowhere matches no file or folder"),
         (["convert", "x", "-o", "out", "--key", "dipole=d"], DataError, "x matches no file"),
-        (["convert", "x", "-o", "out", "--index", "a"], ConfigError, "index: Value error, 'a' is not an index"),
+        (["convert", "x", "-o", "out", "--index", "a"], ConfigError, "index: 'a' is not an index"),
         (["show", "nowhere"], DataError, "nowhere does not exist"),
         (["split", "nowhere", "-o", "out"], DataError, "nowhere matches no file"),
     ],

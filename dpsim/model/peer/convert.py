@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from dpsim.config import first_problem
 from dpsim.errors import ModelError
 from dpsim.model.checkpoint import check_finite
 from dpsim.model.config import ModelConfig
@@ -83,8 +84,7 @@ def _assemble(config: dict[str, Any], state: Arrays, where: str) -> PotentialMod
     try:
         model = PotentialModel.initialized(ModelConfig.model_validate(config), 0)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ModelError(first_problem(error, where)) from None
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     tensors = {
         name: torch.from_numpy(np.array(value)).to(dtypes.get(name, torch.float64)) for name, value in state.items()
