@@ -77,7 +77,13 @@ class _EnergyAndGradient(torch.nn.Module):
 
 
 def trace(model: PotentialModel, device: str) -> tuple[torch.export.ExportedProgram, tuple[Tensor, ...]]:
-    """Exported program of energies and edge gradient, with symbolic sizes."""
+    """Exported program of energies and edge gradient, with symbolic sizes.
+
+    Raises
+    ------
+    AssertionError
+        If a model for the CPU holds an operator that would be compiled wrongly: a mistake in the model's code.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs = example_inputs(model, device)
@@ -85,7 +91,26 @@ def trace(model: PotentialModel, device: str) -> tuple[torch.export.ExportedProg
     graph = make_fx(lambda *a: module(*a), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
     dynamic = {0: torch.export.Dim.DYNAMIC}
     per_input = (*(dynamic for _ in inputs[:-1]), None)
-    return torch.export.export(graph, inputs, dynamic_shapes=per_input, strict=False), inputs
+    program = torch.export.export(graph, inputs, dynamic_shapes=per_input, strict=False)
+    if device == "cpu":
+        _refuse_miscompiled(program)
+    return program, inputs
+
+
+# AOTInductor of torch 2.13 compiles these to wrong numbers on the CPU, without a word, once the graph around them is
+# large enough: rows added by index lose contributions. The adjoint of `index_select`, and of indexing by a tensor, is
+# one of them, so code that is differentiated gathers with `dpsim.ops.gather_rows` and adds with `scatter_rows`.
+_MISCOMPILED = {"index_add", "index_put", "scatter_add"}
+
+
+def _refuse_miscompiled(program: torch.export.ExportedProgram) -> None:
+    names = {str(node.target).removeprefix("aten.").split(".")[0].strip("_") for node in program.graph.nodes}
+    found = sorted(_MISCOMPILED & {name.removeprefix("unsafe_") for name in names})
+    if found:
+        raise AssertionError(
+            f"the graph holds aten.{', aten.'.join(found)}, which torch {torch.__version__} compiles wrongly on CPUs: "
+            "use dpsim.ops.gather_rows and scatter_rows where index_select or indexing is differentiated"
+        )
 
 
 def check_machine(device: str) -> None:
