@@ -279,8 +279,11 @@ class _Run:
                 if not row.finite:
                     raise self._stopped(log, row.step, "temperature, energy or pressure is not a finite number")
                 limit = self.config.stop_if.max_temperature
-                if limit is not None and row.temperature > limit:
-                    reason = f"the temperature {row.temperature:.0f} K passes stop_if.max_temperature ({limit:g} K)"
+                if row.temperature > limit:
+                    reason = (
+                        f"the temperature {row.temperature:.0f} K passes stop_if.max_temperature ({limit:g} K): has the model "
+                        "been trained on structures like these"
+                    )
                     raise self._stopped(log, row.step, reason)
                 meter.add(row.step, row.temperature)
             if progress is not None and (ended or meter.due()) and log.segment >= 0:

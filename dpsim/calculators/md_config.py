@@ -245,8 +245,8 @@ def _read_analyses(value: Any) -> Any:
 class StopConfig(Config):
     """Conditions that end a run as failed; lost atoms and NaN always do."""
 
-    max_temperature: Annotated[Temperature, Field(gt=0)] | None = None
-    """K."""
+    max_temperature: Annotated[Temperature, Field(gt=0)] = 20_000.0
+    """K; the default is passed only by a simulation that has blown up."""
 
 
 class FramesStart(Config):
