@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from data_tools.journal import Journal, task_key
 from data_tools.pool import run_tasks
 from data_tools.structures import MDSampling
 from data_tools.worker import atoms_from_dict, atoms_to_dict
-from dpsim.data.files import write_json
+from dpsim.data.files import new_file, write_json
 from dpsim.data.frame import check_cell, check_finite
 from dpsim.errors import DataError
 from dpsim.fields import BY_NAME
@@ -253,9 +251,5 @@ def _judge(failures: Sequence[_Failure], n_failed: int, total: int, tolerated: f
 def _write(path: Path, frames: Sequence[Atoms]) -> None:
     from ase.io import write
 
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with new_file(path) as temporary:
         write(temporary, list(frames), format="extxyz")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dpsim.calculators.evaluate import Potential, Prediction, load
 from dpsim.data import Dataset, Frame, open_dataset
-from dpsim.data.files import write_json
+from dpsim.data.files import new_file, write_json
 from dpsim.errors import DataError
 
 Pairs = dict[str, list[np.ndarray]]
@@ -120,6 +120,5 @@ def _write_parity(path: Path, per_system: dict[str, Pairs]) -> None:
         counts = [sum(map(len, pairs[f"{name}_reference"])) for _, pairs in found]
         width = {"energy": 1, "forces": 3, "virial": 9}[name]
         arrays[f"{name}_system"] = np.repeat([i for i, _ in found], [c // width for c in counts])
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    temporary.replace(path)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from dpsim.calculators.analysis import (
 from dpsim.calculators.lammps_deck import FINAL_DATA, FINAL_DUMP, Span
 from dpsim.calculators.lammps_output import LogFollower, ThermoRow, Trajectory, log_name, merged_thermo
 from dpsim.calculators.md_config import MDConfig, MinimizeSegment, RdfConfig
-from dpsim.data.files import write_json, write_text
+from dpsim.data.files import new_file, write_json, write_text
 from dpsim.errors import DataError
 
 if TYPE_CHECKING:
@@ -149,16 +148,9 @@ def write_frames(path: Path, frames: Iterable[Atoms]) -> None:
     """Write frames one by one under a temporary name, then rename."""
     from ase.io.extxyz import write_extxyz
 
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for atoms in frames:
-                write_extxyz(file, [atoms], write_results=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for atoms in frames:
+            write_extxyz(file, [atoms], write_results=False)
 
 
 def _segment_summary(span: Span, rows: Sequence[ThermoRow], trajectory: Trajectory) -> dict[str, Any]:

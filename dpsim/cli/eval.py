@@ -75,15 +75,11 @@ def _store(atoms: Atoms, prediction: Any, model: Path) -> float:
 
 
 def _write(output: Path, structures: list[Atoms]) -> None:
-    import os
-
     from ase.io import write
+
+    from dpsim.data.files import new_file
 
     if not output.parent.is_dir():
         raise DataError(f"{output.parent} does not exist; make the folder first")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with new_file(output) as temporary:
         write(temporary, structures, format="extxyz")
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
