@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 
 from dpsim.workflow.problems import Collector, Path, closest, dotted
 from dpsim.workflow.schema import Task, Workflow, read_workflow
-from dpsim.workflow.stage import Files, MaybeReference, Slot, Source
+from dpsim.workflow.stage import Files, MaybeReference, Output, Slot, Source, is_reference, sources_of
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def make_plan(workflow: Workflow) -> Plan:
         links = {task.name: linker.links(task) for task in pending if task.name not in skipped}
         if len(skipped) == before:
             break
+    linker.check_broken()
     graph = {name: {producer for link in found for producer, _ in link.producers} for name, found in links.items()}
     order = _order(graph, workflow, workflow.collector)
     return Plan(workflow, order, links, skipped)
@@ -149,7 +150,7 @@ class _Linker:
         found = []
         for source in task.config.sources():
             slot = task.config.slots[source.slot]
-            link = self._link(task, source, slot)
+            link = self._link(task.path, source, slot)
             if link is not None:
                 found.append(link)
         used = {link.slot for link in found}
@@ -157,6 +158,14 @@ class _Linker:
             if task.name not in self.skipped and source.slot not in used and self._is_left_out(source):
                 self.skipped[task.name] = f"needs {source.value}, which is left out"
         return tuple(found)
+
+    def check_broken(self) -> None:
+        """Check the references of stages whose other keys are wrong, so that all is said in one pass."""
+        for name, (stage_type, raw) in self.workflow.broken.items():
+            for slot, what in stage_type.slots.items():
+                for source in sources_of(slot, (slot,), raw.get(slot)):
+                    if is_reference(source.value):
+                        self._link(("stages", name), source, what)
 
     def _stage_name(self, source: Source) -> str:
         return str(source.value).partition("@")[0].partition(".")[0]
@@ -168,24 +177,31 @@ class _Linker:
         tasks = self.stages.get(name, [])
         return name in self.workflow.left_out or (bool(tasks) and all(task.name in self.skipped for task in tasks))
 
-    def _link(self, task: Task, source: Source, slot: Slot) -> Link | None:
+    def _link(self, base: Path, source: Source, slot: Slot) -> Link | None:
         if isinstance(source.value, Files):
             return Link(source.slot, source.path, patterns=source.value.patterns())
         name = self._stage_name(source)
         if isinstance(source.value, MaybeReference) and name not in self.declared:
             return Link(source.slot, source.path, patterns=(str(source.value),))
-        place = (*task.path, *source.path)
+        place = (*base, *source.path)
         if name not in self.declared:
             notes = [f"stages: {', '.join(self.declared)}; a file is written {{path: {source.value}}}"]
             self._add("E301", place, f"there is no stage {name!r}", closest(name, self.declared), notes)
             return None
-        if self._is_left_out(source) or name not in self.stages:
-            return None  # left out, or its own declaration is wrong and reported
+        if self._is_left_out(source):
+            return None
+        if name not in self.stages:  # its own declaration is wrong and reported
+            stage_type = self.workflow.broken[name][0] if name in self.workflow.broken else None
+            text = str(source.value)
+            if stage_type is not None and stage_type.outputs and "@" not in text:
+                self._output(name, stage_type.outputs, stage_type.main, text.partition(".")[2], slot, place)
+            return None
         chosen, output = self._chosen(source, name, place)
         chosen = [one for one in chosen if one.name not in self.skipped]
         if not chosen:
             return None
-        path = self._output(chosen[0], output, slot, place)
+        config = chosen[0].config
+        path = self._output(name, config.declared_outputs(), config.main_output(), output, slot, place)
         if path is None:
             return None
         if len(chosen) > 1 and not slot.many:
@@ -207,34 +223,31 @@ class _Linker:
         self._add("E301", place, f"{text!r} is not a matrix point of stage {name!r}", closest(text, known), known[:6])
         return [], ""
 
-    def _output(self, task: Task, output: str, slot: Slot, place: Path) -> str | None:
-        """Return the path of an output inside of the task's folder."""
+    def _output(
+        self, stage: str, outputs: Mapping[str, Output], main: str, output: str, slot: Slot, place: Path
+    ) -> str | None:
+        """Return the path of an output inside of the folder of a task."""
         if not output and slot.whole:
             return "."
-        outputs = task.config.declared_outputs()
         known = [name for name in outputs if name != "."]
-        chosen = output or task.config.main_output()
+        chosen = output or main
         if chosen not in outputs:
             guess = closest(output, known)
-            suggestion = f"{task.stage}.{guess}" if guess else ""
-            message = f"'{task.stage}.{output}' is not an output of stage {task.stage!r}"
-            self._add(
-                "E304", place, message, suggestion, [f"outputs of {task.stage!r}: {', '.join(known) or 'its folder'}"]
-            )
+            suggestion = f"{stage}.{guess}" if guess else ""
+            message = f"'{stage}.{output}' is not an output of stage {stage!r}"
+            self._add("E304", place, message, suggestion, [f"outputs of {stage!r}: {', '.join(known) or 'its folder'}"])
             return None
         kind = outputs[chosen].kind
         if not (slot.whole or "any" in slot.kinds or kind == "any" or kind in slot.kinds):
-            fitting = [
-                f"{task.stage}.{name}" for name, out in outputs.items() if out.kind in slot.kinds and name != "."
-            ]
+            fitting = [f"{stage}.{name}" for name, out in outputs.items() if out.kind in slot.kinds and name != "."]
             expected = " or ".join(sorted(_KIND.get(k, k) for k in slot.kinds))
-            message = f"{task.stage}.{chosen} is {_KIND.get(kind, kind)}; expected {expected}"
+            message = f"{stage}.{chosen} is {_KIND.get(kind, kind)}; expected {expected}"
             self._add(
                 "E305",
                 place,
                 message,
                 fitting[0] if fitting else "",
-                [f"outputs of {task.stage!r}: {', '.join(known)}"],
+                [f"outputs of {stage!r}: {', '.join(known)}"],
             )
             return None
         return outputs[chosen].path

@@ -108,6 +108,8 @@ class Workflow:
     """Stages with ``when: false``."""
     seed_given: bool = False
     """Whether the seed is that of the command line."""
+    broken: Mapping[str, tuple[type[Stage], Mapping[str, Any]]] = field(default_factory=dict)
+    """Type and plain values of the stages with something wrong, by name, for what can still be said of them."""
 
     @property
     def base(self) -> FilePath:
@@ -154,14 +156,18 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
     resources = top.resources if top else {}
     tasks: dict[str, Task] = {}
     left_out = []
+    broken: dict[str, tuple[type[Stage], Mapping[str, Any]]] = {}
     stages = data.get("stages")
     for name, raw in stages.items() if isinstance(stages, dict) else ():
         if not isinstance(raw, dict):
             continue  # reported with the top level
         if _left_out(raw):
             left_out.append(name)
-        for task in _tasks(name, raw, resources, collector):
-            tasks[task.name] = task
+        made = _tasks(name, raw, resources, collector)
+        tasks |= {task.name: task for task in made}
+        stage_type = None if made else find_stage_type(raw["uses"]) if isinstance(raw.get("uses"), str) else None
+        if stage_type is not None:
+            broken[name] = (stage_type, raw)
     if not type_map and data.get("type_map") is None:
         _need_type_map(tasks, collector)
     for name in left_out:
@@ -170,7 +176,7 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
     slots = top.profiles[document.profile].slots if top and document.profile in top.profiles else Slots()
     chosen_seed = seed if seed is not None else (top.seed if top else 0)
     return Workflow(
-        name, document.path, type_map, chosen_seed, slots, tasks, document, tuple(left_out), seed is not None
+        name, document.path, type_map, chosen_seed, slots, tasks, document, tuple(left_out), seed is not None, broken
     )
 
 

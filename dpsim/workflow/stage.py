@@ -52,6 +52,11 @@ def _check_reference(text: str) -> str:
     return text
 
 
+def is_reference(value: Any) -> bool:
+    """Whether a plain value reads like the output of a stage."""
+    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+
+
 def _number_as_text(value: Any) -> Any:
     return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 

@@ -64,6 +64,7 @@ def test_all_problems_are_found_in_one_pass(tmp_path: Path) -> None:
         "E204": ["stages.none"],
         "E205": ["stages.model.model.preset", "stages.melt.retries"],
         "E304": ["stages.frozen.from"],
+        "E305": ["stages.melt.potential"],
         "E210": ["stages.melt.run.temperature"],
         "E301": ["stages.report.from.1"],
         "E302": ["stages.one"],
