@@ -281,8 +281,8 @@ class _Run:
                 limit = self.config.stop_if.max_temperature
                 if row.temperature > limit:
                     reason = (
-                        f"the temperature {row.temperature:.0f} K passes stop_if.max_temperature ({limit:g} K): has the model "
-                        "been trained on structures like these"
+                        f"the temperature {row.temperature:.0f} K passes stop_if.max_temperature ({limit:g} K): "
+                        "train the model on structures like these, or raise the limit"
                     )
                     raise self._stopped(log, row.step, reason)
                 meter.add(row.step, row.temperature)
@@ -304,8 +304,10 @@ class _Run:
         error = log.error or read_error(screen)
         path = log.path if log.path.exists() else screen
         place = f"segment {log.segment} ({self.config.run[log.segment].ensemble})" if log.segment >= 0 else "its set-up"
-        # mpiexec passes on the number of the signal that killed a rank.
-        killed = process.exit_code in (signal.SIGKILL, -signal.SIGKILL, 128 + signal.SIGKILL)
+        # mpiexec passes on the numbers of the signals that ended the ranks, joined bit by bit: one that was killed,
+        # and the others, which it then ended itself.
+        kill, both = signal.SIGKILL, signal.SIGKILL | signal.SIGTERM
+        killed = process.exit_code in (kill, -kill, 128 + kill, both, 128 + both)
         ended = "a rank was killed, perhaps for want of memory" if killed else f"it ended with code {process.exit_code}"
         reason = error or f"{ended}, without a message"
         raise StageError(f"LAMMPS failed in {place}: {reason}; see {path}")

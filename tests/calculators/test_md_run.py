@@ -189,6 +189,20 @@ def test_killed_ranks_are_an_error_and_two_ranks_resume(
     assert [int(row["step"]) for row in rows(result)] == [*range(0, 1501, 10), *range(1500, 2001, 10)]
 
 
+@pytest.mark.parametrize("code", [9, 137, 9 | 15, -9])
+def test_ranks_that_were_killed(tmp_path: Path, code: int) -> None:
+    """Codes of mpiexec: the number of a signal, also joined with that of the signal that ended the other ranks."""
+    if code > 0:
+        script = f"import sys; sys.exit({code})"
+    else:
+        script = "import os; os.kill(os.getpid(), 9)"
+    with pytest.raises(StageError, match="LAMMPS failed in its set-up: a rank was killed, perhaps for want of memory"):
+        run_lammps(
+            config({"ensemble": "nve", "temperature": 300, "steps": 10}), copper(), ["pair_style none"],
+            tmp_path / "w", tmp_path / "o", elements=("Cu",), launcher=lambda *_: ([sys.executable, "-c", script], dict(os.environ)),
+        )  # fmt: skip
+
+
 def test_other_settings_start_afresh(tmp_path: Path, launcher: Launcher, copper_lines: list[str]) -> None:
     for temperature in (300, 400):
         cfg = config({"ensemble": "nvt", "temperature": temperature, "steps": 100})
