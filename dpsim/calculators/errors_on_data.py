@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,21 +81,29 @@ def _collect(potential: Potential, dataset: Dataset, progress: Callable[..., Non
             done += len(frames)
             if progress is not None:
                 progress(done, total, f"testing {system.name}")
-        result[system.name] = pairs
+        result[_unused(system.name, result)] = pairs
     return result
 
 
+def _unused(name: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: systems of different data sets may have the same."""
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)
+
+
 def _append(pairs: Pairs, frame: Frame, prediction: Prediction) -> None:
-    n_atoms = max(int((frame.types >= 0).sum()), 1)
+    real = frame.types >= 0
+    n_atoms = max(int(real.sum()), 1)
     pairs.setdefault("atoms", []).append(np.array([n_atoms]))
     for name in QUANTITIES:
         label = frame.labels.get(name)
         if label is None:
             continue
         scale = 1.0 if name == "forces" else 1.0 / n_atoms
-        predicted = np.asarray(getattr(prediction, name), dtype=float)
-        pairs.setdefault(f"{name}_reference", []).append(np.reshape(np.asarray(label, dtype=float) * scale, (-1,)))
-        pairs.setdefault(f"{name}_predicted", []).append(predicted.reshape(-1) * scale)
+        for side, values in (("reference", label), ("predicted", getattr(prediction, name))):
+            array = np.asarray(values, dtype=float)
+            kept = array[real] if name == "forces" else array  # placeholders would make errors look smaller
+            pairs.setdefault(f"{name}_{side}", []).append(kept.reshape(-1) * scale)
 
 
 def _errors(pairs: Pairs) -> dict[str, float | int]:

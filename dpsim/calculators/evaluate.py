@@ -30,7 +30,7 @@ class Prediction:
     forces: FloatArray | None = None
     """(n_atoms, 3) eV/Å"""
     virial: FloatArray | None = None
-    """(3, 3) eV, −dE/dstrain; None for open boundaries is never the case, but only a volume makes it a stress."""
+    """(3, 3) eV, −dE/dstrain, also of open boundaries; with a volume it gives the stress, −virial/volume."""
     atomic_energy: FloatArray | None = None
     """(n_atoms,) eV"""
     atomic_virial: FloatArray | None = None

@@ -199,7 +199,8 @@ def test_ranks_that_were_killed(tmp_path: Path, code: int) -> None:
     with pytest.raises(StageError, match="LAMMPS failed in its set-up: a rank was killed, perhaps for want of memory"):
         run_lammps(
             config({"ensemble": "nve", "temperature": 300, "steps": 10}), copper(), ["pair_style none"],
-            tmp_path / "w", tmp_path / "o", elements=("Cu",), launcher=lambda *_: ([sys.executable, "-c", script], dict(os.environ)),
+            tmp_path / "w", tmp_path / "o", elements=("Cu",),
+            launcher=lambda *_: ([sys.executable, "-c", script], dict(os.environ)),
         )  # fmt: skip
 
 
