@@ -232,6 +232,23 @@ def test_structures_that_cannot_be_labelled(spoil, folder: Path) -> None:
     assert not {"outputs.json", "frames.extxyz"} & {Path(name).name for name in found.added}
 
 
+@pytest.mark.lammps
+@pytest.mark.parametrize("spoil", [nan_position, flat_box, small_box])
+def test_dynamics_does_not_start_from_nonsense(spoil, folder: Path, frozen: Path) -> None:
+    write_structures(folder / "bad.extxyz", lambda frames: (spoil(frames), frames.pop()))
+    found = call(folder, "dpsim", "md", frozen, "bad.extxyz", "--time", "2 fs", "--no-rdf", "--quiet")
+    assert (found.code, found.out.split(" in ")[0]) == (4, "md-bad: 1 failed")
+    sentence = BAD_FRAMES[spoil].replace(r"bad\.extxyz#1", "the start structure")
+    assert re.fullmatch(rf"stage 'md' failed: {sentence}", found.err.strip().splitlines()[0])
+    assert "final.extxyz" not in {Path(name).name for name in found.added}
+
+
+def test_a_wrong_option_of_md_leaves_no_run_behind(folder: Path, frozen: Path) -> None:
+    found = call(folder, "dpsim", "md", frozen, "good.extxyz", "--time", "2 parsec")
+    assert (found.code, found.out, found.added) == (3, "", frozenset())
+    assert re.search(r"^  unit 'parsec' in '2 parsec' is not a unit of time: use one of ps, fs, ns$", found.err, re.M)
+
+
 # --- the machine ---------------------------------------------------------------------------------------------
 
 NO_COMPILER = r"no C\+\+ compiler: none of c\+\+, g\+\+, clang\+\+ is on the PATH; install one, for example apt-get .*"
