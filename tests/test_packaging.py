@@ -66,7 +66,9 @@ def test_names_of_the_package():
 
 
 def test_version_is_the_distributions():
-    assert dpsim.__version__ == metadata.version("dpsim") == project()["project"]["version"]
+    assert dpsim.__version__ == metadata.version("dpsim")
+    assert project()["project"]["dynamic"] == ["version"]
+    assert project()["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "dpsim.version.__version__"}
 
 
 def project():
