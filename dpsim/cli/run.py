@@ -136,7 +136,7 @@ def print_outcome(plan: Plan, folder: Path, outcome: Outcome) -> None:
         click.echo(f"{plan.workflow.name}: {text} in {duration(outcome.seconds)}")
     for name, reason in plan.skipped.items():
         click.echo(f"left out: {name} ({reason})")
-    if outcome.signal is not None:
+    if outcome.code in (75, 130):
         click.echo("interrupted; the same command goes on from here")
     index = folder / "report" / "index.html"
     if index.is_file():

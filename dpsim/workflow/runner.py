@@ -184,7 +184,8 @@ class Runner:
         return previous
 
     def _exit_code(self) -> int:
-        if self.stopped_by is not None:
+        unfinished = any(state not in ("done", "cached", "left out") for state in self.states.values())
+        if self.stopped_by is not None and unfinished:
             return 130 if self.stopped_by == signal.SIGINT else 75
         if not self.failures:
             return 0

@@ -170,7 +170,7 @@ def test_killed_ranks_are_an_error_and_two_ranks_resume(
     tmp_path: Path, launcher: Launcher, copper_lines: list[str]
 ) -> None:
     work = tmp_path / "work"
-    cfg = config({**SEGMENTS["nose-hoover"], "steps": 1500}, {"ensemble": "nve", "steps": 500})
+    cfg = config({**SEGMENTS["nose-hoover"], "steps": 12000}, {"ensemble": "nve", "steps": 3000})
 
     def kill_a_rank(step: int, *_: Any, **__: Any) -> None:
         if step >= 100:
@@ -186,7 +186,7 @@ def test_killed_ranks_are_an_error_and_two_ranks_resume(
     wait_for(lambda: not ranks_alive(work))
     result = run_lammps(cfg, copper(4), copper_lines, work, tmp_path / "out", **arguments)
     assert result.attempts == 2
-    assert [int(row["step"]) for row in rows(result)] == [*range(0, 1501, 10), *range(1500, 2001, 10)]
+    assert [int(row["step"]) for row in rows(result)] == [*range(0, 12001, 10), *range(12000, 15001, 10)]
 
 
 @pytest.mark.parametrize("code", [9, 137, 9 | 15, -9])

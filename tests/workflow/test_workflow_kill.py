@@ -167,7 +167,7 @@ def test_signals(tmp_path: Path, unbroken: dict[str, str], number: signal.Signal
     while not workers(process):
         assert process.poll() is None
         time.sleep(0.02)
-    time.sleep(0.6)
+    time.sleep(0.1)
     process.send_signal(number)
     code, output = finish(process)
     assert code == expected, output
