@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BIN, TRAIN, call, environment, write_structures
+from acceptance_commands import BIN, TRAIN, call, environment, write_structures
 
 WORKFLOW = """\
 dpsim: 1
