@@ -9,7 +9,8 @@ from dpsim.ops.gather_act_reduce import ACTIVATIONS, gather_act_reduce
 from dpsim.ops.halo import halo_extend, halo_fold
 from dpsim.ops.library import load, unavailable_reason
 from dpsim.ops.outer import edge_outer_dot, edge_outer_mix, edge_outer_sum
-from dpsim.ops.rows import gather_rows, scatter_rows, segment_expand, segment_sum
+from dpsim.ops.pairs import pair_dot, pair_mix
+from dpsim.ops.rows import gather_rows, scatter_rows, segment_expand, segment_max, segment_sum
 
 __all__ = [
     "ACTIVATIONS",
@@ -22,8 +23,11 @@ __all__ = [
     "halo_fold",
     "keep_memory",
     "load",
+    "pair_dot",
+    "pair_mix",
     "scatter_rows",
     "segment_expand",
+    "segment_max",
     "segment_sum",
     "unavailable_reason",
 ]

@@ -6,7 +6,10 @@ M items lie in S segments given by row pointers ``ptr (S+1)``: segment t holds t
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +38,13 @@ def segment_expand(y: Tensor, ptr: Tensor, items: int) -> Tensor:
     return y.index_select(0, segment_ids(ptr, items))
 
 
+def segment_max(x: Tensor, ptr: Tensor) -> Tensor:
+    """Largest number in each column of a segment, 0 where it has no rows; not differentiated."""
+    x = x.detach()
+    index = segment_ids(ptr, x.shape[0]).view(-1, *[1] * (x.dim() - 1)).expand_as(x)
+    return x.new_zeros((ptr.shape[0] - 1, *x.shape[1:])).scatter_reduce(0, index, x, "amax", include_self=False)
+
+
 def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
     """Sum over the edges of each centre of ``h ⊗ g``."""
     return segment_sum(h[:, :, None] * g[:, None, :], ptr)
@@ -48,6 +58,104 @@ def edge_outer_dot(t: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
 def edge_outer_mix(t: Tensor, h: Tensor, ptr: Tensor) -> Tensor:
     """Rows of ``t`` of each edge's centre times ``h``, summed over the three directions."""
     return (segment_expand(t, ptr, h.shape[0]) * h[:, :, None]).sum(1)
+
+
+def pair_edges(edge_ptr: Tensor, pair_ptr: Tensor, edges: int, pairs: int) -> tuple[Tensor, Tensor]:
+    """Both edges of each pair, ``(A,)`` int64 each."""
+    ij = segment_ids(pair_ptr, pairs)
+    first = segment_expand(edge_ptr[:-1], edge_ptr, edges) - pair_ptr[:-1]  # so that it starts again at every edge
+    return ij, torch.arange(pairs, device=ij.device) + first.index_select(0, ij)
+
+
+def pair_dot(q: Tensor, k: Tensor, edge_ptr: Tensor, pair_ptr: Tensor, pairs: int) -> Tensor:
+    """Products of the rows of the two edges of each pair, summed over columns."""
+    if _symbolic(pairs):
+        ij, ik = pair_edges(edge_ptr, pair_ptr, q.shape[0], pairs)
+        return (q.index_select(0, ij) * k.index_select(0, ik)).sum(-1)
+    blocks = _blocks(edge_ptr, pair_ptr, q.shape[1])
+    return torch.cat([b.rows_of_pairs(b.pad_edges(q) @ b.pad_edges(k).mT) for b in blocks])
+
+
+def pair_mix(p: Tensor, v: Tensor, edge_ptr: Tensor, pair_ptr: Tensor, transpose: bool = False) -> Tensor:
+    """Sum over the pairs of each edge of the number of the pair times the row of its other edge."""
+    if _symbolic(p.shape[0]):
+        to, other = pair_edges(edge_ptr, pair_ptr, v.shape[0], p.shape[0])
+        to, other = (other, to) if transpose else (to, other)
+        return scatter_rows(p[:, :, None] * v.index_select(0, other), to, v.shape[0])
+    blocks = _blocks(edge_ptr, pair_ptr, v.shape[1])
+    matrices = ((b, b.pad_pairs(p)) for b in blocks)
+    return torch.cat([b.rows_of_edges((m.mT if transpose else m) @ b.pad_edges(v)) for b, m in matrices])
+
+
+def _symbolic(size: int) -> bool:
+    """Whether a graph is being traced: the widths of blocks are unknown then, and products fuse with their sums."""
+    return isinstance(size, torch.SymInt) or torch.compiler.is_compiling()
+
+
+_BLOCK_NUMBERS = 1 << 24
+"""How many numbers a padded matrix of pairs may have."""
+
+
+class _Block(NamedTuple):
+    """Successive centres whose pairs are matrices padded to the same width."""
+
+    centers: int
+    width: int
+    edges: slice
+    pairs: slice
+    edge_at: Tensor
+    """Positions of the edges in (centers, width)."""
+    pair_at: Tensor
+    """Positions of the pairs in (centers, width, width)."""
+
+    def pad_edges(self, x: Tensor) -> Tensor:
+        """Rows ``(E, H, d)`` of edges as matrices ``(centers, H, width, d)``."""
+        padded = x.new_zeros((self.centers * self.width, *x.shape[1:])).index_copy(0, self.edge_at, x[self.edges])
+        return padded.view(self.centers, self.width, *x.shape[1:]).transpose(1, 2)
+
+    def pad_pairs(self, p: Tensor) -> Tensor:
+        """Numbers ``(A, H)`` of pairs as matrices ``(centers, H, width, width)``."""
+        n, w, heads = self.centers, self.width, p.shape[1]
+        padded = p.new_zeros((n * w * w, heads)).index_copy(0, self.pair_at, p[self.pairs])
+        return padded.view(n, w, w, heads).permute(0, 3, 1, 2)
+
+    def rows_of_edges(self, matrices: Tensor) -> Tensor:
+        """Inverse of `pad_edges`."""
+        return matrices.transpose(1, 2).flatten(0, 1).index_select(0, self.edge_at)
+
+    def rows_of_pairs(self, matrices: Tensor) -> Tensor:
+        """Inverse of `pad_pairs`."""
+        return matrices.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, self.pair_at)
+
+
+def _blocks(edge_ptr: Tensor, pair_ptr: Tensor, heads: int) -> Iterator[_Block]:
+    pointers = edge_ptr.tolist()
+    counts = [after - before for before, after in itertools.pairwise(pointers)]
+    pairs = 0
+    for start, stop in _groups(counts, heads):
+        ptr, inside = edge_ptr[start : stop + 1], counts[start:stop]
+        edges = slice(pointers[start], pointers[stop])
+        rows, items, width = edges.stop - edges.start, sum(n * n for n in inside), max(inside, default=0)
+        center = segment_ids(ptr, rows)
+        edge = torch.arange(edges.start, edges.stop, device=ptr.device)
+        edge_at = center * width + edge - ptr[:-1].index_select(0, center)
+        row_ptr = pair_ptr[edges.start : edges.stop + 1]
+        row = segment_ids(row_ptr, items)
+        pair = torch.arange(pairs, pairs + items, device=ptr.device)
+        pair_at = edge_at.index_select(0, row) * width + pair - row_ptr[:-1].index_select(0, row)
+        yield _Block(stop - start, width, edges, slice(pairs, pairs + items), edge_at, pair_at)
+        pairs += items
+
+
+def _groups(counts: list[int], heads: int) -> Iterator[tuple[int, int]]:
+    """Ranges of successive centres whose padded matrices fit in `_BLOCK_NUMBERS`; at least one range."""
+    start, width = 0, 0
+    for center, count in enumerate(counts):
+        width = max(width, count)
+        if center > start and (center + 1 - start) * width * width * heads > _BLOCK_NUMBERS:
+            yield start, center
+            start, width = center, count
+    yield start, len(counts)
 
 
 def activate(x: Tensor, activation: int, threshold: float = 0.0) -> Tensor:

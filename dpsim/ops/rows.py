@@ -29,6 +29,14 @@ def segment_expand(y: Tensor, ptr: Tensor, like: Tensor) -> Tensor:
     return _segment_expand(y, ptr, like.shape[0])
 
 
+def segment_max(x: Tensor, ptr: Tensor, like: Tensor) -> Tensor:
+    """Largest number of each column in each segment, 0 in segments without items: ``(M, ...)`` to ``(S, ...)``.
+
+    No gradient passes: it serves as a shift that cancels, as in a softmax.
+    """
+    return reference.segment_max(x, ptr)
+
+
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
     """Rows of `x` by `index` (M,) int64: ``(R, ...)`` to ``(M, ...)``."""
     return torch.ops.dpsim.gather_rows(x, index) if native(x) else x.index_select(0, index)
