@@ -4,55 +4,95 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from dpsim import ops
 from dpsim.errors import ModelError, SetupError
-from dpsim.export.metadata import read_metadata
+from dpsim.export.metadata import FrozenMetadata, read_metadata
+from dpsim.model.base import Model
 from dpsim.model.potential import PotentialModel
 from dpsim.native.identity import isa_level
 from dpsim.physics.neighborhood import Neighborhood
-from dpsim.physics.neighbors import NeighborSpec
+from dpsim.physics.neighbors import ModelInputs, NeighborSpec
 from dpsim.train.state import read_model
 
 
-class Engine(Protocol):
-    """Evaluates atomic energies and the gradient with respect to the edge vectors."""
+class ModelFacts(NamedTuple):
+    """What whoever evaluates a model must know of it."""
 
     type_map: tuple[str, ...]
     neighbors: NeighborSpec
     dtype: str
+    inputs: ModelInputs
+    output: str
+    output_shape: tuple[int, ...]
+    intensive: bool
+    property_name: str
+
+    @classmethod
+    def of_model(cls, model: Model) -> ModelFacts:
+        """Facts of PyTorch modules."""
+        return cls(
+            model.type_map, model.neighbors, model.precision, model.inputs, model.output, model.output_shape,
+            model.intensive, model.property_name,
+        )  # fmt: skip
+
+    @classmethod
+    def of_frozen(cls, metadata: FrozenMetadata) -> ModelFacts:
+        """Facts of a frozen package."""
+        return cls(
+            metadata.type_map, metadata.neighbors.spec, metadata.dtype, metadata.inputs, metadata.output,
+            metadata.output_shape, metadata.intensive, metadata.property_name,
+        )  # fmt: skip
+
+
+class Engine(Protocol):
+    """Evaluates atomic outputs and, for energies, the gradient with respect to the edge vectors."""
+
+    facts: ModelFacts
     device: str
 
-    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor]:
-        """Atomic energies ``(N,)`` eV and edge gradient ``(E, 3)`` eV/Å, float64 on the CPU."""
+    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor | None]:
+        """Atomic outputs ``(N, *shape)`` and edge gradient ``(E, 3)`` eV/Å of energies, float64 on the CPU."""
         ...
 
 
 class ModuleEngine:
     """A model as PyTorch modules."""
 
-    def __init__(self, model: PotentialModel, device: str) -> None:
+    def __init__(self, model: Model, device: str) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
-        self.type_map, self.neighbors = model.type_map, model.neighbors
-        self.dtype, self.device = model.precision, device
+        self.facts, self.device = ModelFacts.of_model(model), device
 
-    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor]:
+    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor | None]:
         """See `Engine.run`."""
         hood = neighborhood.to(self.device)
+        if self.facts.output != "energy":
+            with torch.no_grad():
+                values: Tensor = self.model(hood)
+            return values.cpu(), None
         displacements = hood.displacements.detach().requires_grad_(True)
         with torch.enable_grad():
             atomic = self.model(hood._replace(displacements=displacements))
-            (gradient,) = torch.autograd.grad(atomic.sum(), displacements)
+            # with lists within, not every edge need reach the energy
+            (gradient,) = torch.autograd.grad(atomic.sum(), displacements, materialize_grads=True)
         return atomic.detach().cpu(), gradient.cpu()
 
     def descriptor(self, neighborhood: Neighborhood) -> Tensor:
-        """Descriptors ``(N, D)``, float64 on the CPU."""
+        """Descriptors ``(N, D)``, float64 on the CPU.
+
+        Raises
+        ------
+        ModelError
+            If the model is made of several, each with its own.
+        """
+        if not isinstance(self.model, PotentialModel):
+            raise ModelError(f"a {self.model.config.type} model has no descriptor of its own: ask one of its parts")
         with torch.no_grad():
-            features: Tensor = self.model.descriptor(neighborhood.to(self.device))
+            features: Tensor = self.model.descriptor(neighborhood.to(self.device)).features
         return features.to("cpu", torch.float64)
 
 
@@ -70,17 +110,18 @@ class FrozenEngine:
             raise SetupError(f"{path} was frozen for a GPU and torch sees none here: freeze it with --device cpu")
         if not ops.load():
             raise SetupError(f"{path} needs dpsim's operators: {ops.unavailable_reason()}")
-        self.type_map, self.neighbors = metadata.type_map, metadata.neighbors
-        self.dtype, self.device = metadata.dtype, metadata.device
+        self.facts, self.device = ModelFacts.of_frozen(metadata), metadata.device
         try:
             self._package = _load_package(path)
         except RuntimeError as error:
             raise ModelError(f"{path}: the frozen model cannot be loaded ({str(error).splitlines()[0]})") from None
 
-    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor]:
+    def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor | None]:
         """See `Engine.run`."""
-        atomic, gradient = self._package(*neighborhood.to(self.device))
-        return atomic.cpu(), gradient.cpu()
+        results = self._package(*neighborhood.to(self.device).tensors())
+        if self.facts.output == "energy":
+            return results[0].cpu(), results[1].cpu()
+        return results[0].cpu().reshape(-1, *self.facts.output_shape), None
 
 
 _LEVELS = ("default", "avx2", "avx512")
@@ -144,8 +185,10 @@ def open_engine(path: Path, device: str, dtype: str | None) -> Engine:
         raise ModelError(f"dtype {dtype!r} is unknown: use float32, float64 or leave it out for the model's own")
     if path.suffix == ".pt2":
         engine = FrozenEngine(path)
-        if dtype not in (None, engine.dtype):
-            raise ModelError(f"{path} is frozen in {engine.dtype}: freeze it with --dtype {dtype} to run it in {dtype}")
+        if dtype not in (None, engine.facts.dtype):
+            raise ModelError(
+                f"{path} is frozen in {engine.facts.dtype}: freeze it with --dtype {dtype} to run it in {dtype}"
+            )
         if device not in ("auto", engine.device):
             raise ModelError(f"{path} is frozen for {engine.device}: freeze it with --device {device} to run it there")
         return engine

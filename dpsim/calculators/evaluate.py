@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +11,16 @@ import numpy.typing as npt
 
 from dpsim import ops
 from dpsim.calculators.engines import Engine, ModuleEngine, open_engine
-from dpsim.errors import DataError, ModelError
-from dpsim.physics.derivatives import forces_from_edges
-from dpsim.physics.neighborhood import Neighborhood, collate
-from dpsim.physics.neighbors import FrameGraph, frame_graph
+from dpsim.calculators.inputs import read_frame
+from dpsim.calculators.prediction import Prediction, predictions
+from dpsim.errors import ModelError
+from dpsim.physics.neighborhood import collate
+from dpsim.physics.neighbors import FrameGraph
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 EDGES_PER_BATCH = 200_000
 """Frames are evaluated together up to about this many edges."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one structure; members that do not apply are None. Units: eV, Å."""
-
-    energy: float | None = None
-    forces: FloatArray | None = None
-    """(n_atoms, 3) eV/Å"""
-    virial: FloatArray | None = None
-    """(3, 3) eV, −dE/dstrain, also of open boundaries; with a volume it gives the stress, −virial/volume."""
-    atomic_energy: FloatArray | None = None
-    """(n_atoms,) eV"""
-    atomic_virial: FloatArray | None = None
-    """(n_atoms, 3, 3) eV; only its sum is defined for message passing."""
-    magnetic_forces: FloatArray | None = None
-    dipole: FloatArray | None = None
-    polarizability: FloatArray | None = None
-    dos: FloatArray | None = None
-    property: FloatArray | None = None
-    atomic_dipole: FloatArray | None = None
-    atomic_polarizability: FloatArray | None = None
-    atomic_dos: FloatArray | None = None
-    atomic_property: FloatArray | None = None
 
 
 class Potential:
@@ -64,10 +41,11 @@ class Potential:
     def __init__(self, engine: Engine, source: str) -> None:
         self._engine = engine
         self.source = source
-        self.type_map = engine.type_map
-        self.cutoff = engine.neighbors.cutoff
-        self.dtype = engine.dtype
-        self.outputs = frozenset({"energy"})
+        self.facts = engine.facts
+        self.type_map = engine.facts.type_map
+        self.cutoff = engine.facts.neighbors.cutoff
+        self.dtype = engine.facts.dtype
+        self.outputs = frozenset({engine.facts.output})
 
     def __repr__(self) -> str:
         return f"Potential({self.source!r}, type_map={list(self.type_map)}, cutoff={self.cutoff} Å, dtype={self.dtype})"
@@ -108,7 +86,7 @@ class Potential:
         A frame may also have ``source``, by which errors name it instead of by its number.
         """
         results: list[Prediction] = []
-        batch: list[tuple[FrameGraph, npt.NDArray[np.bool_]]] = []
+        batch: list[tuple[FrameGraph, BoolArray]] = []
         edges = 0
         for index, frame in enumerate(frames):
             graph = self._graph(frame, index)
@@ -139,100 +117,15 @@ class Potential:
         full[real] = features
         return full
 
-    def _graph(self, frame: Mapping[str, Any], index: int) -> tuple[FrameGraph, npt.NDArray[np.bool_]]:
+    def _graph(self, frame: Mapping[str, Any], index: int) -> tuple[FrameGraph, BoolArray]:
         frame = dict(frame)
         where = str(frame.pop("source", f"frame {index}"))
-        missing = {"positions", "types"} - set(frame)
-        if missing:
-            raise DataError(f"{where} has no {' and no '.join(sorted(missing))}: both are needed")
-        positions = _vectors(frame.pop("positions"), f"{where}: positions", "(n_atoms, 3) numbers in Å")
-        types = self._types(frame.pop("types"), where)
-        cell = frame.pop("cell", None)
-        if cell is not None:
-            cell = _vectors(cell, f"{where}: cell", "(3, 3) numbers in Å, one vector a row", rows=3)
-        periodic = frame.pop("periodic", None)
-        if periodic is not None and np.shape(periodic) != (3,):
-            raise DataError(f"{where}: periodic is {periodic!r}, expected three booleans, one a cell vector")
-        given = sorted(name for name, value in frame.items() if value is not None)
-        if given:
-            raise ModelError(f"{where}: {self.source} takes no {', '.join(given)}: leave it out")
-        if len(types) != len(positions):
-            raise DataError(f"{where}: {len(types)} types for {len(positions)} positions: one type an atom is expected")
-        if not np.all(np.isfinite(positions)):
-            atom = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
-            raise DataError(f"{where}: the position of atom {atom} is not finite")
-        real = types >= 0
-        flags = None if periodic is None else tuple(bool(p) for p in periodic)
-        try:
-            return frame_graph(positions[real], types[real], cell, self._engine.neighbors, flags), real  # type: ignore[arg-type]
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+        return read_frame(self.facts, frame, where, self.source)
 
-    def _types(self, types: Any, where: str) -> npt.NDArray[np.int64]:
-        values = np.asarray(types)
-        if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
-            values = values.astype(str)
-        if values.ndim != 1 or (values.size and values.dtype.kind not in "USiu"):
-            raise DataError(
-                f"{where}: types are {values.dtype} of shape {values.shape}, "
-                "expected one index or chemical symbol an atom"
-            )
-        if values.dtype.kind in "US":
-            known = {symbol: index for index, symbol in enumerate(self.type_map)}
-            unknown = sorted(set(values.tolist()) - set(known))
-            if unknown:
-                raise ModelError(
-                    f"{where}: element {unknown[0]!r} is not in the model's type map {list(self.type_map)}"
-                )
-            return np.array([known[symbol] for symbol in values.tolist()], dtype=np.int64)
-        values = values.astype(np.int64)
-        if values.size and (values.max() >= len(self.type_map) or values.min() < -1):
-            wrong = int(values[(values >= len(self.type_map)) | (values < -1)][0])
-            raise ModelError(f"{where}: type {wrong} is outside the model's type map {list(self.type_map)}")
-        return values
-
-    def _run(self, batch: list[tuple[FrameGraph, npt.NDArray[np.bool_]]]) -> list[Prediction]:
+    def _run(self, batch: list[tuple[FrameGraph, BoolArray]]) -> list[Prediction]:
         hood = collate([graph for graph, _ in batch])
         atomic, gradient = self._engine.run(hood)
-        forces = forces_from_edges(gradient, hood).numpy()
-        per_edge = -(gradient.unsqueeze(2) * hood.displacements.unsqueeze(1))
-        virials = ops.scatter_rows(per_edge, hood.neighbor, hood.types).numpy()
-        return list(_split(hood, atomic.numpy(), forces, virials, [real for _, real in batch]))
-
-
-def _vectors(values: Any, what: str, expected: str, rows: int | None = None) -> FloatArray:
-    """Read three numbers a row; a flat array is taken row by row."""
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError(f"{what} cannot be read as an array, expected {expected}") from None
-    if array.ndim == 1 and array.size % 3 == 0:
-        array = array.reshape(-1, 3)
-    if array.ndim != 2 or array.shape[1] != 3 or rows not in (None, len(array)):
-        raise DataError(f"{what}: found shape {array.shape}, expected {expected}")
-    return array
-
-
-def _split(
-    hood: Neighborhood, atomic: FloatArray, forces: FloatArray, virials: FloatArray, masks: list[npt.NDArray[np.bool_]]
-) -> Iterable[Prediction]:
-    start = 0
-    for real in masks:
-        rows = slice(start, start + int(real.sum()))
-        start = rows.stop
-
-        def full(values: FloatArray, rows: slice = rows, real: npt.NDArray[np.bool_] = real) -> FloatArray:
-            out = np.zeros((len(real), *values.shape[1:]))
-            out[real] = values[rows]
-            return out
-
-        yield Prediction(
-            energy=float(atomic[rows].sum()),
-            forces=full(forces),
-            virial=virials[rows].sum(axis=0),
-            atomic_energy=full(atomic),
-            atomic_virial=full(virials),
-        )
+        return list(predictions(self.facts, hood, atomic, gradient, [real for _, real in batch]))
 
 
 def load(path: str | Path, head: str | None = None, device: str = "auto", dtype: str | None = None) -> Potential:
@@ -259,3 +152,6 @@ def load(path: str | Path, head: str | None = None, device: str = "auto", dtype:
     if head is not None:
         raise ModelError(f"{path} has a single head: leave out head={head!r}")
     return Potential(open_engine(path, device, dtype), str(path))
+
+
+__all__ = ["Potential", "Prediction", "load"]

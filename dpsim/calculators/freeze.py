@@ -14,14 +14,14 @@ from dpsim.data.files import write_json
 from dpsim.errors import ModelError, SetupError
 from dpsim.export.compile import check_machine, compile_model
 from dpsim.export.metadata import FrozenMetadata
-from dpsim.model.potential import PotentialModel
+from dpsim.model.base import Model
 from dpsim.train.state import read_model
 
 Progress = Callable[..., None]
 
 
 def freeze(
-    model: str | Path | PotentialModel,
+    model: str | Path | Model,
     output: str | Path,
     *,
     device: str = "cpu",
@@ -74,7 +74,7 @@ def freeze(
     if not output.parent.is_dir():
         raise SetupError(f"{output.parent}: there is no such folder to write {output.name} into")
     check_machine(device)
-    source = model if isinstance(model, PotentialModel) else read_model(Path(model))
+    source = model if isinstance(model, Model) else read_model(Path(model))
     if dtype is not None:
         if dtype not in ("float32", "float64"):
             raise ModelError(f"dtype {dtype!r} is unknown: use float32 or float64")
@@ -102,7 +102,7 @@ def freeze(
 
 def _card(metadata: FrozenMetadata, results: list[Check], seconds: float, model: Any) -> dict[str, Any]:
     checks = {result.name: {k: v for k, v in asdict(result).items() if k != "name"} for result in results}
-    source = None if isinstance(model, PotentialModel) else Path(model).name
+    source = None if isinstance(model, Model) else Path(model).name
     return metadata.model_dump(mode="json") | {"source": source, "compile_seconds": round(seconds, 2), "checks": checks}
 
 

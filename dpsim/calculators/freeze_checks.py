@@ -14,7 +14,7 @@ from dpsim.calculators.ase import DPCalculator
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, Prediction, load
 from dpsim.calculators.single_point import lammps_single_point
-from dpsim.model.potential import PotentialModel
+from dpsim.model.base import Model
 
 # Relative to the largest force component (energies: to the energy). float32 sums rounding over layers;
 # float64 leaves room for the order of summation.
@@ -56,7 +56,7 @@ def check_structures(type_map: Sequence[str], seed: int = 0) -> list[Atoms]:
 
 
 def run_checks(
-    model: PotentialModel, frozen: Path, device: str, lammps: bool, progress: Callable[[int, str], None]
+    model: Model, frozen: Path, device: str, lammps: bool, progress: Callable[[int, str], None]
 ) -> list[Check]:
     """Make all checks of a frozen model.
 
@@ -88,7 +88,7 @@ def run_checks(
     return checks
 
 
-def finite_differences(model: PotentialModel, atoms: Atoms) -> list[Check]:
+def finite_differences(model: Model, atoms: Atoms) -> list[Check]:
     """Forces and virial in float64 against five-point differences of the energy along random directions."""
     double = model if model.precision == "float64" else model.with_precision("float64")
     potential = Potential(ModuleEngine(double, "cpu"), "model")

@@ -6,6 +6,7 @@ those of dpsim. Sizes stay symbolic: any number of atoms, edges and angles, zero
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 import warnings
@@ -18,65 +19,88 @@ from torch import Tensor
 
 from dpsim import ops
 from dpsim.errors import SetupError
-from dpsim.export.metadata import KEY, FrozenMetadata
+from dpsim.export.metadata import KEY, FrozenMetadata, ListMetadata
+from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
-from dpsim.model.potential import PotentialModel
-from dpsim.physics.neighborhood import Neighborhood, collate
+from dpsim.physics.neighborhood import InnerList, Neighborhood, collate
 from dpsim.physics.neighbors import frame_graph
 from dpsim.version import __version__
 
 
-def describe(model: PotentialModel, device: str) -> FrozenMetadata:
+def describe(model: Model, device: str) -> FrozenMetadata:
     """Header of the frozen form of a model."""
-    spec = model.neighbors
     return FrozenMetadata(
         type_map=model.type_map,
-        cutoff=spec.cutoff,
-        e_sel=spec.e_sel,
-        a_rcut=spec.a_rcut,
-        a_sel=spec.a_sel,
-        exclude_types=spec.exclude_types,
+        neighbors=ListMetadata.of(model.neighbors),
         dtype=model.precision,
-        message_passing_layers=model.config.descriptor.message_passing_layers,
+        message_passing_layers=model.message_passing_layers,
         device=device,
         torch=torch.__version__,
         dpsim=__version__,
+        output=model.output,
+        output_shape=model.output_shape,
+        intensive=model.intensive,
+        property_name=model.property_name,
         digest=state_digest(model),
+        **model.inputs._asdict(),
     )
 
 
-def example_inputs(model: PotentialModel, device: str) -> tuple[Tensor, ...]:
+def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
     """A neighbourhood whose sizes all differ, so that tracing keeps them apart."""
     rng = np.random.default_rng(0)
-    spec = model.neighbors
-    side = 0.62 * (spec.a_rcut or spec.cutoff)
-    grid = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:11] * side
-    positions = grid + rng.uniform(-0.1, 0.1, grid.shape) * side
-    types = rng.integers(0, len(model.type_map), len(positions))
-    hood = collate([frame_graph(positions, types, None, spec)])
-    extra = torch.zeros(5, dtype=torch.int64)  # remote rows, as on several ranks
-    hood = hood._replace(row_types=torch.cat([hood.types, extra]))
-    sizes = {len(hood.types), len(hood.row_types), len(hood.center), len(hood.angle_edge), len(hood.angle_ij)}
-    if spec.a_rcut and len(sizes) != 5:
-        raise AssertionError(f"the example's sizes coincide: {sorted(sizes)}")
-    return tuple(hood.to(device))
+    spec, inputs = model.neighbors, model.inputs
+    side = 0.62 * min(one.cutoff for one in spec.walk())
+    grid = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    for n_atoms in range(11, 28):
+        positions = (grid[:n_atoms] + rng.uniform(-0.1, 0.1, (n_atoms, 3))) * side
+        types = rng.integers(0, model.n_row_types, n_atoms)
+        graph = frame_graph(positions, types, None, spec)
+        hood = collate([graph])
+        extra = torch.zeros(5, dtype=torch.int64)  # remote rows, as on several ranks
+        hood = hood._replace(
+            row_types=torch.cat([hood.types, extra]),
+            fparam=torch.zeros(1, inputs.n_fparam, dtype=torch.float64) if inputs.n_fparam else None,
+            aparam=torch.zeros(n_atoms, inputs.n_aparam, dtype=torch.float64) if inputs.n_aparam else None,
+            charge_spin=torch.tensor([[0.0, 1.0]], dtype=torch.float64) if inputs.charge_spin else None,
+        )
+        if _sizes_differ(hood):
+            return hood.to(device).tensors()
+    raise AssertionError(f"no example with lists of different sizes was found for {spec}")
 
 
-class _EnergyAndGradient(torch.nn.Module):
-    """What is frozen: atomic energies and the gradient with respect to the edge vectors."""
+def _sizes_differ(hood: Neighborhood) -> bool:
+    """Whether no two of atoms, rows, edges and pairs of all lists are as many, or as many as pointers."""
+    sizes = [len(hood.types), len(hood.row_types), len(hood.center)]
+    lists: list[Neighborhood | InnerList] = [hood]
+    while lists:
+        one = lists.pop()
+        sizes += [len(one.pairs.ij)] if one.pairs else []
+        sizes += [len(inner.edge) for inner in one.inner]
+        lists += one.inner
+    ends = [size for n in sizes for size in (n, n + 1)]
+    return len(set(ends)) == len(ends) and min(sizes) > 1
 
-    def __init__(self, model: PotentialModel) -> None:
+
+class _Outputs(torch.nn.Module):
+    """What is frozen: atomic energies and the gradient with respect to the edge vectors, or atomic values alone."""
+
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        displacements = inputs[0].detach().requires_grad_(True)
-        atomic = self.model(Neighborhood(displacements, *inputs[1:]))
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        hood = Neighborhood.from_tensors(self.model.neighbors, self.model.inputs, tensors)
+        if self.model.output != "energy":
+            atomic = self.model(hood).detach()
+            return (atomic.reshape(atomic.shape[0], math.prod(self.model.output_shape)),)
+        displacements = hood.displacements.detach().requires_grad_(True)
+        atomic = self.model(hood._replace(displacements=displacements))
         (gradient,) = torch.autograd.grad(atomic.sum(), displacements)
         return atomic.detach(), gradient
 
 
-def trace(model: PotentialModel, device: str) -> tuple[torch.export.ExportedProgram, tuple[Tensor, ...]]:
+def trace(model: Model, device: str) -> tuple[torch.export.ExportedProgram, tuple[Tensor, ...]]:
     """Exported program of energies and edge gradient, with symbolic sizes.
 
     Raises
@@ -87,7 +111,7 @@ def trace(model: PotentialModel, device: str) -> tuple[torch.export.ExportedProg
     from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs = example_inputs(model, device)
-    module = _EnergyAndGradient(model.to(device).eval().requires_grad_(False))
+    module = _Outputs(model.to(device).eval().requires_grad_(False))
     graph = make_fx(lambda *a: module(*a), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
     dynamic = {0: torch.export.Dim.DYNAMIC}
     per_input = (*(dynamic for _ in inputs[:-1]), None)
@@ -127,7 +151,7 @@ def check_machine(device: str) -> None:
         raise SetupError(f"a model cannot be frozen without dpsim's operators: {ops.unavailable_reason()}")
 
 
-def compile_model(model: PotentialModel, output: str | Path, *, device: str = "cpu") -> FrozenMetadata:
+def compile_model(model: Model, output: str | Path, *, device: str = "cpu") -> FrozenMetadata:
     """Compile a model into a ``.pt2`` package.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What a frozen model says about itself (format 1); one JSON text inside the package.
+"""What a frozen model says about itself (format 2); one JSON text inside the package.
 
 The C++ side reads the same text, so names and meanings are fixed by the format number.
 """
@@ -14,10 +14,47 @@ from pydantic import ValidationError
 
 from dpsim.config import Config
 from dpsim.errors import ModelError
-from dpsim.physics.neighbors import NeighborSpec
+from dpsim.physics.neighbors import ModelInputs, NeighborSpec
 
 KEY = "dpsim"
-FORMAT = 1
+FORMAT = 2
+
+
+class ListMetadata(Config):
+    """A `NeighborSpec`."""
+
+    cutoff: float
+    """Å"""
+    sel: int
+    """Nearest neighbours kept for an atom that has more."""
+    sel_by_type: tuple[int, ...] = ()
+    """Nearest neighbours kept of each type; empty: no such limit."""
+    exclude_types: tuple[tuple[int, int], ...] = ()
+    """Pairs of types that do not see each other."""
+    pairs: bool = False
+    """Whether the pairs of the edges of a centre are listed."""
+    strict: bool = False
+    """Whether an edge as long as the cutoff is left out."""
+    inner: tuple[ListMetadata, ...] = ()
+    """Lists within."""
+
+    @classmethod
+    def of(cls, spec: NeighborSpec) -> ListMetadata:
+        """The same as a part of the header."""
+        return cls(**spec._replace(inner=())._asdict() | {"inner": tuple(map(cls.of, spec.inner))})
+
+    @property
+    def spec(self) -> NeighborSpec:
+        """The same as the rest of dpsim knows it."""
+        own = {name: getattr(self, name) for name in NeighborSpec._fields[:-1]}
+        return NeighborSpec(**own, inner=tuple(one.spec for one in self.inner))
+
+
+class SpinMetadata(Config):
+    """How a magnetic model sees its structure: each atom has a virtual one at ``r + virtual_scale · spin``."""
+
+    virtual_scale: tuple[float, ...]
+    """Å/μB, by type; 0 where a type is not magnetic."""
 
 
 class FrozenMetadata(Config):
@@ -27,16 +64,8 @@ class FrozenMetadata(Config):
     """Version of this header and of the order of inputs and outputs."""
     type_map: tuple[str, ...]
     """Chemical symbols by type."""
-    cutoff: float
-    """Å"""
-    e_sel: int
-    """Nearest neighbours kept for an atom that has more."""
-    a_rcut: float
-    """Å; 0 where there are no angles."""
-    a_sel: int
-    """Nearest neighbours that may form angles."""
-    exclude_types: tuple[tuple[int, int], ...]
-    """Pairs of types that do not see each other."""
+    neighbors: ListMetadata
+    """Lists of edges that are its inputs."""
     dtype: str
     """Floating-point type of the networks."""
     message_passing_layers: int
@@ -47,15 +76,33 @@ class FrozenMetadata(Config):
     """Version of torch that compiled the file, and must run it."""
     dpsim: str
     """Version of dpsim that wrote the file."""
-    outputs: tuple[str, ...] = ("energy",)
-    """Physical outputs."""
+    output: str = "energy"
+    """What is predicted; with ``energy`` the edge gradient is a second result."""
+    output_shape: tuple[int, ...] = ()
+    """Shape of the value of one atom."""
+    intensive: bool = False
+    """Whether the value of a structure is the mean of its atoms instead of the sum."""
+    property_name: str = ""
+    """Name of a predicted ``property``."""
+    n_fparam: int = 0
+    """Parameters of a frame that it takes."""
+    n_aparam: int = 0
+    """Parameters of an atom that it takes."""
+    default_fparam: tuple[float, ...] | None = None
+    """Used where no frame parameters are given."""
+    charge_spin: bool = False
+    """Whether it takes total charge and spin multiplicity."""
+    default_charge_spin: tuple[float, float] | None = None
+    """Used where none are given."""
+    spin: SpinMetadata | None = None
+    """For magnetic models."""
     digest: str
     """Digest of configuration and parameters of the model that was frozen."""
 
     @property
-    def neighbors(self) -> NeighborSpec:
-        """What the model needs of its neighbourhood."""
-        return NeighborSpec(self.cutoff, self.e_sel, self.a_rcut, self.a_sel, self.exclude_types)
+    def inputs(self) -> ModelInputs:
+        """What the model takes beside the structure."""
+        return ModelInputs(**{name: getattr(self, name) for name in ModelInputs._fields})
 
 
 def read_metadata(path: str | Path) -> FrozenMetadata:

@@ -18,14 +18,14 @@ from pydantic import ValidationError
 from dpsim.config import first_problem
 from dpsim.data.files import new_file
 from dpsim.errors import ModelError
-from dpsim.model.config import ModelConfig
-from dpsim.model.potential import PotentialModel
+from dpsim.model.base import Model
+from dpsim.model.config import read_config
 from dpsim.version import __version__
 
 FORMAT_VERSION = 1
 
 
-def state_digest(model: PotentialModel) -> str:
+def state_digest(model: Model) -> str:
     """Hex digest of the settings and every parameter: equal models have equal digests.
 
     Settings that have their default value do not enter, so that a later version with more options finds the
@@ -45,7 +45,7 @@ def _digest(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> st
     return digest.hexdigest()
 
 
-def save_model(model: PotentialModel, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
+def save_model(model: Model, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
     """Write a model to a ``.safetensors`` file, atomically.
 
     Parameters
@@ -106,7 +106,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def load_model(path: str | Path) -> PotentialModel:
+def load_model(path: str | Path) -> Model:
     """Read a model from a ``.safetensors`` file.
 
     Raises
@@ -125,7 +125,7 @@ def load_model(path: str | Path) -> PotentialModel:
     return model_from_state(header.get("config", {}), tensors, str(path))
 
 
-def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], where: str) -> PotentialModel:
+def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], where: str) -> Model:
     """Model from its configuration and tensors, strictly matched.
 
     Raises
@@ -134,7 +134,7 @@ def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], whe
         If they do not match, or a tensor has values that are not finite; `where` names the file.
     """
     try:
-        model = PotentialModel.initialized(ModelConfig.model_validate(config), 0)
+        model = read_config(config).build(0)
         model.load_state_dict(state)
     except ValidationError as error:
         raise ModelError(f"{where}: the model's configuration is not valid ({first_problem(error)})") from None
@@ -147,7 +147,7 @@ def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], whe
     return model
 
 
-def check_finite(model: PotentialModel, where: str) -> None:
+def check_finite(model: Model, where: str) -> None:
     """Refuse a model that could only give NaN.
 
     Raises

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from dpsim.config import Config
 from dpsim.descriptors import DescriptorConfig, DPA3Config
+from dpsim.descriptors.blocks import EnvironmentBlock
 from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.errors import ConfigError
 from dpsim.fittings import EnergyFittingConfig, FittingConfig
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 class ModelConfig(Config):
     """Descriptor and fitting of a potential, and the elements it knows."""
 
+    type: Literal["standard"] = "standard"
     type_map: Annotated[tuple[str, ...], Field(min_length=1)]
     """Chemical symbols; the index of a symbol is the type."""
     descriptor: DescriptorConfig
@@ -43,20 +46,51 @@ class ModelConfig(Config):
         return self
 
     def neighbors(self) -> NeighborSpec:
-        """What the model needs of its neighbourhood."""
-        spec = self.descriptor.neighbors()
+        """Lists of edges that the model needs."""
+        spec = self.descriptor.neighbors(len(self.type_map))
         return spec._replace(exclude_types=(*spec.exclude_types, *self.pair_exclude_types))
+
+    def environments(self) -> tuple[EnvironmentBlock, ...]:
+        """Statistics of environments that are taken from the data; modules as paths within the model."""
+        return tuple(block.inside("descriptor") for block in self.descriptor.environments())
+
+    @property
+    def precision(self) -> str:
+        """Floating-point type that limits the digits: float32 if the descriptor or the fitting net has it."""
+        return min(self.descriptor.precision, self.fitting.precision)
+
+    def with_precision(self, precision: str, fitting: str | None = None) -> ModelConfig:
+        """The same model with networks in ``"float32"`` or ``"float64"``; `fitting` may differ."""
+        return self.model_copy(
+            update={
+                "descriptor": self.descriptor.model_copy(update={"precision": precision}),
+                "fitting": self.fitting.model_copy(update={"precision": fitting or precision}),
+            }
+        )
 
     def build(self, seed: int = 0) -> PotentialModel:
         """Make the model with parameters drawn from `seed`."""
+        import torch
+
         from dpsim.model.potential import PotentialModel
 
-        return PotentialModel.initialized(self, seed)
+        with torch.random.fork_rng(devices=[]):  # torch's own generator stays as it is
+            torch.manual_seed(seed)
+            return PotentialModel(self)
 
     @classmethod
     def tiny(cls) -> ModelConfig:
         """Smallest instance, for tests."""
         return cls(type_map=("O", "H"), descriptor=DPA3Config.tiny(), fitting=EnergyFittingConfig.tiny())
+
+
+AnyModelConfig = ModelConfig
+"""Union of the settings of all kinds of models."""
+
+
+def read_config(settings: Mapping[str, Any]) -> AnyModelConfig:
+    """Settings of a model of any kind from their JSON form; raises pydantic's `ValidationError`."""
+    return TypeAdapter[AnyModelConfig](AnyModelConfig).validate_python(settings)
 
 
 def _dpa3(

@@ -1,83 +1,51 @@
-"""A potential: descriptor, fitting net and output bias, summed to atomic energies."""
+"""The standard model: descriptor, fitting net and output bias."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dpsim.model.config import ModelConfig
-from dpsim.physics.derivatives import Derivatives, energy_and_derivatives
+from dpsim.model.base import Model
 from dpsim.physics.neighborhood import Neighborhood
+from dpsim.physics.neighbors import ModelInputs
+
+if TYPE_CHECKING:
+    from dpsim.model.config import ModelConfig
 
 
-class PotentialModel(nn.Module):
-    """Atomic energies from a neighbourhood, and their derivatives.
+class PotentialModel(Model):
+    """Atomic outputs from a descriptor and a fitting net.
 
     ``out_bias`` is kept in float64 and added after the networks, so that total energies keep their digits
     whatever the precision of the networks.
     """
 
-    out_bias: Tensor
-    energy_weight: Tensor
+    out_std: Tensor
+    atom_weight: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        n_types = len(config.type_map)
-        self.config = config
-        self.neighbors = config.neighbors()
-        self.descriptor = config.descriptor.build(n_types)
-        self.fitting = config.fitting.build(n_types, self.descriptor.dim_out, mixed_types=True)
-        self.register_buffer("out_bias", torch.zeros(n_types, dtype=torch.float64))
+        super().__init__(config)
+        n_types, fitting = len(config.type_map), config.fitting
+        self.descriptor = config.descriptor.build(config.type_map, basis=fitting.needs_basis)
+        self.fitting = fitting.build(
+            n_types, self.descriptor.dim_out, self.descriptor.dim_basis, mixed_types=config.descriptor.mixed_types
+        )
+        self.output, self.output_shape = fitting.output, fitting.output_shape
+        self.message_passing_layers = config.descriptor.message_passing_layers
+        self.inputs = ModelInputs(fitting.numb_fparam, fitting.numb_aparam, default_fparam=fitting.default_fparam)
+        self.register_buffer("out_bias", torch.zeros(n_types, *fitting.bias_shape, dtype=torch.float64))
+        self.register_buffer("out_std", torch.ones(n_types, *fitting.bias_shape, dtype=torch.float64))
         weight = torch.ones(n_types, dtype=torch.float64)
         weight[list(config.atom_exclude_types)] = 0.0
-        self.register_buffer("energy_weight", weight, persistent=False)
-
-    @classmethod
-    def initialized(cls, config: ModelConfig, seed: int) -> PotentialModel:
-        """Model with parameters drawn from `seed`, without touching torch's own generator."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(config)
-
-    @property
-    def type_map(self) -> tuple[str, ...]:
-        """Chemical symbols by type."""
-        return self.config.type_map
-
-    @property
-    def precision(self) -> str:
-        """Floating-point type that limits the digits: float32 if the descriptor or the fitting net is."""
-        return min(self.config.descriptor.precision, self.config.fitting.precision)
-
-    def with_precision(self, precision: str, fitting: str | None = None) -> PotentialModel:
-        """Copy of the model whose networks compute in ``"float32"`` or ``"float64"``.
-
-        Parameters
-        ----------
-        precision
-            Of descriptor and fitting net.
-        fitting
-            Of the fitting net, if it is to differ.
-        """
-        config = self.config.model_copy(
-            update={
-                "descriptor": self.config.descriptor.model_copy(update={"precision": precision}),
-                "fitting": self.config.fitting.model_copy(update={"precision": fitting or precision}),
-            }
-        )
-        model = PotentialModel.initialized(config, 0).to(self.out_bias.device)
-        model.load_state_dict(self.state_dict())
-        return model
+        self.register_buffer("atom_weight", weight, persistent=False)
 
     def forward(self, neighborhood: Neighborhood) -> Tensor:
-        """Atomic energies ``(N,)`` in eV, float64, output bias included."""
-        features = self.descriptor(neighborhood)
-        atomic = self.fitting(features, neighborhood.types).to(torch.float64)
-        atomic = atomic + self.out_bias.index_select(0, neighborhood.types)
+        """Atomic outputs ``(N, *output_shape)``, float64, output bias included."""
+        raw = self.fitting(self.descriptor(neighborhood), neighborhood).to(torch.float64)
+        atomic = self.fitting.with_bias(raw, self.out_bias, self.out_std, neighborhood.types)
         if self.config.atom_exclude_types:
-            atomic = atomic * self.energy_weight.index_select(0, neighborhood.types)
+            weight = self.atom_weight.index_select(0, neighborhood.types)
+            atomic = atomic * weight.reshape(-1, *[1] * len(self.output_shape))
         return atomic
-
-    def derivatives(self, neighborhood: Neighborhood, n_frames: int, *, create_graph: bool = False) -> Derivatives:
-        """Energies, forces and virials of the frames of a neighbourhood (single process)."""
-        return energy_and_derivatives(self, neighborhood, n_frames, create_graph=create_graph)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dpsim.descriptors.blocks import EnvironmentBlock
 from dpsim.errors import DataError
-from dpsim.physics.neighbors import FrameGraph, NeighborSpec
+from dpsim.physics.neighbors import FrameGraph, IntArray
 
 
 class EnergyBias(NamedTuple):
@@ -55,31 +56,51 @@ def energy_bias(
     return EnergyBias(bias, float(np.std(y - a @ bias)), len(y))
 
 
-def environment_stddev(
-    graphs: Iterable[FrameGraph], spec: NeighborSpec, rcut_smth: float, n_types: int, protection: float = 0.0
-) -> npt.NDArray[np.float64]:
-    """Standard deviations ``(n_types, 4)`` of the environment matrix by centre type (spec common.md §6).
+class EnvironmentStatistics(NamedTuple):
+    """Mean and scale of an environment matrix by the type of the centre."""
 
-    Empty neighbour places count as zeros, as the nominal `sel` enters the definition; the switch is the
-    polynomial one whatever the model uses.
+    mean: npt.NDArray[np.float64]
+    """(n_types, 4)"""
+    stddev: npt.NDArray[np.float64]
+    """(n_types, 4)"""
+
+
+def environment_statistics(
+    graphs: Iterable[FrameGraph], block: EnvironmentBlock, n_types: int
+) -> EnvironmentStatistics:
+    """Mean and standard deviation of the environment matrix by centre type (spec common.md §6).
+
+    Empty neighbour places and excluded pairs count as zeros, as the nominal number of neighbours enters the
+    definition; the switch is the polynomial one whatever the model uses.
     """
     sums = np.zeros((n_types, 2, 3))  # radial | angular ; count, sum, sum of squares
     for graph in graphs:
-        r = np.linalg.norm(graph.displacements, axis=1)
-        u = np.clip((r - rcut_smth) / (spec.cutoff - rcut_smth), 0.0, 1.0)
+        edges = _seen(graph, graph.edges_at(block.path), block.exclude_types)
+        displacements, center_type = graph.displacements[edges], graph.types[graph.center[edges]]
+        r = np.linalg.norm(displacements, axis=1)
+        u = np.clip((r - block.rcut_smth) / (block.rcut - block.rcut_smth), 0.0, 1.0)
         w = u**3 * (-6 * u**2 + 15 * u - 10) + 1
-        radial = w / (r + protection)
-        angular = (w / (r + protection) ** 2)[:, None] * graph.displacements
-        center_type = graph.types[graph.center]
+        radial = w / (r + block.protection)
+        angular = (w / (r + block.protection) ** 2)[:, None] * displacements
         for t in range(n_types):
             mine = center_type == t
-            places = np.count_nonzero(graph.types == t) * spec.e_sel
+            places = np.count_nonzero(graph.types == t) * block.sel
             sums[t, 0] += places, radial[mine].sum(), (radial[mine] ** 2).sum()
             sums[t, 1] += 3 * places, angular[mine].sum(), (angular[mine] ** 2).sum()
-    std = np.full((n_types, 4), 0.1)
+    mean, std = np.zeros((n_types, 4)), np.full((n_types, 4), 0.1)
     for t in range(n_types):
         if sums[t, 0, 0] > 0:
-            mean, square = sums[t, :, 1] / sums[t, :, 0], sums[t, :, 2] / sums[t, :, 0]
-            spread = np.maximum(np.sqrt(np.maximum(square - mean**2, 0.0)), 0.01)
+            first, square = sums[t, :, 1] / sums[t, :, 0], sums[t, :, 2] / sums[t, :, 0]
+            spread = np.maximum(np.sqrt(np.maximum(square - first**2, 0.0)), 0.01)
             std[t] = spread[0], spread[1], spread[1], spread[1]
-    return std
+            mean[t, 0] = 0.0 if block.zero_mean else first[0]
+    return EnvironmentStatistics(mean, std)
+
+
+def _seen(graph: FrameGraph, edges: IntArray, excluded: Iterable[tuple[int, int]]) -> IntArray:
+    """Those of the edges whose pair of types is not excluded."""
+    a, b = graph.types[graph.center[edges]], graph.types[graph.neighbor[edges]]
+    keep = np.ones(len(edges), dtype=bool)
+    for s, t in excluded:
+        keep &= ~(((a == s) & (b == t)) | ((a == t) & (b == s)))
+    return edges[keep]

@@ -53,6 +53,25 @@ class ResidualLayer(nn.Module):
         return y + torch.cat([x, x], dim=-1) if self.copies == 2 else y
 
 
+class EmbeddingNetwork(nn.Module):
+    """Residual layers of the given widths."""
+
+    def __init__(
+        self, n_in: int, neuron: Sequence[int], activation_name: str, *, resnet_dt: bool, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        phi = activation(activation_name)
+        self.layers = nn.ModuleList(
+            ResidualLayer(a, b, phi, resnet_dt=resnet_dt, dtype=dtype) for a, b in itertools.pairwise([n_in, *neuron])
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(M, n_in)`` to ``(M, neuron[-1])``."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 class ResidualNetwork(nn.Module):
     """Hidden residual layers of the given widths, then one linear layer."""
 

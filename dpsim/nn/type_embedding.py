@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -17,18 +19,21 @@ class TypeEmbedding(nn.Module):
 
     identity: Tensor | None
 
-    def __init__(self, n_types: int, width: int, *, bias: bool = False, dtype: torch.dtype) -> None:
+    def __init__(self, type_map: Sequence[str], width: int, *, bias: bool = False, dtype: torch.dtype) -> None:
         super().__init__()
+        n_types = len(type_map)
         self.linear = Linear(n_types, width, bias=bias, dtype=dtype)
         copies = width // n_types if width in (n_types, 2 * n_types) else 0
         identity = torch.eye(n_types, dtype=dtype).repeat(1, copies) if copies else None
         self.register_buffer("identity", identity, persistent=False)
 
-    def forward(self, types: Tensor) -> Tensor:
-        """Vectors ``(N, width)`` of the types ``(N,)``."""
+    def table(self) -> Tensor:
+        """Vectors ``(n_types, width)`` of all types."""
         table: Tensor = self.linear.weight
         if self.identity is not None:
             table = table + self.identity
-        if self.linear.bias is not None:
-            table = table + self.linear.bias
-        return table.index_select(0, types)
+        return table if self.linear.bias is None else table + self.linear.bias
+
+    def forward(self, types: Tensor) -> Tensor:
+        """Vectors ``(N, width)`` of the types ``(N,)``."""
+        return self.table().index_select(0, types)

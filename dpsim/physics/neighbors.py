@@ -1,14 +1,16 @@
-"""From positions and cell to the flat edge list that every model sees.
+"""From positions and cell to the flat edge lists that every model sees.
 
 Lists come from vesin. An edge runs from a centre to a neighbour (a periodic image of an atom, possibly of
-the centre itself); edges are sorted by centre. Angles of a centre are all ordered pairs of its edges inside
-``a_rcut``, including the pair of an edge with itself, so they form an implicit n × n block.
+the centre itself); edges are sorted by centre. A model sees one list, the root, and lists within it: the
+nearer edges of an inner block, those that form angles. Pairs of a list are all ordered pairs of the edges of a
+centre, including the pair of an edge with itself, so they form an implicit n × n block.
 
-E edges, B angle-edges, A angles, N atoms.
+E edges, N atoms.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,27 +21,76 @@ from dpsim.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class NeighborSpec(NamedTuple):
-    """What a model needs of its neighbourhood."""
+    """What a model needs of its neighbourhood: a list of edges, and lists within it.
+
+    The places of a centre's neighbours are counted by distance over all that lie within the cutoff of the
+    outermost list, before exclusions: an excluded neighbour keeps its place.
+    """
 
     cutoff: float
     """Å; edges with ``r <= cutoff`` are seen."""
-    e_sel: int
-    """Nearest edges kept for a centre that has more."""
-    a_rcut: float = 0.0
-    """Å; edges with ``r < a_rcut`` form angles. 0: no angles."""
-    a_sel: int = 0
-    """Only the nearest `a_sel` edges of a centre may form angles."""
+    sel: int
+    """Nearest neighbours kept for a centre that has more."""
+    sel_by_type: tuple[int, ...] = ()
+    """Of each type of neighbour, nearest ones kept; empty: no such limit."""
     exclude_types: tuple[tuple[int, int], ...] = ()
-    """Unordered pairs of types that do not see each other; they still consume `e_sel` and `a_sel` places."""
+    """Unordered pairs of types that do not see each other, in this list and those within."""
+    pairs: bool = False
+    """Whether the pairs of the edges of a centre are listed."""
+    strict: bool = False
+    """Whether an edge of exactly the length of the cutoff is left out."""
+    inner: tuple[NeighborSpec, ...] = ()
+    """Lists within this one."""
+
+    def walk(self) -> Iterator[NeighborSpec]:
+        """This list and all lists within, a list before those within it."""
+        yield self
+        for spec in self.inner:
+            yield from spec.walk()
+
+    def at(self, path: Sequence[int]) -> NeighborSpec:
+        """Follow `path` from here: the number of an inner list, then of one within that."""
+        return self if not path else self.inner[path[0]].at(path[1:])
+
+
+def combined(specs: Sequence[NeighborSpec]) -> NeighborSpec:
+    """Root list that holds several others as its inner ones, in their order."""
+    return NeighborSpec(max(s.cutoff for s in specs), max(s.sel for s in specs), inner=tuple(specs))
+
+
+class ModelInputs(NamedTuple):
+    """What a model is given beside the structure."""
+
+    n_fparam: int = 0
+    """Parameters of a frame."""
+    n_aparam: int = 0
+    """Parameters of an atom."""
+    charge_spin: bool = False
+    """Whether it takes total charge and spin multiplicity."""
+    default_fparam: tuple[float, ...] | None = None
+    """Used where no frame parameters are given."""
+    default_charge_spin: tuple[float, float] | None = None
+    """Used where no charge and spin are given."""
+
+
+@dataclass(frozen=True)
+class InnerEdges:
+    """A list within another."""
+
+    edge: IntArray
+    """(B,) ascending positions in the list around it."""
+    inner: tuple[InnerEdges, ...] = ()
 
 
 @dataclass(frozen=True)
 class FrameGraph:
     """The neighbourhood of one frame, as numpy arrays."""
 
+    spec: NeighborSpec
     types: IntArray
     """(N,)"""
     displacements: FloatArray
@@ -47,11 +98,14 @@ class FrameGraph:
     center: IntArray
     neighbor: IntArray
     """(E,) atom indices; `center` ascends."""
-    angle_edge: IntArray
-    """(B,) ascending indices of the edges that form angles."""
-    angle_ij: IntArray
-    angle_ik: IntArray
-    """(A,) positions in `angle_edge`; `angle_ij` ascends, then `angle_ik`."""
+    inner: tuple[InnerEdges, ...] = ()
+    """Lists within, as `spec` asks for them."""
+    fparam: FloatArray | None = None
+    """(n_fparam,) parameters of the frame, for models that take them."""
+    aparam: FloatArray | None = None
+    """(N, n_aparam) parameters of the atoms."""
+    charge_spin: FloatArray | None = None
+    """(2,) total charge and spin multiplicity."""
 
     @property
     def n_atoms(self) -> int:
@@ -62,6 +116,23 @@ class FrameGraph:
     def n_edges(self) -> int:
         """Number of edges."""
         return len(self.center)
+
+    def edges_at(self, path: Sequence[int]) -> IntArray:
+        """Edges (B,) of the inner list at `path`, as positions in the root list."""
+        edges, lists = np.arange(self.n_edges), self.inner
+        for k in path:
+            edges, lists = edges[lists[k].edge], lists[k].inner
+        return edges
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of all arrays."""
+
+        def lists(inner: tuple[InnerEdges, ...]) -> int:
+            return sum(one.edge.nbytes + lists(one.inner) for one in inner)
+
+        own = (self.types, self.displacements, self.center, self.neighbor)
+        return sum(a.nbytes for a in own) + lists(self.inner)
 
 
 def row_pointers(sorted_index: IntArray, n_rows: int) -> IntArray:
@@ -165,22 +236,65 @@ def edge_list(
 
 
 def distance_slots(center: IntArray, distance: FloatArray, n_atoms: int) -> IntArray:
-    """Rank (E,) of every edge among the edges of its centre, by distance from 0."""
+    """Rank (E,) of every edge among the edges of its centre, by distance from 0; `center` need not ascend."""
     order = np.lexsort((distance, center))
     slots = np.empty(len(center), dtype=np.int64)
-    slots[order] = np.arange(len(center)) - row_pointers(center, n_atoms)[center[order]]
+    slots[order] = np.arange(len(center)) - row_pointers(np.sort(center), n_atoms)[center[order]]
     return slots
 
 
-def angle_pairs(center_of_angle_edge: IntArray, n_atoms: int) -> tuple[IntArray, IntArray]:
-    """Index pairs (A,) of the angles: all ordered pairs of the angle-edges of one centre."""
-    counts = np.bincount(center_of_angle_edge, minlength=n_atoms)
+def pair_indices(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Index pairs (A,) of all ordered pairs of the edges of one centre, `counts` (N,) edges a centre."""
     start = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    per_edge = counts[center_of_angle_edge]
-    ij = np.repeat(np.arange(len(center_of_angle_edge)), per_edge)
+    per_edge = np.repeat(counts, counts)
+    ij = np.repeat(np.arange(len(per_edge)), per_edge)
     first = np.concatenate([[0], np.cumsum(per_edge)])[:-1]
-    ik = np.arange(len(ij)) - first[ij] + start[center_of_angle_edge[ij]]
+    ik = np.arange(len(ij)) - first[ij] + np.repeat(start, counts)[ij]
     return ij.astype(np.int64), ik.astype(np.int64)
+
+
+class _Candidates:
+    """Edges within the outermost cutoff, and their places; computed when a list first asks for them."""
+
+    def __init__(self, types: IntArray, center: IntArray, neighbor: IntArray, distance: FloatArray) -> None:
+        self.n_atoms, self.center, self.distance = len(types), center, distance
+        self.types, self.center_type, self.neighbor_type = types, types[center], types[neighbor]
+        self._slots: IntArray | None = None
+
+    @property
+    def slots(self) -> IntArray:
+        if self._slots is None:
+            self._slots = distance_slots(self.center, self.distance, self.n_atoms)
+        return self._slots
+
+    def most(self, mask: BoolArray) -> int:
+        """Largest number of edges of one centre."""
+        return int(np.bincount(self.center[mask], minlength=self.n_atoms).max(initial=0))
+
+    def chosen(self, spec: NeighborSpec, around: BoolArray) -> BoolArray:
+        """Mask (E,) of the edges of a list, given that of the list around it, places and exclusions included."""
+        within = self.distance < spec.cutoff if spec.strict else self.distance <= spec.cutoff
+        mask: BoolArray = around & within
+        if self.most(within) > spec.sel:
+            mask &= self.slots < spec.sel
+        for t, limit in enumerate(spec.sel_by_type):
+            mine = self.neighbor_type == t
+            if self.most(mine & within) > limit:
+                place = np.zeros(len(mine), dtype=np.int64)
+                place[mine] = distance_slots(self.center[mine], self.distance[mine], self.n_atoms)
+                mask &= place < limit
+        for a, b in spec.exclude_types:
+            pair = (self.center_type == a) & (self.neighbor_type == b)
+            mask &= ~(pair | ((self.center_type == b) & (self.neighbor_type == a)))
+        return mask
+
+    def inner(self, spec: NeighborSpec, around: BoolArray) -> tuple[InnerEdges, ...]:
+        """Lists within a list of this mask (E,)."""
+        lists = []
+        for one in spec.inner:
+            mask = self.chosen(one, around)
+            lists.append(InnerEdges(np.flatnonzero(mask[around]).astype(np.int64), self.inner(one, mask)))
+        return tuple(lists)
 
 
 def frame_graph(
@@ -191,9 +305,6 @@ def frame_graph(
     periodic: tuple[bool, bool, bool] | None = None,
 ) -> FrameGraph:
     """Build the neighbourhood of one frame.
-
-    A centre with more than ``e_sel`` neighbours keeps the nearest; of those the nearest ``a_sel`` that lie
-    inside ``a_rcut`` form angles; excluded pairs of types are taken out last, without freeing their places.
 
     Parameters
     ----------
@@ -208,22 +319,9 @@ def frame_graph(
     if periodic is None:
         periodic = (False, False, False) if cell is None else (True, True, True)
     center, neighbor, displacements = edge_list(positions, cell, periodic, spec.cutoff)
-    distance = np.linalg.norm(displacements, axis=1)
-    n_atoms = len(types)
-    counts = np.bincount(center, minlength=n_atoms)
-    angular = distance < spec.a_rcut
-    keep = np.ones(len(center), dtype=bool)
-    needs_slots = counts.max(initial=0) > spec.e_sel or (
-        spec.a_rcut > 0 and np.bincount(center[angular], minlength=n_atoms).max(initial=0) > spec.a_sel
-    )
-    if needs_slots:
-        slots = distance_slots(center, distance, n_atoms)
-        keep &= slots < spec.e_sel
-        angular &= slots < spec.a_sel
-    for a, b in spec.exclude_types:
-        pair = (types[center] == a) & (types[neighbor] == b)
-        keep &= ~(pair | ((types[center] == b) & (types[neighbor] == a)))
-    center, neighbor, displacements, angular = center[keep], neighbor[keep], displacements[keep], angular[keep]
-    angle_edge = np.flatnonzero(angular).astype(np.int64)
-    ij, ik = angle_pairs(center[angle_edge], n_atoms)
-    return FrameGraph(types, displacements, center, neighbor, angle_edge, ij, ik)
+    candidates = _Candidates(types, center, neighbor, np.linalg.norm(displacements, axis=1))
+    kept = candidates.chosen(spec, np.ones(len(center), dtype=bool))
+    inner = candidates.inner(spec, kept)
+    if not kept.all():
+        center, neighbor, displacements = center[kept], neighbor[kept], displacements[kept]
+    return FrameGraph(spec, types, displacements, center, neighbor, inner)

@@ -32,7 +32,7 @@ def check_all(
     tolerances
         See `Tolerances`.
     skip
-        Names of checks that these settings break by definition, for example ``check_angle_cutoff`` for an edge
+        Names of checks that these settings break by definition, for example ``check_inner_cutoffs`` for an edge
         update that is not smooth.
     seed
         Of the parameters.

@@ -39,7 +39,7 @@ def _check_copies(subject: Subject, what: str, found: Prediction, single: Predic
 def check_images(subject: Subject) -> None:
     """Periodic images act like atoms: a cluster of explicit images gives the crystal's atomic energies."""
     structure = subject.crystal(2, seed=1)
-    layers = 1 + subject.config.descriptor.message_passing_layers
+    layers = 1 + subject.model.message_passing_layers
     cluster = with_images(structure, layers * subject.potential.cutoff)
     found = np.asarray(subject.evaluate(cluster).atomic_energy)[: len(structure.types)]
     subject.agree("explicit images: atomic_energy", found, subject.evaluate(structure).atomic_energy)

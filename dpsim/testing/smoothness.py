@@ -8,7 +8,7 @@ import torch
 
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential
-from dpsim.model.potential import PotentialModel
+from dpsim.model.base import Model
 from dpsim.physics.neighborhood import Neighborhood, collate
 from dpsim.physics.neighbors import frame_graph
 from dpsim.testing.structures import Structure
@@ -67,7 +67,7 @@ def check_parameter_gradient(subject: Subject) -> None:
 Group = list[tuple[torch.nn.Parameter, torch.Tensor]]
 
 
-def _parameter_groups(model: PotentialModel) -> dict[str, Group]:
+def _parameter_groups(model: Model) -> dict[str, Group]:
     """Parameters with a random direction each, by the part of the model they belong to."""
     generator = torch.Generator().manual_seed(0)
     groups: dict[str, Group] = {}
@@ -78,7 +78,7 @@ def _parameter_groups(model: PotentialModel) -> dict[str, Group]:
     return groups
 
 
-def _loss(model: PotentialModel, hood: Neighborhood, *, create_graph: bool = False) -> torch.Tensor:
+def _loss(model: Model, hood: Neighborhood, *, create_graph: bool = False) -> torch.Tensor:
     d = model.derivatives(hood, 2, create_graph=create_graph)
     return (d.energy**2).mean() + (d.forces**2).mean() + 0.1 * (d.virial**2).mean()
 
@@ -89,7 +89,7 @@ def _slope(loss: torch.Tensor, group: Group) -> float:
     return sum(float((g * d).sum()) for g, (_, d) in zip(gradients, group, strict=True) if g is not None)
 
 
-def _difference_quotient(model: PotentialModel, hood: Neighborhood, group: Group, step: float = 1e-4) -> float:
+def _difference_quotient(model: Model, hood: Neighborhood, group: Group, step: float = 1e-4) -> float:
     kept = [p.detach().clone() for p, _ in group]
     values = []
     for s in STENCIL:
@@ -106,10 +106,11 @@ def check_cutoff(subject: Subject) -> None:
     _check_crossing(subject, "the cutoff", subject.model.neighbors.cutoff)
 
 
-def check_angle_cutoff(subject: Subject) -> None:
-    """Energy and forces are continuous where a neighbour crosses the cutoff of the angles, if there is one."""
-    if subject.model.neighbors.a_rcut:
-        _check_crossing(subject, "the cutoff of the angles", subject.model.neighbors.a_rcut)
+def check_inner_cutoffs(subject: Subject) -> None:
+    """Energy and forces are continuous where a neighbour crosses the cutoff of an inner list, as that of angles."""
+    spec = subject.model.neighbors
+    for radius in sorted({one.cutoff for one in spec.walk()} - {spec.cutoff}):
+        _check_crossing(subject, "the cutoff of an inner list", radius)
 
 
 def _check_crossing(subject: Subject, what: str, radius: float) -> None:

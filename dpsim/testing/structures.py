@@ -35,9 +35,7 @@ class Structure(NamedTuple):
 
 def packing_density(spec: NeighborSpec) -> float:
     """Density in 1/Å³ at which centres use at most about half of their places."""
-    limits = [0.5 * spec.e_sel / spec.cutoff**3]
-    if spec.a_rcut:
-        limits.append(0.5 * spec.a_sel / spec.a_rcut**3)
+    limits = [0.5 * min(one.sel, *one.sel_by_type, one.sel) / one.cutoff**3 for one in spec.walk()]
     return min(DENSITY, min(limits) * 3 / (4 * np.pi))
 
 
@@ -93,7 +91,7 @@ def _sites(n_atoms: int, rng: np.random.Generator) -> tuple[IntArray, int]:
 
 def _molecule(spec: NeighborSpec, n_types: int, n_atoms: int, rng: np.random.Generator) -> Structure:
     spacing = packing_density(spec) ** (-1 / 3)
-    spacing = min(spacing, 0.7 * (spec.a_rcut or spec.cutoff))
+    spacing = min(spacing, 0.7 * min(one.cutoff for one in spec.walk()))
     sites, _ = _sites(n_atoms, rng)
     positions = (sites + rng.uniform(-0.2, 0.2, sites.shape)) * spacing
     return Structure(positions @ random_rotation(rng).T, _types(n_atoms, n_types, rng))
@@ -115,14 +113,19 @@ def _clear(spec: NeighborSpec, seed: int, draw: Callable[[np.random.Generator], 
     for _ in range(1000):
         structure = draw(rng)
         periodic = (structure.cell is not None,) * 3
-        center, _, d = edge_list(structure.positions, structure.cell, periodic, spec.cutoff + CLEARANCE)
+        center, neighbor, d = edge_list(structure.positions, structure.cell, periodic, spec.cutoff + CLEARANCE)
         r = np.linalg.norm(d, axis=1)
-        counts = np.bincount(center, minlength=1)
-        angular = np.bincount(center[r < spec.a_rcut], minlength=1) if spec.a_rcut else np.zeros(1)
-        special = [spec.cutoff, *([spec.a_rcut] if spec.a_rcut else [])]
-        crowded = counts.max() > spec.e_sel or angular.max() > (spec.a_sel or 0)
-        if len(r) and r.min() > 0.8 and not crowded and all(np.abs(r - x).min() > CLEARANCE for x in special):
+        crowded = any(_crowded(one, center, structure.types[neighbor], r) for one in spec.walk())
+        clear = all(np.abs(r - one.cutoff).min(initial=1.0) > CLEARANCE for one in spec.walk())
+        if len(r) and r.min() > 0.8 and clear and not crowded:
             return structure
     raise RuntimeError(
         f"no structure of {len(structure.types)} atoms fits {spec}: choose larger sel or smaller cutoffs"
     )
+
+
+def _crowded(spec: NeighborSpec, center: IntArray, neighbor_type: IntArray, r: FloatArray) -> bool:
+    """Whether a centre has more neighbours than the list has places."""
+    near = r < spec.cutoff
+    limits = [(near, spec.sel), *((near & (neighbor_type == t), n) for t, n in enumerate(spec.sel_by_type))]
+    return any(np.bincount(center[mask], minlength=1).max() > limit for mask, limit in limits)

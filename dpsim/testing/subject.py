@@ -10,8 +10,8 @@ import torch
 
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, Prediction
+from dpsim.model.base import Model
 from dpsim.model.config import ModelConfig
-from dpsim.model.potential import PotentialModel
 from dpsim.testing.structures import Structure, crystal, molecule
 
 
@@ -50,7 +50,7 @@ class Subject:
         See `Tolerances`.
     """
 
-    def __init__(self, model: PotentialModel, tolerances: Tolerances = DEFAULT) -> None:
+    def __init__(self, model: Model, tolerances: Tolerances = DEFAULT) -> None:
         self.model = model
         self.config = model.config
         self.tolerances = tolerances
@@ -67,7 +67,7 @@ class Subject:
     def variant(self, **changes: object) -> Subject:
         """The same parameters with other settings of the whole model, such as exclusions."""
         config = self.model.config.model_copy(update=changes)
-        model = PotentialModel.initialized(config, 0)
+        model = config.build(0)
         model.load_state_dict(self.model.state_dict())
         return Subject(model, self.tolerances)
 

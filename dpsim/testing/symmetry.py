@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from dpsim.physics.neighborhood import collate
-from dpsim.physics.neighbors import FrameGraph, angle_pairs, frame_graph
+from dpsim.physics.neighbors import FrameGraph, InnerEdges, frame_graph
 from dpsim.testing.structures import Structure, random_rotation
 from dpsim.testing.subject import Subject
 
@@ -57,13 +59,25 @@ def check_edge_order(subject: Subject) -> None:
 
 
 def _shuffled(graph: FrameGraph, rng: np.random.Generator) -> FrameGraph:
-    angular = np.zeros(graph.n_edges, dtype=bool)
-    angular[graph.angle_edge] = True
     order = np.lexsort((rng.random(graph.n_edges), graph.center))
-    center = graph.center[order]
-    angle_edge = np.flatnonzero(angular[order]).astype(np.int64)
-    pairs = angle_pairs(center[angle_edge], graph.n_atoms)
-    return FrameGraph(graph.types, graph.displacements[order], center, graph.neighbor[order], angle_edge, *pairs)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+
+    def moved(lists: tuple[InnerEdges, ...], place: np.ndarray) -> tuple[InnerEdges, ...]:
+        out = []
+        for one in lists:
+            edge = np.sort(place[one.edge])
+            inner_place = np.searchsorted(edge, place[one.edge])
+            out.append(InnerEdges(edge, moved(one.inner, inner_place)))
+        return tuple(out)
+
+    return replace(
+        graph,
+        displacements=graph.displacements[order],
+        center=graph.center[order],
+        neighbor=graph.neighbor[order],
+        inner=moved(graph.inner, place),
+    )
 
 
 def check_wrapping(subject: Subject) -> None:

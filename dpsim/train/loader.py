@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dpsim.errors import DataError
 from dpsim.physics.neighborhood import Neighborhood, collate
-from dpsim.physics.neighbors import FrameGraph, NeighborSpec, angle_pairs, frame_graph
+from dpsim.physics.neighbors import FrameGraph, NeighborSpec, frame_graph
 from dpsim.train.frames import FrameSet
 
 LABELS = ("energy", "forces", "virial", "atomic_energy", "force_weight")
@@ -78,8 +78,7 @@ class _Sample(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        graph = sum(getattr(self.graph, field.name).nbytes for field in fields(self.graph))
-        return graph + sum(value.nbytes for value in self.labels.values())
+        return self.graph.n_bytes + sum(value.nbytes for value in self.labels.values())
 
 
 class BatchMaker:
@@ -106,7 +105,7 @@ class BatchMaker:
         """Make the batch of these frames."""
         start = time.perf_counter()
         samples = [self._sample(i) for i in indices]
-        graphs = [_with_angles(sample.graph) for sample in samples]
+        graphs = [sample.graph for sample in samples]
         counted = [~np.isin(graph.types, self.excluded) for graph in graphs]
         n_atoms = np.array([max(int(mask.sum()), 1) for mask in counted], dtype=np.float64)
         labels = {name: label for name in LABELS if (label := _label(name, samples, counted)) is not None}
@@ -116,7 +115,7 @@ class BatchMaker:
 
     def graph(self, i: int) -> FrameGraph:
         """Neighbourhood of frame `i`."""
-        return _with_angles(self._sample(i).graph)
+        return self._sample(i).graph
 
     def _sample(self, i: int) -> _Sample:
         if i in self._kept:
@@ -126,18 +125,11 @@ class BatchMaker:
             graph = frame_graph(frame.positions, frame.types, frame.cell, self.spec)
         except DataError as error:
             raise DataError(f"{frame.source}: {error}") from None
-        # angles follow from the angle-edges: they are the largest arrays and cheap to make
-        graph = replace(graph, angle_ij=graph.angle_ij[:0], angle_ik=graph.angle_ik[:0])
         sample = _Sample(graph, {name: frame.labels[name] for name in LABELS if name in frame.labels}, frame.source)
         if sample.n_bytes <= self._free:
             self._free -= sample.n_bytes
             self._kept[i] = sample
         return sample
-
-
-def _with_angles(graph: FrameGraph) -> FrameGraph:
-    ij, ik = angle_pairs(graph.center[graph.angle_edge], graph.n_atoms)
-    return replace(graph, angle_ij=ij, angle_ik=ik)
 
 
 def _label(name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarray]) -> Label | None:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dpsim.descriptors.environment import Environment
 from dpsim.errors import ConfigError, DataError
+from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.config import ModelConfig
-from dpsim.model.potential import PotentialModel
-from dpsim.model.statistics import energy_bias, environment_stddev
+from dpsim.model.statistics import energy_bias, environment_statistics
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet, Scan
 from dpsim.train.loader import BatchMaker
@@ -28,7 +29,7 @@ CHANGEABLE = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_
 STATISTICS_FRAMES = 100
 """Frames, evenly spaced, from which environment scales are computed."""
 
-ModelSource = str | Path | PotentialModel
+ModelSource = str | Path | Model
 
 
 class Resume(NamedTuple):
@@ -104,7 +105,7 @@ def announce_resume(resume: Resume, config: TrainConfig) -> None:
         )  # fmt: skip
 
 
-def load_initial(source: ModelSource, config: TrainConfig) -> PotentialModel:
+def load_initial(source: ModelSource, config: TrainConfig) -> Model:
     """Copy of the model whose weights training starts from, in the precision asked for.
 
     Raises
@@ -114,7 +115,7 @@ def load_initial(source: ModelSource, config: TrainConfig) -> PotentialModel:
     ModelError
         If the file cannot be read.
     """
-    model = source if isinstance(source, PotentialModel) else read_model(Path(source))
+    model = source if isinstance(source, Model) else read_model(Path(source))
     if config.model is not None:
         wanted = resolve_model(config, model.type_map)
         if difference := _difference(wanted, model.config):
@@ -126,17 +127,16 @@ def load_initial(source: ModelSource, config: TrainConfig) -> PotentialModel:
     return model.with_precision(*(config.precision or part.precision for part in parts))
 
 
-def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMaker | None = None) -> PotentialModel:
+def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMaker | None = None) -> Model:
     """Model with parameters from the seed, and energy bias and environment scales from the data."""
     model = resolve_model(config, frames.type_map).build(config.seed)
-    if model.config.descriptor.repflow.fix_stat_std == 0:
-        _set_environment_scales(model, maker or BatchMaker(frames, model.neighbors))
+    _set_environment_scales(model, maker or BatchMaker(frames, model.neighbors))
     if len(found.energies):
         _set_energy_bias(model, found)
     return model
 
 
-def _set_energy_bias(model: PotentialModel, found: Scan) -> None:
+def _set_energy_bias(model: Model, found: Scan) -> None:
     fit = energy_bias(list(found.compositions), list(found.energies), model.config.atom_exclude_types)
     model.out_bias.copy_(torch.from_numpy(fit.bias))
     per_element = ", ".join(
@@ -151,17 +151,20 @@ def _set_energy_bias(model: PotentialModel, found: Scan) -> None:
     )
 
 
-def _set_environment_scales(model: PotentialModel, maker: BatchMaker) -> None:
-    flow, n_types = model.config.descriptor.repflow, len(model.type_map)
-    graphs = (maker.graph(i) for i in maker.frames.spread(STATISTICS_FRAMES))
-    std = environment_stddev(graphs, model.neighbors, flow.e_rcut_smth, n_types, model.config.descriptor.env_protection)
-    model.descriptor.stddev.copy_(torch.from_numpy(std))
-    log.info("environment scales (radial, angular): %s", np.array2string(std[:, :2], precision=4))
+def _set_environment_scales(model: Model, maker: BatchMaker) -> None:
+    blocks = [block for block in model.config.environments() if not (block.constant_stddev and block.zero_mean)]
+    for block in blocks:
+        graphs = (maker.graph(i) for i in maker.frames.spread(STATISTICS_FRAMES))
+        found = environment_statistics(graphs, block, model.n_row_types)
+        environment = model.get_submodule(block.module)
+        assert isinstance(environment, Environment)
+        stddev = np.full_like(found.stddev, block.constant_stddev) if block.constant_stddev else found.stddev
+        environment.mean.copy_(torch.from_numpy(found.mean[:, : environment.columns]))
+        environment.stddev.copy_(torch.from_numpy(stddev[:, : environment.columns]))
+        log.info("%s: scales (radial, angular) %s", block.module, np.array2string(found.stddev[:, :2], precision=4))
 
 
-def type_map_for(
-    resume: Resume | None, initial: PotentialModel | None, asked: Sequence[str] | None
-) -> tuple[str, ...] | None:
+def type_map_for(resume: Resume | None, initial: Model | None, asked: Sequence[str] | None) -> tuple[str, ...] | None:
     """Elements of the model: those of the checkpoint or the initial model, else as asked, else None.
 
     Raises
@@ -181,7 +184,7 @@ def type_map_for(
     return known
 
 
-def origin_of(train: Scan, valid: Scan | None, initial: PotentialModel | None) -> dict[str, str]:
+def origin_of(train: Scan, valid: Scan | None, initial: Model | None) -> dict[str, str]:
     """Digests of what a training is made from."""
     origin = {"training data": train.digest, "validation data": valid.digest if valid else ""}
     return origin | {"initial model": state_digest(initial) if initial else ""}

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dpsim.data.files import new_file
 from dpsim.errors import ModelError
+from dpsim.model.base import Model
 from dpsim.model.checkpoint import load_model, model_from_state
-from dpsim.model.potential import PotentialModel
 from dpsim.train.sampler import Cursor
 
 FORMAT_VERSION = 1
@@ -61,7 +61,7 @@ class TrainingState:
     seconds: float = 0.0
     """Time of all steps so far, in s."""
 
-    def build_model(self, where: str) -> PotentialModel:
+    def build_model(self, where: str) -> Model:
         """Make the model; `where` names the file in messages."""
         return model_from_state(self.model_config, self.model, where)
 
@@ -135,7 +135,7 @@ def remove_old(folder: Path, keep: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_checkpoint_model(path: str | Path) -> PotentialModel:
+def load_checkpoint_model(path: str | Path) -> Model:
     """The model of a ``step-N.ckpt``.
 
     Raises
@@ -146,7 +146,7 @@ def load_checkpoint_model(path: str | Path) -> PotentialModel:
     return load_state(path).build_model(str(path))
 
 
-def read_model(path: Path) -> PotentialModel:
+def read_model(path: Path) -> Model:
     """Model of any file that holds modules (all but ``.pt2``).
 
     Raises

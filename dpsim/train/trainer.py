@@ -21,8 +21,8 @@ import torch
 from dpsim import ops
 from dpsim.data.files import write_text
 from dpsim.errors import ConfigError, Interrupted, SetupError, StageError
+from dpsim.model.base import Model
 from dpsim.model.checkpoint import save_model
-from dpsim.model.potential import PotentialModel
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import QUANTITIES, Curve
 from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, scan
@@ -200,7 +200,7 @@ class Trainer:
         folder: Path,
         frames: FrameSet,
         valid: FrameSet | None,
-        initial: PotentialModel | None,
+        initial: Model | None,
         resume: Resume | None,
         device: torch.device,
         cache_bytes: int | None,
@@ -225,7 +225,7 @@ class Trainer:
         if resume is not None:
             self._restore(resume)
 
-    def _model(self, frames: FrameSet, initial: PotentialModel | None, resume: Resume | None) -> PotentialModel:
+    def _model(self, frames: FrameSet, initial: Model | None, resume: Resume | None) -> Model:
         if resume is not None:
             return resume.state.build_model(str(resume.path))
         return initial if initial is not None else new_model(self.config, frames, self.found)

@@ -46,7 +46,7 @@ VARIANTS = {
 }
 ESSENTIAL = {
     "check_rotation", "check_edge_order", "check_batch", "check_empty", "check_forces", "check_virial",
-    "check_parameter_gradient", "check_cutoff", "check_angle_cutoff",
+    "check_parameter_gradient", "check_cutoff", "check_inner_cutoffs",
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_exponential_switch_is_continuous_up_to_its_value_at_the_cutoff():
     assert switch_at(4.0, 4.0 * 5.3 / 6.0) == pytest.approx(8e-7, rel=0.05)
     every = {check.__name__ for check in CHECKS}
     allowed = Tolerances(jump=100 * switch_at(6.0, 5.3))
-    check_all(config, tolerances=allowed, skip=every - {"check_cutoff", "check_angle_cutoff"})
+    check_all(config, tolerances=allowed, skip=every - {"check_cutoff", "check_inner_cutoffs"})
 
 
 def test_rough_edge_update_jumps_at_the_angle_cutoff():
@@ -69,10 +69,10 @@ def test_rough_edge_update_jumps_at_the_angle_cutoff():
     rough = dpa3(smooth_edge_update=False)
     every = {check.__name__ for check in CHECKS}
     with pytest.raises(
-        ContractError, match="check_angle_cutoff: energy where a neighbour crosses the cutoff of the angles"
+        ContractError, match="check_inner_cutoffs: energy where a neighbour crosses the cutoff of an inner list"
     ):
-        check_all(rough, skip=every - {"check_angle_cutoff"})
-    check_all(rough, skip=every - (ESSENTIAL - {"check_angle_cutoff"}))
+        check_all(rough, skip=every - {"check_inner_cutoffs"})
+    check_all(rough, skip=every - (ESSENTIAL - {"check_inner_cutoffs"}))
 
 
 class Broken(torch.nn.Module):

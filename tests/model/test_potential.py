@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from dpsim.errors import ConfigError
 from dpsim.model.config import PRESETS, ModelConfig, preset
-from dpsim.model.potential import PotentialModel
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph
 
@@ -118,7 +117,7 @@ def test_settings_survive_json():
 def test_presets(name):
     config = preset(name, ("Cu",))
     assert config.type_map == ("Cu",)
-    model = PotentialModel.initialized(config, 0)
+    model = config.build(0)
     assert model.precision == config.fitting.precision == "float32"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dpsim.data import Frame
 from dpsim.model.peer.convert import load_serialized
-from dpsim.model.potential import PotentialModel
+from dpsim.model.base import Model
 from dpsim.physics.derivatives import Derivatives
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph
@@ -48,7 +48,7 @@ def arrays(golden: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def model(golden: Path) -> PotentialModel:
+def model(golden: Path) -> Model:
     return load_serialized(golden / "train_loss_dpa3.dp")
 
 
@@ -73,7 +73,7 @@ def whole(values: Any) -> Label:
 
 
 @pytest.fixture(scope="module")
-def batch(arrays: dict[str, np.ndarray], model: PotentialModel) -> Batch:
+def batch(arrays: dict[str, np.ndarray], model: Model) -> Batch:
     graphs = [
         frame_graph(x, t.astype(np.int64), c, model.neighbors)
         for x, t, c in zip(arrays["coord"], arrays["atype"], arrays["cell"], strict=True)
@@ -90,7 +90,7 @@ def batch(arrays: dict[str, np.ndarray], model: PotentialModel) -> Batch:
 
 @pytest.mark.parametrize("name", IDS)
 def test_golden_losses_and_gradients(
-    case: dict[str, Any], arrays: dict[str, np.ndarray], model: PotentialModel, batch: Batch, name: str
+    case: dict[str, Any], arrays: dict[str, np.ndarray], model: Model, batch: Batch, name: str
 ) -> None:
     reference = next(entry for entry in case["losses"] if entry["id"] == name)
     config = translated(reference["loss_options"])
@@ -111,7 +111,7 @@ def test_golden_losses_and_gradients(
         np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-9 * (1 + np.abs(expected).max()))
 
 
-def test_golden_displayed_errors(case: dict[str, Any], model: PotentialModel, batch: Batch) -> None:
+def test_golden_displayed_errors(case: dict[str, Any], model: Model, batch: Batch) -> None:
     shown = case["losses"][1]["displayed"]
     errors = squared_errors(model.derivatives(batch.neighborhood, 2), batch)
     for name, key in (("energy", "rmse_e"), ("forces", "rmse_f"), ("virial", "rmse_v")):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from dpsim.config import Config, Distance, Length
+from dpsim.descriptors.blocks import EnvironmentBlock
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
 
@@ -139,24 +141,39 @@ class DPA3Config(Config):
     """Bias in the type embedding."""
 
     @property
+    def mixed_types(self) -> bool:
+        """One list for neighbours of all types."""
+        return True
+
+    @property
     def message_passing_layers(self) -> int:
         """Layers whose input crosses a rank boundary: all but the first, which follows from the types."""
         return self.repflow.nlayers - 1
 
-    def neighbors(self) -> NeighborSpec:
+    def neighbors(self, n_types: int) -> NeighborSpec:
         """What this descriptor needs of its neighbourhood."""
         flow = self.repflow
-        angles = (flow.a_rcut, flow.a_sel) if flow.update_angle else (0.0, 0)
-        return NeighborSpec(flow.e_rcut, flow.e_sel, *angles, exclude_types=self.exclude_types)
+        angles = (NeighborSpec(flow.a_rcut, flow.a_sel, pairs=True, strict=True),) if flow.update_angle else ()
+        return NeighborSpec(flow.e_rcut, flow.e_sel, exclude_types=self.exclude_types, inner=angles)
 
-    def build(self, n_types: int) -> DPA3:
+    def environments(self) -> tuple[EnvironmentBlock, ...]:
+        """Statistics that are taken from the data."""
+        flow = self.repflow
+        return (
+            EnvironmentBlock(
+                "environment", (), flow.e_rcut, flow.e_rcut_smth, flow.e_sel, self.env_protection,
+                constant_stddev=flow.fix_stat_std,
+            ),
+        )  # fmt: skip
+
+    def build(self, type_map: Sequence[str], *, basis: bool = False) -> DPA3:
         """Make the module, with fresh parameters from torch's generator."""
         from dpsim.descriptors.dpa3.descriptor import DPA3
 
-        return DPA3(self, n_types)
+        return DPA3(self, type_map, basis=basis)
 
     @classmethod
-    def tiny(cls) -> DPA3Config:
+    def tiny(cls, n_types: int = 2) -> DPA3Config:
         """Smallest instance that uses every part: for tests."""
         flow = RepFlowConfig(
             n_dim=8, e_dim=6, a_dim=4, nlayers=3, e_rcut=4.0, e_rcut_smth=3.0, e_sel=40, a_rcut=3.0, a_rcut_smth=2.5,

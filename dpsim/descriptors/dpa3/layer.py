@@ -18,13 +18,15 @@ from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.nn.activation import Activation
 from dpsim.nn.linear import Linear
 from dpsim.nn.message import message_sum
-from dpsim.physics.neighborhood import Neighborhood
+from dpsim.physics.neighborhood import InnerList, Neighborhood
 
 
 class Geometry(NamedTuple):
     """What depends on positions only, shared by all layers."""
 
     neighborhood: Neighborhood
+    near: InnerList | None
+    """Edges that form angles; None where there are no angles."""
     sw: Tensor
     """(E,) switch of the edges."""
     h_sw: Tensor
@@ -58,13 +60,16 @@ def side_by_side(first: Linear, second: Linear | None) -> tuple[Tensor, Tensor]:
 class RepFlowLayer(nn.Module):
     """Updates node, edge and angle features from those of the previous layer."""
 
-    def __init__(self, config: RepFlowConfig, phi: Activation, index: int, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: RepFlowConfig, phi: Activation, index: int, *, basis: bool = False, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         n, e, a = config.n_dim, config.e_dim, config.a_dim
         self.config, self.phi = config, phi
         sequential = config.sequential_update
-        self.updates_edge = sequential or index < config.nlayers - 1
-        self.updates_angle = config.update_angle and (sequential or index < config.nlayers - 2)
+        last = config.nlayers + basis  # directions need the edges of the last layer
+        self.updates_edge = sequential or index < last - 1
+        self.updates_angle = config.update_angle and (sequential or index < last - 2)
         self.node_self = Linear(n, n, dtype=dtype)
         self.node_sym = Linear(config.axis_neuron * (n + e), n, dtype=dtype)
         self.node_edge = Linear(2 * n + e, config.n_multi_edge_message * n, dtype=dtype)
@@ -163,19 +168,21 @@ class RepFlowLayer(nn.Module):
 
     def angle_messages(self, node: Tensor, edge: Tensor, angle: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Message ``(B, e_dim)`` from angles to edges and self update ``(A, a_dim)`` of angles (§4.4)."""
-        hood, a = geometry.neighborhood, self.config.a_dim
-        node, edge = self.compressed(node, ops.gather_rows(edge, hood.angle_edge))
+        near, a = geometry.near, self.config.a_dim
+        assert near is not None
+        assert near.pairs is not None
+        node, edge = self.compressed(node, ops.gather_rows(edge, near.edge))
         weight, bias = side_by_side(self.edge_angle1, self.angle_self if self.updates_angle else None)
         widths = [a, node.shape[1], edge.shape[1], edge.shape[1]]
         w_angle, w_node, w_ik, w_ij = weight.split(widths)  # type: ignore[no-untyped-call]
-        center = hood.center.index_select(0, hood.angle_edge)
+        center = geometry.neighborhood.center.index_select(0, near.edge)
         reduced, item = message_sum(
             angle @ w_angle,
             torch.addmm(bias, edge, w_ij) + ops.gather_rows(node @ w_node, center),
             edge @ w_ik,
             geometry.asw,
-            hood.angle_ptr,
-            hood.angle_ik,
+            near.pairs.ptr,
+            near.pairs.ik,
             self.edge_angle1.weight.shape[1],
             self.phi,
         )
@@ -192,7 +199,8 @@ class RepFlowLayer(nn.Module):
 
     def edge_from_angles(self, message: Tensor, edge: Tensor, geometry: Geometry) -> Tensor:
         """Update ``(E, e_dim)`` of all edges from the message ``(B, e_dim)`` to the angle-edges."""
-        angle_edge = geometry.neighborhood.angle_edge
+        assert geometry.near is not None
+        angle_edge = geometry.near.edge
         linear = self.edge_angle2
         if self.config.smooth_edge_update:
             assert linear.bias is not None

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from dpsim.config import Config
-from dpsim.nn.activation_name import ActivationName
+from dpsim.fittings.settings import FittingSettings
 
 if TYPE_CHECKING:
     from dpsim.fittings.energy.fitting import EnergyFitting
 
 
-class EnergyFittingConfig(Config):
+class EnergyFittingConfig(FittingSettings):
     """Residual network from the descriptor of an atom to its energy."""
 
-    type: Literal["ener"] = "ener"
-    neuron: tuple[Annotated[int, Field(gt=0)], ...] = (120, 120, 120)
-    """Widths of the hidden layers."""
-    activation_function: ActivationName = "tanh"
-    """Activation of the hidden layers."""
-    resnet_dt: bool = True
-    """Learned scale on the residual updates."""
-    precision: Literal["float32", "float64"] = "float64"
-    """Floating-point type of the network."""
+    output: ClassVar[str] = "energy"
 
-    def build(self, n_types: int, dim_descriptor: int, *, mixed_types: bool) -> EnergyFitting:
+    type: Literal["ener"] = "ener"
+    vacuum_types: tuple[bool, ...] | None = None
+    """Types whose network gives nothing for an atom without neighbours: its value for a zero descriptor is
+    subtracted. Networks that serve all types subtract it for all atoms."""
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """One number an atom."""
+        return ()
+
+    def build(self, n_types: int, dim_descriptor: int, dim_basis: int, *, mixed_types: bool) -> EnergyFitting:
         """Make the module, with fresh parameters from torch's generator."""
         from dpsim.fittings.energy.fitting import EnergyFitting
 

@@ -1,43 +1,38 @@
-"""The energy fitting net (spec common.md §10)."""
+"""The energy fitting net (spec common.md §10, fittings.md §2)."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dpsim.descriptors.described import Described
 from dpsim.fittings.energy.config import EnergyFittingConfig
-from dpsim.nn.linear import ResidualNetwork
+from dpsim.fittings.network import FittingNetwork
+from dpsim.physics.neighborhood import Neighborhood
 
 
-class EnergyFitting(nn.Module):
-    """Atomic energies ``(N,)`` in eV from descriptors ``(N, D)``, without the output bias.
+class EnergyFitting(FittingNetwork):
+    """Atomic energies ``(N,)`` in eV, without the output bias."""
 
-    With ``mixed_types`` (descriptors that know the element of the centre) one network serves all types,
-    otherwise each type has its own.
-    """
+    vacuum_by_type: Tensor
 
     def __init__(self, config: EnergyFittingConfig, n_types: int, dim_descriptor: int, *, mixed_types: bool) -> None:
-        super().__init__()
-        self.config = config
-        self.dtype = torch.float32 if config.precision == "float32" else torch.float64
-        self.networks = nn.ModuleList(
-            ResidualNetwork(
-                dim_descriptor,
-                config.neuron,
-                1,
-                config.activation_function,
-                resnet_dt=config.resnet_dt,
-                dtype=self.dtype,
-            )
-            for _ in range(1 if mixed_types else n_types)
-        )
+        super().__init__(config, n_types, dim_descriptor, 1, mixed_types=mixed_types)
+        flags = config.vacuum_types
+        self.subtracts_vacuum = flags is not None and any(flags)
+        everywhere = [True] * n_types if mixed_types else [bool(f) for f in flags or ()]
+        if self.subtracts_vacuum:
+            vacuum = torch.tensor(everywhere, dtype=self.dtype).unsqueeze(1)
+            self.register_buffer("vacuum_by_type", vacuum, persistent=False)
 
-    def forward(self, descriptor: Tensor, types: Tensor) -> Tensor:
+    def evaluate(self, x: Tensor, types: Tensor) -> Tensor:
+        """Rows ``(N, 1)``, without the network's value for a zero descriptor where that is asked for."""
+        out = super().evaluate(x, types)
+        if not self.subtracts_vacuum:
+            return out
+        bare = torch.cat([torch.zeros_like(x[:, : self.dim_descriptor]), x[:, self.dim_descriptor :]], dim=1)
+        return out - super().evaluate(bare, types) * self.vacuum_by_type.index_select(0, types)
+
+    def forward(self, described: Described, hood: Neighborhood) -> Tensor:
         """Atomic energies ``(N,)`` in the network's floating-point type."""
-        descriptor = descriptor.to(self.dtype)
-        if len(self.networks) == 1:
-            return self.networks[0](descriptor).squeeze(1)
-        total = descriptor.new_zeros(descriptor.shape[0])
-        for index, network in enumerate(self.networks):
-            total = torch.where(types == index, network(descriptor).squeeze(1), total)
-        return total
+        return self.rows(described.features, hood).squeeze(1)

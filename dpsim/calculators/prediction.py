@@ -1,0 +1,102 @@
+"""What a model says of a structure: `Prediction`, and how it is put together from atoms and edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from dpsim import ops
+from dpsim.calculators.engines import ModelFacts
+from dpsim.physics.derivatives import forces_from_edges
+from dpsim.physics.neighborhood import Neighborhood
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one structure; members that do not apply are None. Units: eV, Å."""
+
+    energy: float | None = None
+    forces: FloatArray | None = None
+    """(n_atoms, 3) eV/Å"""
+    virial: FloatArray | None = None
+    """(3, 3) eV, −dE/dstrain, also of open boundaries; with a volume it gives the stress, −virial/volume."""
+    atomic_energy: FloatArray | None = None
+    """(n_atoms,) eV"""
+    atomic_virial: FloatArray | None = None
+    """(n_atoms, 3, 3) eV; only its sum is defined for message passing."""
+    magnetic_forces: FloatArray | None = None
+    """(n_atoms, 3) −dE/dspin, eV/μB"""
+    dipole: FloatArray | None = None
+    """(3,) sum of the atoms'; the unit is that of the labels."""
+    polarizability: FloatArray | None = None
+    """(3, 3) sum of the atoms'"""
+    dos: FloatArray | None = None
+    """(n_points,) sum of the atoms'"""
+    property: FloatArray | None = None
+    """(n,) sum of the atoms', or their mean for an intensive property"""
+    population: FloatArray | None = None
+    """(2,) electrons of either spin, sum of the atoms'"""
+    atomic_dipole: FloatArray | None = None
+    """(n_atoms, 3)"""
+    atomic_polarizability: FloatArray | None = None
+    """(n_atoms, 3, 3)"""
+    atomic_dos: FloatArray | None = None
+    """(n_atoms, n_points)"""
+    atomic_property: FloatArray | None = None
+    """(n_atoms, n)"""
+    atomic_population: FloatArray | None = None
+    """(n_atoms, 2)"""
+
+
+def predictions(
+    facts: ModelFacts, hood: Neighborhood, atomic: Tensor, gradient: Tensor | None, masks: Sequence[BoolArray]
+) -> Iterator[Prediction]:
+    """Predictions of the frames of a neighbourhood.
+
+    Parameters
+    ----------
+    atomic, gradient
+        What the engine gave: (N, *shape), and (E, 3) for energies.
+    masks
+        Of every frame, which of its atoms are no placeholders.
+    """
+    values = atomic.numpy()
+    if gradient is not None:
+        forces = forces_from_edges(gradient, hood).numpy()
+        per_edge = -(gradient.unsqueeze(2) * hood.displacements.unsqueeze(1))
+        virials = ops.scatter_rows(per_edge, hood.neighbor, hood.types).numpy()
+    start = 0
+    for real in masks:
+        rows = slice(start, start + int(real.sum()))
+        start = rows.stop
+        if gradient is None:
+            yield _tensor(facts, values[rows], real)
+            continue
+        yield Prediction(
+            energy=float(values[rows].sum()),
+            forces=_full(forces[rows], real),
+            virial=virials[rows].sum(axis=0),
+            atomic_energy=_full(values[rows], real),
+            atomic_virial=_full(virials[rows], real),
+        )
+
+
+def _tensor(facts: ModelFacts, values: FloatArray, real: BoolArray) -> Prediction:
+    total = values.sum(axis=0)
+    if facts.intensive and len(values):
+        total = total / len(values)
+    return Prediction(**{facts.output: total, f"atomic_{facts.output}": _full(values, real)})
+
+
+def _full(values: FloatArray, real: BoolArray) -> FloatArray:
+    """Rows of all atoms, zero for placeholders."""
+    out = np.zeros((len(real), *values.shape[1:]))
+    out[real] = values
+    return out

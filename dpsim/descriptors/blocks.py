@@ -1,0 +1,32 @@
+"""Where a descriptor keeps numbers that are taken from the data. No torch here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class EnvironmentBlock(NamedTuple):
+    """One `dpsim.descriptors.environment.Environment` of a descriptor, and how its statistics are defined."""
+
+    module: str
+    """Path of the module within the descriptor, for example ``environment``."""
+    path: tuple[int, ...]
+    """Its list of edges: steps inwards from the descriptor's outermost one."""
+    rcut: float
+    rcut_smth: float
+    """Å; the statistics use the polynomial switch, whatever the model uses."""
+    sel: int
+    """Nominal number of neighbours: empty places count as zeros."""
+    protection: float = 0.0
+    """Å, added to distances."""
+    zero_mean: bool = True
+    """Whether the mean stays zero; the deviation is about the true mean in any case."""
+    constant_stddev: float = 0.0
+    """Above zero: taken instead of the data's."""
+
+    exclude_types: tuple[tuple[int, int], ...] = ()
+    """Pairs of types that stand in the list but count as empty."""
+
+    def inside(self, module: str, *path: int) -> EnvironmentBlock:
+        """The same block of a descriptor that is part of another."""
+        return self._replace(module=f"{module}.{self.module}", path=(*path, *self.path))

@@ -1,0 +1,93 @@
+"""The environment matrix: distances and directions to the neighbours, faded out and scaled (spec common.md §5).
+
+``R_ij = w(r) [1/(r+p), d/(r+p)²]``, then ``(R_ij − mean) / stddev`` by the type of the centre. E edges.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dpsim import ops
+from dpsim.physics.neighborhood import Neighborhood
+from dpsim.physics.switch import exponential_switch, polynomial_switch
+
+
+class Rows(NamedTuple):
+    """Environment of each edge."""
+
+    radial: Tensor
+    """(E,) first column, scaled."""
+    vector: Tensor | None
+    """(E, 3) other columns, scaled; None for purely radial environments."""
+    sw: Tensor
+    """(E,) switch."""
+    r: Tensor
+    """(E,) distance, Å."""
+    d: Tensor
+    """(E, 3) displacement, Å, in the floating-point type of the block."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """(E, 4) all columns, or (E, 1)."""
+        radial = self.radial.unsqueeze(1)
+        return radial if self.vector is None else torch.cat([radial, self.vector], dim=1)
+
+
+class Environment(nn.Module):
+    """Environment matrix of one list of edges.
+
+    Parameters
+    ----------
+    rcut, rcut_smth
+        Å; where the switch ends and begins.
+    protection
+        Å, added to distances.
+    columns
+        4, or 1 for the radial column alone.
+    """
+
+    mean: Tensor
+    """(n_types, columns)"""
+    stddev: Tensor
+    """(n_types, columns)"""
+
+    def __init__(
+        self,
+        n_types: int,
+        rcut: float,
+        rcut_smth: float,
+        *,
+        protection: float = 0.0,
+        columns: int = 4,
+        exponential: bool = False,
+        stddev: float = 1.0,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.rcut, self.rcut_smth, self.protection, self.columns = rcut, rcut_smth, protection, columns
+        self.switch = exponential_switch if exponential else polynomial_switch
+        self.dtype = dtype
+        self.register_buffer("mean", torch.zeros(n_types, columns, dtype=dtype))
+        self.register_buffer("stddev", torch.full((n_types, columns), stddev, dtype=dtype))
+
+    @property
+    def empty(self) -> Tensor:
+        """(n_types, columns) row of a place without a neighbour, by the type of the centre."""
+        return -self.mean / self.stddev
+
+    def forward(self, hood: Neighborhood) -> Rows:
+        """Rows of all edges of a neighbourhood."""
+        d = hood.displacements.to(self.dtype)
+        r = torch.linalg.vector_norm(d, dim=1)
+        sw = self.switch(r, self.rcut_smth, self.rcut)
+        by_type = torch.cat([self.mean, 1.0 / self.stddev], dim=1).index_select(0, hood.types)
+        scale = ops.segment_expand(by_type, hood.edge_ptr, hood.center)
+        n, protected = self.columns, r + self.protection
+        radial = (sw / protected - scale[:, 0]) * scale[:, n]
+        if n == 1:
+            return Rows(radial, None, sw, r, d)
+        vector = ((sw / (protected * protected)).unsqueeze(1) * d - scale[:, 1:4]) * scale[:, n + 1 :]
+        return Rows(radial, vector, sw, r, d)
