@@ -1,8 +1,14 @@
-"""Where a descriptor keeps numbers that are taken from the data. No torch here."""
+"""What descriptors share without torch: where they keep numbers from the data, and how `sel` scales."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
+
+
+def scaled_sel(sel: int, ratio: float) -> int:
+    """Nominal number of neighbours where the cutoff is `ratio` times as long, at the same density."""
+    return math.ceil(sel * ratio**3)
 
 
 class EnvironmentBlock(NamedTuple):

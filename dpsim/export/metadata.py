@@ -35,6 +35,8 @@ class ListMetadata(Config):
     """Whether the pairs of the edges of a centre are listed."""
     strict: bool = False
     """Whether an edge as long as the cutoff is left out."""
+    only: tuple[tuple[int, int], ...] = ()
+    """Types (centre, neighbour) of the edges that are listed; empty: all."""
     inner: tuple[ListMetadata, ...] = ()
     """Lists within."""
 

@@ -43,6 +43,8 @@ class NeighborSpec(NamedTuple):
     """Whether the pairs of the edges of a centre are listed."""
     strict: bool = False
     """Whether an edge of exactly the length of the cutoff is left out."""
+    only: tuple[tuple[int, int], ...] = ()
+    """Types (centre, neighbour), in this order, of the edges that are listed; empty: all."""
     inner: tuple[NeighborSpec, ...] = ()
     """Lists within this one."""
 
@@ -283,6 +285,8 @@ class _Candidates:
                 place = np.zeros(len(mine), dtype=np.int64)
                 place[mine] = distance_slots(self.center[mine], self.distance[mine], self.n_atoms)
                 mask &= place < limit
+        if spec.only:
+            mask &= np.any([(self.center_type == a) & (self.neighbor_type == b) for a, b in spec.only], axis=0)
         for a, b in spec.exclude_types:
             pair = (self.center_type == a) & (self.neighbor_type == b)
             mask &= ~(pair | ((self.center_type == b) & (self.neighbor_type == a)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
@@ -71,12 +70,10 @@ class PresetModel(_Section):
         """Settings of the preset with the changes applied."""
         descriptor, fitting = PRESETS[self.preset]
         if self.cutoff is not None:
-            flow = self.descriptor.get("repflow")
-            changed = (flow.keys() if isinstance(flow, dict) else set()) & {"e_rcut", "e_rcut_smth"}
-            if changed:
-                raise ValueError(f"cutoff and descriptor.repflow.{min(changed)} exclude each other: give one")
+            if place := _cutoff_in(self.descriptor, "descriptor"):
+                raise ValueError(f"cutoff and {place} exclude each other: give one")
             try:
-                descriptor = with_cutoff(descriptor, self.cutoff)
+                descriptor = descriptor.with_cutoff(self.cutoff)
             except ValidationError as error:
                 problem = error.errors()[0]["msg"].removeprefix("Value error, ")
                 raise ValueError(f"cutoff ({self.cutoff} Å) does not fit the preset: {problem}") from None
@@ -101,24 +98,13 @@ class CustomModel(_Section):
         return cls(descriptor=DPA3Config.tiny(), fitting=EnergyFittingConfig.tiny())
 
 
-def with_cutoff(descriptor: DPA3Config, cutoff: float) -> DPA3Config:
-    """Move the cutoff of a descriptor, in Å.
-
-    The switches keep their width. The nominal numbers of neighbours grow and shrink with the volume, so that no
-    neighbour is lost in matter of the density that the preset was made for.
-    """
-    flow = descriptor.repflow
-    a_rcut = min(flow.a_rcut, cutoff)
-    e_sel = math.ceil(flow.e_sel * (cutoff / flow.e_rcut) ** 3)
-    update = {
-        "e_rcut": cutoff,
-        "e_rcut_smth": max(0.0, cutoff - (flow.e_rcut - flow.e_rcut_smth)),
-        "e_sel": e_sel,
-        "a_rcut": a_rcut,
-        "a_rcut_smth": max(0.0, a_rcut - (flow.a_rcut - flow.a_rcut_smth)),
-        "a_sel": min(e_sel, math.ceil(flow.a_sel * (a_rcut / flow.a_rcut) ** 3)),
-    }
-    return DPA3Config.model_validate(_merged(descriptor.model_dump(), {"repflow": update}))
+def _cutoff_in(changes: dict[str, Any], where: str) -> str:
+    """Place of a changed cutoff radius or switch, if there is one."""
+    for key, value in changes.items():
+        inner = _cutoff_in(value, f"{where}.{key}") if isinstance(value, dict) else ""
+        if inner or key in ("rcut", "rcut_smth", "e_rcut", "e_rcut_smth"):
+            return inner or f"{where}.{key}"
+    return ""
 
 
 def _changed(part: _Part, changes: dict[str, Any], where: str) -> _Part:

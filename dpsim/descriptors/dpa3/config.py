@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from dpsim.config import Config, Distance, Length
-from dpsim.descriptors.blocks import EnvironmentBlock
+from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
 
@@ -149,6 +149,25 @@ class DPA3Config(Config):
     def message_passing_layers(self) -> int:
         """Layers whose input crosses a rank boundary: all but the first, which follows from the types."""
         return self.repflow.nlayers - 1
+
+    def with_cutoff(self, cutoff: float) -> DPA3Config:
+        """The same with another cutoff, in Å.
+
+        The switches keep their width. The nominal numbers of neighbours grow and shrink with the volume, so that no
+        neighbour is lost in matter of the density that the settings were made for.
+        """
+        flow = self.repflow
+        a_rcut, e_sel = min(flow.a_rcut, cutoff), scaled_sel(flow.e_sel, cutoff / flow.e_rcut)
+        update = {
+            "e_rcut": cutoff,
+            "e_rcut_smth": max(0.0, cutoff - (flow.e_rcut - flow.e_rcut_smth)),
+            "e_sel": e_sel,
+            "a_rcut": a_rcut,
+            "a_rcut_smth": max(0.0, a_rcut - (flow.a_rcut - flow.a_rcut_smth)),
+            "a_sel": min(e_sel, scaled_sel(flow.a_sel, a_rcut / flow.a_rcut)),
+        }
+        settings = self.model_dump()
+        return DPA3Config.model_validate(settings | {"repflow": settings["repflow"] | update})
 
     def neighbors(self, n_types: int) -> NeighborSpec:
         """What this descriptor needs of its neighbourhood."""
