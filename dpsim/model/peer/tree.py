@@ -1,19 +1,21 @@
-"""Reader of DeePMD-kit's serialised models, ``.dp`` (HDF5) and ``.yaml`` (spec common.md §17).
+"""Containers of DeePMD-kit's serialised models, ``.dp`` (HDF5) and ``.yaml`` (spec common.md §17).
 
-Both hold one tree of settings in which everything below a key ``@variables`` is an array. Only known classes
-and versions are accepted, and every key of a section must be known to whoever takes it.
+Both hold one tree of settings in which everything below a key ``@variables`` is an array.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dpsim.data.files import new_file
 from dpsim.errors import ModelError
+
+SUFFIXES = (".dp", ".yaml", ".yml")
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
@@ -40,12 +42,44 @@ def read_tree(path: str | Path) -> dict[str, Any]:
     return tree
 
 
+def write_tree(tree: Mapping[str, Any], path: str | Path) -> Path:
+    """Write a model tree, atomically; the suffix chooses the container.
+
+    Raises
+    ------
+    ModelError
+        If the suffix is of neither container.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ModelError(f"{path}: serialised DeePMD-kit models end in {', '.join(SUFFIXES)}")
+    with new_file(path) as temporary:
+        (_write_dp if path.suffix == ".dp" else _write_yaml)(tree, temporary)
+    return path
+
+
 def _read_dp(path: Path) -> Any:
     import h5py
 
     with h5py.File(path, "r") as file:
         tree = json.loads(file.attrs["json"])
         return _resolve(tree, lambda value: file[value][()] if isinstance(value, str) else value)
+
+
+def _write_dp(tree: Mapping[str, Any], path: Path) -> None:
+    import h5py
+
+    arrays: list[np.ndarray] = []
+
+    def dataset(value: Any) -> str:
+        arrays.append(np.asarray(value))
+        return f"/variable_{len(arrays) - 1:04d}"
+
+    text = json.dumps(_resolve(tree, dataset), default=_plain)
+    with h5py.File(path, "w") as file:
+        for number, array in enumerate(arrays):
+            file.create_dataset(f"variable_{number:04d}", data=array)
+        file.attrs.create("json", text, dtype=h5py.string_dtype())
 
 
 def _read_yaml(path: Path) -> Any:
@@ -61,65 +95,28 @@ def _read_yaml(path: Path) -> Any:
     return _resolve(tree, array)
 
 
-def _resolve(node: Any, array: Any, variables: bool = False) -> Any:
-    if isinstance(node, dict) and not (variables and "@class" in node):
+def _write_yaml(tree: Mapping[str, Any], path: Path) -> None:
+    import yaml
+
+    def node(value: Any) -> dict[str, Any]:
+        array = np.asarray(value)
+        facts = {"@class": "np.ndarray", "@is_variable": True, "@version": 1, "dtype": array.dtype.name}
+        return facts | {"value": array.tolist()}
+
+    plain = json.loads(json.dumps(_resolve(tree, node), default=_plain))
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(plain, file, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot stand among the settings of a model")
+
+
+def _resolve(node: Any, array: Callable[[Any], Any], variables: bool = False) -> Any:
+    if isinstance(node, Mapping) and not (variables and "@class" in node):
         return {key: _resolve(value, array, variables or key == "@variables") for key, value in node.items()}
-    if isinstance(node, list):
+    if isinstance(node, list | tuple):
         return [_resolve(value, array, variables) for value in node]
     return array(node) if variables and node is not None else node
-
-
-class Section:
-    """One section of a tree: every key must be taken, so that nothing is silently ignored."""
-
-    def __init__(self, node: Any, where: str) -> None:
-        if not isinstance(node, Mapping):
-            raise ModelError(f"{where}: expected a section, found {type(node).__name__}")
-        self.node, self.where = dict(node), where
-        self.variables = dict(self.node.pop("@variables", None) or {})
-
-    def expect(self, class_name: str, versions: tuple[int, ...]) -> None:
-        """Check class and version of the section."""
-        found, version = self.node.pop("@class", class_name), self.node.pop("@version", versions[-1])
-        if found != class_name or version not in versions:
-            raise ModelError(
-                f"{self.where}: class {found!r} version {version!r} is not known: expected {class_name!r} version "
-                f"{' or '.join(map(str, versions))}"
-            )
-
-    def take(self, key: str, default: Any = ...) -> Any:
-        """Remove and return a setting."""
-        if key not in self.node:
-            if default is ...:
-                raise ModelError(f"{self.where}: the key {key!r} is missing: the file is damaged")
-            return default
-        return self.node.pop(key)
-
-    def section(self, key: str) -> Section:
-        """Remove and return a subsection."""
-        return Section(self.take(key), f"{self.where}.{key}")
-
-    def ignore(self, *keys: str) -> None:
-        """Drop settings that carry no numbers for an evaluation."""
-        for key in keys:
-            self.node.pop(key, None)
-
-    def require(self, **values: Any) -> None:
-        """Remove settings that are only supported with one value."""
-        for key, expected in values.items():
-            found = self.node.pop(key, expected)
-            if found != expected and not (not found and not expected):
-                raise ModelError(f"{self.where}.{key}: {found!r} is not supported: only {expected!r} is")
-
-    def finish(self) -> None:
-        """Refuse what nobody took."""
-        if self.node:
-            raise ModelError(f"{self.where}: the keys {sorted(self.node)} are not known to dpsim")
-
-
-def layer_state(node: Any, where: str, prefix: str) -> dict[str, np.ndarray]:
-    """Tensors of a ``Layer``: ``<prefix>weight`` and, where present, ``bias`` and ``idt``."""
-    section = Section(node, where)
-    section.expect("Layer", (1, 2))
-    names = {"w": "weight", "b": "bias", "idt": "idt"}
-    return {prefix + names[key]: value for key, value in section.variables.items() if value is not None}

@@ -1,0 +1,14 @@
+"""All families of DeePMD-kit's models that dpsim reads and writes; one line each."""
+
+from __future__ import annotations
+
+from dpsim.model.peer.dpa3 import DPA3Peer
+from dpsim.model.peer.energy import EnergyPeer
+from dpsim.model.peer.family import Families
+from dpsim.model.peer.standard import StandardPeer
+
+FAMILIES = Families(
+    models=(StandardPeer(),),
+    descriptors=(DPA3Peer(),),
+    fittings=(EnergyPeer(),),
+)

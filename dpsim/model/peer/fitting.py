@@ -1,0 +1,151 @@
+"""What the peer's fitting nets share (spec fittings.md §1); each kind adds its own keys in a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from dpsim.fittings.settings import FittingSettings
+from dpsim.model.peer import records
+from dpsim.model.peer.family import Arrays, Context, FittingFamily, Settings, TorchNames, TorchTensor, Tree, renamed
+from dpsim.model.peer.section import InputSection, Section
+
+FittingT = TypeVar("FittingT", bound=FittingSettings)
+_BUFFERS = {
+    "fparam_avg": "fparam_mean",
+    "fparam_inv_std": "fparam_inv_std",
+    "aparam_avg": "aparam_mean",
+    "aparam_inv_std": "aparam_inv_std",
+    "case_embd": "case_embedding",
+}
+
+
+class NetPeer(FittingFamily[FittingT]):
+    """Base of the fittings that are one network (or one a type).
+
+    A kind states its names and versions and what it adds: `read_extra`, `write_extra` and `input_extra`.
+    """
+
+    versions: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
+    """Accepted ``@version``; the last one is written."""
+    adds_bias: ClassVar[bool] = True
+    """Whether ``bias_atom_e`` may be moved to the model's output bias; otherwise it has to be zero."""
+    inert = ("default_fparam_tensor",)
+
+    def read_extra(self, section: Section, config: Settings, state: Arrays, context: Context) -> None:
+        """Take the keys and arrays of this kind alone, and add them to `config` and `state`."""
+
+    def write_extra(self, config: FittingT, state: Mapping[str, np.ndarray], context: Context) -> Tree:
+        """Keys of this kind alone, with at least ``var_name`` and ``dim_out``; arrays below ``@variables``."""
+        raise NotImplementedError
+
+    def input_extra(self, section: InputSection, config: Settings, context: Context) -> None:
+        """Take the input keys of this kind alone, and add them to `config`."""
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """See `Family.beside`."""
+        return ("@out_bias",) if self.adds_bias else ("@zero.bias_atom_e",)
+
+    def read(self, section: Section, context: Context) -> tuple[Settings, Arrays]:
+        """See `Family.read`."""
+        section.expect("Fitting", self.versions)
+        section.ignore("type", "ntypes", "dim_descrpt", "rcond", "type_map", "trainable", "seed", "layer_name")
+        section.require(use_aparam_as_mask=False, spin=None, tot_ener_zero=False, mixed_types=context.mixed_types)
+        config = self._shared(section)
+        config["exclude_types"] = list(section.take("exclude_types", None) or ())
+        state = self._networks(section, config, context)
+        for peer_name, name in _BUFFERS.items():
+            values = section.array(peer_name, None)
+            if values is not None:
+                state[name] = np.reshape(values, -1)
+        bias = section.array("bias_atom_e", None)
+        if bias is not None:
+            state[self.beside[0]] = np.reshape(bias, (context.n_types, -1))
+        self.read_extra(section, config, state, context)
+        section.finish()
+        return config, state
+
+    def _shared(self, section: Section) -> Settings:
+        """Settings that files and inputs name alike; the few defaults that differ are never left out of files."""
+        return {
+            "type": self.type,
+            "neuron": section.take("neuron", [120, 120, 120], alias=("n_neuron",)),
+            "activation_function": section.take("activation_function", "tanh"),
+            "resnet_dt": section.take("resnet_dt", True),
+            "precision": records.precision(section.take("precision", "default")),
+            "numb_fparam": section.take("numb_fparam", 0),
+            "numb_aparam": section.take("numb_aparam", 0),
+            "default_fparam": section.take("default_fparam", None),
+            "dim_case_embd": section.take("dim_case_embd", 0),
+        }
+
+    def _networks(self, section: Section, config: Settings, context: Context) -> Arrays:
+        ndim = 0 if context.mixed_types else 1
+        state: Arrays = {}
+        for index, net in enumerate(records.read_collection(section.section("nets"), ndim, context.n_types)):
+            if net is None:
+                raise section.error(f"{section.where}.nets: network {index} is missing: the file is damaged")
+            state |= records.read_network(net, f"networks.{index}.", records.shape_of(config))
+        return state
+
+    def write(self, config: FittingT, state: Mapping[str, np.ndarray], context: Context) -> Tree:
+        """See `Family.write`."""
+        ndim, shape = 0 if context.mixed_types else 1, records.shape_of(config)
+        nets = [records.write_network(state, f"networks.{index}.", shape) for index in range(context.n_types**ndim)]
+        n_out = nets[0]["out_dim"]
+        tree: Tree = {
+            "@class": "Fitting",
+            "@version": self.versions[-1],
+            "type": self.names[0],
+            "ntypes": context.n_types,
+            "dim_descrpt": context.dim_descriptor,
+            "neuron": list(config.neuron),
+            "resnet_dt": config.resnet_dt,
+            "numb_fparam": config.numb_fparam,
+            "numb_aparam": config.numb_aparam,
+            "dim_case_embd": config.dim_case_embd,
+            "default_fparam": None if config.default_fparam is None else list(config.default_fparam),
+            "activation_function": config.activation_function,
+            "precision": config.precision,
+            "mixed_types": context.mixed_types,
+            "nets": records.write_collection(nets, ndim, context.n_types),
+            "rcond": None,
+            "exclude_types": sorted({*config.exclude_types, *context.atom_exclude_types}),
+            "use_aparam_as_mask": False,
+            "type_map": list(context.type_map),
+            "trainable": [True] * (len(config.neuron) + 1),
+            "layer_name": None,
+            "spin": None,
+            "tot_ener_zero": False,
+        }
+        extra = self.write_extra(config, state, context)
+        buffers = {peer_name: state.get(name) for peer_name, name in _BUFFERS.items()}
+        bias = {"bias_atom_e": np.zeros((context.n_types, n_out))}
+        return tree | extra | {"@variables": bias | buffers | extra.get("@variables", {})}
+
+    def torch_names(self, config: FittingT, names: Sequence[str], context: Context) -> TorchNames:
+        """See `Family.torch_names`."""
+        nets: list[Any] = records.fitting_rule(r"networks\.(\d+)", r"filter_layers.networks.\1", len(config.neuron))
+        flat = [(name, _flat(peer_name)) for peer_name, name in _BUFFERS.items()]
+        bias = TorchTensor("bias_atom_e", default=np.zeros((context.n_types, 1)))
+        return renamed(names, *nets, *flat, (self.beside[0], lambda _: bias))
+
+    def from_input(self, section: InputSection, context: Context) -> Settings:
+        """See `Family.from_input`."""
+        section.ignore("type")
+        section.require(use_aparam_as_mask=False, layer_name=None)
+        section.for_training(context.training, context.notes)
+        rcond = section.take("rcond", None)
+        if context.training and rcond is not None:
+            raise section.error(f"{section.where}.rcond: {rcond!r} is not supported: leave it out")
+        config = self._shared(section)
+        self.input_extra(section, config, context)
+        section.finish()
+        return config
+
+
+def _flat(peer_name: str) -> Any:
+    return lambda _: TorchTensor(peer_name, read=lambda values: values.reshape(-1))
