@@ -282,9 +282,7 @@ class _Candidates:
         for t, limit in enumerate(spec.sel_by_type):
             mine = self.neighbor_type == t
             if self.most(mine & within) > limit:
-                place = np.zeros(len(mine), dtype=np.int64)
-                place[mine] = distance_slots(self.center[mine], self.distance[mine], self.n_atoms)
-                mask &= place < limit
+                mask[mine] &= distance_slots(self.center[mine], self.distance[mine], self.n_atoms) < limit
         if spec.only:
             mask &= np.any([(self.center_type == a) & (self.neighbor_type == b) for a, b in spec.only], axis=0)
         for a, b in spec.exclude_types:

@@ -14,7 +14,7 @@ from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.model.config import ModelConfig
 from dpsim.nn.activation import activation
 from dpsim.physics.neighborhood import collate
-from dpsim.physics.neighbors import frame_graph
+from dpsim.physics.neighbors import NeighborSpec, frame_graph
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,15 @@ def test_wrong_activation_is_found_before_anything_is_built():
 
 
 def test_what_is_asked_of_the_neighborhood():
-    spec = DPA3Config(exclude_types=((0, 1),)).neighbors()
-    assert spec == (6.0, 120, 4.0, 20, ((0, 1),))
-    assert DPA3Config(repflow=RepFlowConfig(update_angle=False)).neighbors()[2:4] == (0.0, 0)
+    spec = DPA3Config(exclude_types=((0, 1),)).neighbors(2)
+    angles = NeighborSpec(4.0, 20, pairs=True, strict=True)
+    assert spec == NeighborSpec(6.0, 120, exclude_types=((0, 1),), inner=(angles,))
+    assert DPA3Config(repflow=RepFlowConfig(update_angle=False)).neighbors(2).inner == ()
     assert DPA3Config().message_passing_layers == 5
 
 
 def count(config, n_types):
-    return sum(p.numel() for p in config.build(n_types).parameters())
+    return sum(p.numel() for p in config.build(("O", "H", "C", "N", "S", "P", "Si", "Cl")[:n_types]).parameters())
 
 
 def expected_count(config, n_types):
@@ -106,7 +107,7 @@ def test_initial_residual_vectors(init, spread):
     config = DPA3Config(repflow=RepFlowConfig(update_residual=0.2, update_residual_init=init))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vectors = torch.cat([v.detach() for layer in config.build(1).layers for v in layer.node_residual])
+        vectors = torch.cat([v.detach() for layer in config.build(("O",)).layers for v in layer.node_residual])
     assert vectors.dtype == torch.float64
     if spread:
         assert vectors.std().item() == pytest.approx(0.2, rel=4 / math.sqrt(2 * len(vectors)))
@@ -175,19 +176,18 @@ def test_descriptor_by_the_formulas():
     config = DPA3Config.tiny()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        descriptor = config.build(2)
+        descriptor = config.build(("O", "H"))
     rng = np.random.default_rng(1)
     positions, types = rng.uniform(0, 3.5, (7, 3)), np.arange(7) % 2
-    graph = frame_graph(positions, types, np.eye(3) * 4.5, config.neighbors())
+    graph = frame_graph(positions, types, np.eye(3) * 4.5, config.neighbors(2))
     flow, phi = config.repflow, activation(config.activation_function)
 
     def switch(r, start, stop):
         u = ((r - start) / (stop - start)).clamp(0, 1)
         return 1 - 10 * u**3 + 15 * u**4 - 6 * u**5
 
-    center, neighbor, ae, ij, ik = (
-        torch.from_numpy(x) for x in (graph.center, graph.neighbor, graph.angle_edge, graph.angle_ij, graph.angle_ik)
-    )
+    hood = collate([graph])
+    center, neighbor, (ae, _, (ij, ik, _), _) = hood.center, hood.neighbor, hood.inner[0]
     d = torch.from_numpy(graph.displacements)
     r = d.norm(dim=1)
     sw = switch(r, flow.e_rcut_smth, flow.e_rcut)
@@ -202,6 +202,6 @@ def test_descriptor_by_the_formulas():
         node, edge, angle = plain_layer(
             layer, node, edge, angle, center, neighbor, ae, ij, ik, sw, h, aw[ij] * aw[ik]
         )  # fmt: skip
-    found = descriptor(collate([graph]))
+    found = descriptor(hood).features
     assert found.shape == (7, descriptor.dim_out)
     torch.testing.assert_close(found, node, rtol=1e-12, atol=1e-12)

@@ -85,7 +85,7 @@ def test_excluded_type_alone_gives_zero():
 
 def test_state_has_nothing_derived():
     names = set(ModelConfig.tiny().build().state_dict())
-    assert {"out_bias", "descriptor.mean", "descriptor.stddev"} <= names
+    assert {"out_bias", "out_std", "descriptor.environment.mean", "descriptor.environment.stddev"} <= names
     assert not {"energy_weight", "descriptor.type_embedding.identity"} & names
 
 

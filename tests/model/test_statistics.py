@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dpsim.descriptors.blocks import EnvironmentBlock
 from dpsim.errors import DataError
-from dpsim.model.statistics import composition, energy_bias, environment_stddev
+from dpsim.model.statistics import composition, energy_bias, environment_statistics
 from dpsim.physics.neighbors import NeighborSpec, frame_graph
 
 
@@ -52,30 +53,33 @@ def test_no_energies():
         energy_bias([], [])
 
 
-def dense_stddev(frames, spec, rcut_smth, n_types, protection):
+def dense_statistics(frames, spec, rcut_smth, n_types, protection):
     """By the definition (spec common.md §6): padded (atoms, sel, 4) arrays of one type after the other."""
     rows = [[] for _ in range(n_types)]
     for positions, types, cell in frames:
         graph = frame_graph(positions, types, cell, spec)
         for i, t in enumerate(types):
-            padded = np.zeros((spec.e_sel, 4))
+            padded = np.zeros((spec.sel, 4))
             for slot, d in enumerate(graph.displacements[graph.center == i]):
                 r = np.linalg.norm(d)
                 u = np.clip((r - rcut_smth) / (spec.cutoff - rcut_smth), 0, 1)
                 w = 1 - 10 * u**3 + 15 * u**4 - 6 * u**5
                 padded[slot] = w * np.array([1 / (r + protection), *(d / (r + protection) ** 2)])
             rows[t].append(padded)
-    result = np.full((n_types, 4), 0.1)
+    mean, stddev = np.zeros((n_types, 4)), np.full((n_types, 4), 0.1)
     for t, padded in enumerate(rows):
         if padded:
             values = np.concatenate(padded)
-            result[t] = [max(values[:, 0].std(), 0.01)] + [max(values[:, 1:].std(), 0.01)] * 3
-    return result
+            mean[t, 0] = values[:, 0].mean()
+            stddev[t] = [max(values[:, 0].std(), 0.01)] + [max(values[:, 1:].std(), 0.01)] * 3
+    return mean, stddev
 
 
+@pytest.mark.parametrize("zero_mean", [True, False])
 @pytest.mark.parametrize("protection", [0.0, 0.05])
 @pytest.mark.parametrize("exclude", [(), ((0, 1),)])
-def test_environment(exclude, protection):
+@pytest.mark.parametrize("inner", [True, False])
+def test_environment(inner, exclude, protection, zero_mean):
     rng = np.random.default_rng(2)
     spec = NeighborSpec(4.0, 60, exclude_types=exclude)
     frames = [
@@ -83,8 +87,15 @@ def test_environment(exclude, protection):
         (rng.uniform(0, 4, (4, 3)), rng.integers(0, 2, 4), None),
         (np.zeros((1, 3)), np.array([3]), None),  # alone: nothing but zeros
     ]
-    graphs = [frame_graph(*frame, spec) for frame in frames]
-    found = environment_stddev(iter(graphs), spec, 1.0, 4, protection)
-    np.testing.assert_allclose(found, dense_stddev(frames, spec, 1.0, 4, protection), rtol=1e-10)
-    np.testing.assert_array_equal(found[2], 0.1)  # does not occur
-    np.testing.assert_array_equal(found[3], 0.01)
+    # the list itself; or within a wider one, in which excluded pairs stand and are left out by the block
+    listed = NeighborSpec(5.0, 90, inner=(spec._replace(exclude_types=()),)) if inner else spec
+    graphs = [frame_graph(*frame, listed) for frame in frames]
+    block = EnvironmentBlock(
+        "environment", (0,) if inner else (), 4.0, 1.0, 60, protection, zero_mean, exclude_types=exclude
+    )
+    found = environment_statistics(iter(graphs), block, 4)
+    mean, stddev = dense_statistics(frames, spec, 1.0, 4, protection)
+    np.testing.assert_allclose(found.stddev, stddev, rtol=1e-10)
+    np.testing.assert_allclose(found.mean, np.zeros((4, 4)) if zero_mean else mean, rtol=1e-10)
+    np.testing.assert_array_equal(found.stddev[2], 0.1)  # does not occur
+    np.testing.assert_array_equal(found.stddev[3], 0.01)

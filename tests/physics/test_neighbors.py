@@ -10,9 +10,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dpsim.errors import DataError
-from dpsim.physics.neighbors import NeighborSpec, angle_pairs, distance_slots, edge_list, frame_graph, row_pointers
+from dpsim.physics.neighbors import (
+    NeighborSpec,
+    combined,
+    distance_slots,
+    edge_list,
+    frame_graph,
+    pair_indices,
+    row_pointers,
+)
 
 OPEN = (False, False, False)
+WITHIN = NeighborSpec(4.0, 10, inner=(NeighborSpec(3.0, 5, pairs=True, strict=True),))
 FULL = (True, True, True)
 
 
@@ -89,12 +98,12 @@ def test_an_atom_sees_its_own_images():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_no_neighbors(n):
-    graph = frame_graph(np.zeros((n, 3)), np.zeros(n, dtype=int), None, NeighborSpec(4.0, 10, 3.0, 5))
+    graph = frame_graph(np.zeros((n, 3)), np.zeros(n, dtype=int), None, WITHIN)
     assert graph.n_atoms == n
     assert graph.n_edges == 0
     assert graph.displacements.shape == (0, 3)
-    for name in ("types", "center", "neighbor", "angle_edge", "angle_ij", "angle_ik"):
-        assert getattr(graph, name).dtype == np.int64
+    for array in (graph.types, graph.center, graph.neighbor, graph.inner[0].edge):
+        assert array.dtype == np.int64
 
 
 @pytest.mark.parametrize("far", [1e5, 1e6, 1e9, 1e200])
@@ -155,10 +164,10 @@ def test_row_pointers():
     assert row_pointers(np.zeros(0, dtype=np.int64), 2).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("centers", [[], [0], [0, 0, 1, 3, 3, 3], [2, 2]])
-def test_angle_pairs_are_all_ordered_pairs_of_a_center(centers):
-    centers = np.array(centers, dtype=np.int64)
-    ij, ik = angle_pairs(centers, 5)
+@pytest.mark.parametrize("counts", [[], [1, 0], [2, 1, 0, 3], [0, 0, 2]])
+def test_pair_indices_are_all_ordered_pairs_of_a_center(counts):
+    centers = np.repeat(np.arange(len(counts)), counts)
+    ij, ik = pair_indices(np.array(counts, dtype=np.int64))
     expected = [(a, b) for a in range(len(centers)) for b in range(len(centers)) if centers[a] == centers[b]]
     assert list(zip(ij.tolist(), ik.tolist(), strict=True)) == expected
 
@@ -168,66 +177,83 @@ def test_distance_slots_rank_within_a_center():
     assert slots.tolist() == [2, 0, 1, 1, 0]
 
 
+def test_combined_lists_keep_their_members():
+    a, b = NeighborSpec(4.0, 20, (5, 15)), NeighborSpec(3.0, 30, pairs=True)
+    root = combined([a, b])
+    assert root == NeighborSpec(4.0, 30, inner=(a, b))
+    assert list(root.walk()) == [root, a, b]
+    assert root.at(()) is root
+    assert root.at((1,)) is b
+
+
 @pytest.fixture
 def dense():
     rng = np.random.default_rng(4)
     return rng.uniform(0, 5, (12, 3)), np.arange(12) % 3, np.eye(3) * 5.0
 
 
-def plain(dense, spec):
-    """Edges and angle-edges by the definition: sort by distance, cut, then exclude."""
+def listed(dense, root, spec, around):
+    """Keys of the edges of a list, by the definition: sort all by distance, count places, then leave out."""
     positions, types, cell = dense
-    rows = brute_force(positions, cell, FULL, spec.cutoff)
-    edges, angular = set(), set()
+    rows = brute_force(positions, cell, FULL, root.cutoff)
     excluded = {frozenset(pair) for pair in spec.exclude_types}
+    found = set()
     for i in range(len(types)):
         mine = rows[rows[:, 0] == i]
         mine = mine[np.argsort(np.linalg.norm(mine[:, 2:], axis=1))]
-        for slot, row in enumerate(mine[: spec.e_sel]):
-            if frozenset((types[i], types[int(row[1])])) in excluded:
-                continue
-            key = (i, int(row[1]), *np.round(row[2:], 6))
-            edges.add(key)
-            if slot < spec.a_sel and np.linalg.norm(row[2:]) < spec.a_rcut:
-                angular.add(key)
-    return edges, angular
+        seen = dict.fromkeys(range(3), 0)
+        for place, row in enumerate(mine):
+            t, r = types[int(row[1])], np.linalg.norm(row[2:])
+            place_of_type, seen[t] = seen[t], seen[t] + 1
+            keep = place < spec.sel and (r < spec.cutoff if spec.strict else r <= spec.cutoff)
+            keep = keep and (not spec.sel_by_type or place_of_type < spec.sel_by_type[t])
+            keep = keep and (not spec.only or (types[i], t) in spec.only)
+            if keep and frozenset((types[i], t)) not in excluded:
+                found.add((i, int(row[1]), *np.round(row[2:], 6)))
+    return found if around is None else found & around
+
+
+ANGLES = NeighborSpec(3.5, 3, strict=True, pairs=True)
 
 
 @pytest.mark.parametrize(
     "spec",
     [
-        NeighborSpec(4.0, 200, 3.0, 100),
         NeighborSpec(4.0, 200),
-        NeighborSpec(4.0, 7, 3.5, 100),
-        NeighborSpec(4.0, 200, 3.5, 3),
-        NeighborSpec(4.0, 7, 3.9, 5),
-        NeighborSpec(4.0, 7, 3.9, 5, ((0, 1),)),
-        NeighborSpec(4.0, 200, 3.0, 4, ((2, 2), (1, 0))),
+        NeighborSpec(4.0, 200, inner=(NeighborSpec(3.0, 100, strict=True),)),
+        NeighborSpec(4.0, 7, inner=(ANGLES,)),
+        NeighborSpec(4.0, 7, exclude_types=((0, 1),), inner=(ANGLES,)),
+        NeighborSpec(4.0, 200, exclude_types=((2, 2), (1, 0)), inner=(ANGLES, NeighborSpec(3.9, 8))),
+        NeighborSpec(4.0, 9, (2, 4, 3)),
+        NeighborSpec(4.0, 100, (2, 0, 30), inner=(NeighborSpec(4.0, 100, only=((0, 2), (2, 0), (2, 2))),)),
+        NeighborSpec(4.0, 20, inner=(NeighborSpec(3.6, 12, (4, 4, 4), ((0, 0),), inner=(NeighborSpec(3.0, 5),)),)),
     ],
 )
-def test_selection_of_edges_and_angles(dense, spec):
-    edges, angular = plain(dense, spec)
+def test_lists_hold_the_edges_of_their_definition(dense, spec):
     graph = frame_graph(*dense, spec)
-    keys = [
-        (int(i), int(j), *np.round(d, 6))
-        for i, j, d in zip(graph.center, graph.neighbor, graph.displacements, strict=True)
-    ]
-    assert len(keys) == len(edges)
-    assert set(keys) == edges
-    assert {keys[e] for e in graph.angle_edge} == angular
-    assert np.all(np.diff(graph.angle_edge) > 0)
-    expected = angle_pairs(graph.center[graph.angle_edge], graph.n_atoms)
-    np.testing.assert_array_equal(graph.angle_ij, expected[0])
-    np.testing.assert_array_equal(graph.angle_ik, expected[1])
+    rows = zip(graph.center, graph.neighbor, graph.displacements, strict=True)
+    keys = [(int(i), int(j), *np.round(d, 6)) for i, j, d in rows]
+
+    def check(one, path, around):
+        expected = listed(dense, spec, one, around)
+        at = graph.edges_at(path)
+        assert np.all(np.diff(at) > 0)
+        assert {keys[e] for e in at} == expected
+        assert len(at) == len(expected)
+        for k, inner in enumerate(one.inner):
+            check(inner, (*path, k), expected)
+
+    check(spec, (), None)
 
 
 def test_frames_may_be_lists_and_views(dense):
     positions, types, cell = dense
-    spec = NeighborSpec(4.0, 7, 3.9, 5, ((0, 1),))
+    spec = NeighborSpec(4.0, 7, exclude_types=((0, 1),), inner=(ANGLES,))
     expected = frame_graph(positions, types, cell, spec)
     wide = np.zeros((12, 6))
     wide[:, ::2] = positions
     for p, t in ((positions.tolist(), types.tolist()), (wide[:, ::2], types.astype(np.int32))):
         found = frame_graph(p, t, cell, spec)
-        for name in ("types", "displacements", "center", "neighbor", "angle_edge", "angle_ij", "angle_ik"):
+        for name in ("types", "displacements", "center", "neighbor"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        np.testing.assert_array_equal(found.inner[0].edge, expected.inner[0].edge)
