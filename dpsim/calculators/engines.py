@@ -171,19 +171,22 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def open_engine(path: Path, device: str, dtype: str | None) -> Engine:
+def open_engine(path: Path, device: str, dtype: str | None, head: str | None = None) -> Engine:
     """Engine for a model file.
 
     Raises
     ------
     ModelError
-        If the file cannot be read, or a frozen model is asked for another floating-point type.
+        If the file cannot be read, is asked for a head that it does not have, or is frozen in another
+        floating-point type.
     """
     if not path.is_file():
         raise ModelError(f"{path}: there is no such model file")
     if dtype not in (None, "float32", "float64"):
         raise ModelError(f"dtype {dtype!r} is unknown: use float32, float64 or leave it out for the model's own")
     if path.suffix == ".pt2":
+        if head is not None:
+            raise ModelError(f"{path} has a single head: leave out head={head!r}")
         engine = FrozenEngine(path)
         if dtype not in (None, engine.facts.dtype):
             raise ModelError(
@@ -192,5 +195,5 @@ def open_engine(path: Path, device: str, dtype: str | None) -> Engine:
         if device not in ("auto", engine.device):
             raise ModelError(f"{path} is frozen for {engine.device}: freeze it with --device {device} to run it there")
         return engine
-    model = read_model(path)
+    model = read_model(path, head)
     return ModuleEngine(model if dtype is None else model.with_precision(dtype), resolve_device(device))

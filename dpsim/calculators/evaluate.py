@@ -134,7 +134,7 @@ def load(path: str | Path, head: str | None = None, device: str = "auto", dtype:
     Parameters
     ----------
     path
-        ``.safetensors``, ``.ckpt`` or ``.pt2`` of dpsim; ``.dp`` or ``.yaml`` of DeePMD-kit.
+        ``.safetensors``, ``.ckpt`` or ``.pt2`` of dpsim; ``.dp``, ``.yaml``, ``.pt`` or ``.pth`` of DeePMD-kit.
     head
         Branch of a multi-task model.
     device
@@ -149,9 +149,7 @@ def load(path: str | Path, head: str | None = None, device: str = "auto", dtype:
     """
     ops.keep_memory()
     path = Path(path)
-    if head is not None:
-        raise ModelError(f"{path} has a single head: leave out head={head!r}")
-    return Potential(open_engine(path, device, dtype), str(path))
+    return Potential(open_engine(path, device, dtype, head), str(path))
 
 
 __all__ = ["Potential", "Prediction", "load"]

@@ -22,7 +22,7 @@ from dpsim.model.checkpoint import load_model, model_from_state
 from dpsim.train.sampler import Cursor
 
 FORMAT_VERSION = 1
-SUFFIXES = (".safetensors", ".ckpt", ".pt2", ".dp", ".yaml", ".yml")
+SUFFIXES = (".safetensors", ".ckpt", ".pt2", ".dp", ".yaml", ".yml", ".pt", ".pth")
 """Suffixes of the model files that can be loaded."""
 _NAME = re.compile(r"^step-(\d+)\.ckpt$")
 
@@ -146,14 +146,25 @@ def load_checkpoint_model(path: str | Path) -> Model:
     return load_state(path).build_model(str(path))
 
 
-def read_model(path: Path) -> Model:
+def read_model(path: Path, head: str | None = None) -> Model:
     """Model of any file that holds modules (all but ``.pt2``).
+
+    Parameters
+    ----------
+    head
+        Branch of a multi-task model.
 
     Raises
     ------
     ModelError
-        If the suffix is unknown or the file cannot be read.
+        If the suffix is unknown, the file cannot be read, or `head` does not fit it.
     """
+    if path.suffix in (".pt", ".pth"):
+        from dpsim.model.peer.checkpoint import load_checkpoint, load_frozen
+
+        return (load_checkpoint if path.suffix == ".pt" else load_frozen)(path, head)
+    if head is not None:
+        raise ModelError(f"{path} has a single head: leave out head={head!r}")
     if path.suffix == ".safetensors":
         return load_model(path)
     if path.suffix == ".ckpt":
