@@ -30,7 +30,7 @@ def test_a_model_passes_and_sizes_stay_symbolic(model):
         hood = hood._replace(displacements=hood.displacements.requires_grad_(True))
         expected = model(hood)
         (slope,) = torch.autograd.grad(expected.sum(), hood.displacements)
-        atomic, gradient = run(*(tensor.detach() for tensor in hood))
+        atomic, gradient = run(*(tensor.detach() for tensor in hood.tensors()))
         torch.testing.assert_close(atomic, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(gradient, slope, rtol=0, atol=1e-12)
 
@@ -45,7 +45,7 @@ WRONG = {
 @pytest.mark.parametrize("operator", WRONG)
 def test_operators_that_are_compiled_wrongly_are_refused(model, monkeypatch, operator):
     """Their adjoints appear where rows of something differentiated are gathered with torch's own operators."""
-    whole = compiling._EnergyAndGradient.forward
+    whole = compiling._Outputs.forward
 
     def forward(self, *inputs):
         atomic, gradient = whole(self, *inputs)
@@ -54,6 +54,6 @@ def test_operators_that_are_compiled_wrongly_are_refused(model, monkeypatch, ope
         (more,) = torch.autograd.grad((rows**2).sum(), displacements)
         return atomic, gradient + more
 
-    monkeypatch.setattr(compiling._EnergyAndGradient, "forward", forward)
+    monkeypatch.setattr(compiling._Outputs, "forward", forward)
     with pytest.raises(AssertionError, match=f"the graph holds aten.{operator}.* use dpsim.ops.gather_rows"):
         trace(model, "cpu")

@@ -304,4 +304,4 @@ def test_a_serialised_model_survives_our_own_format(golden, tmp_path):
     read = load_serialized(golden / "dpa3_03_smooth_poly.dp")
     again = load_model(save_model(read, tmp_path / "copy.safetensors"))
     assert state_digest(again) == state_digest(read)
-    assert np.any(again.descriptor.mean.numpy())  # this model has a shift
+    assert np.any(again.descriptor.environment.mean.numpy())  # this model has a shift
