@@ -20,6 +20,10 @@ void segment_sum(const T *x, const int64_t *ptr, int64_t S, int64_t K, T *out);
 template <typename T>
 void segment_expand(const T *y, const int64_t *ptr, int64_t S, int64_t K, T *out);
 
+// out (S, K): largest number of each column of x (M, K) in each segment, 0 where there is none.
+template <typename T>
+void segment_max(const T *x, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
 // out (M, K): row index[m] of x (R, K).
 template <typename T>
 void gather_rows(const T *x, const int64_t *index, int64_t M, int64_t K, T *out);
@@ -41,6 +45,24 @@ void outer_dot(const T *t, const T *g, const int64_t *ptr, int64_t S, int64_t K,
 // out (M, K): rows of t (S, 3, K) of the item's segment, times h (M, 3), summed over the three.
 template <typename T>
 void outer_mix(const T *t, const T *h, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
+// ---- products between the items of a segment (kernels_pairs.cpp) --------------------------------
+
+// Items are the E edges of N centres, edge (N+1); the pairs of edge j with all edges of its centre,
+// in order, begin at pair[j], pair (E+1).
+struct PairPointers {
+  const int64_t *edge, *pair;
+  int64_t N;
+};
+
+// out (pairs, H) = q (E, H, D) of the first edge times k (E, H, D) of the second, summed over D.
+template <typename T>
+void pair_dot(const T *q, const T *k, const PairPointers &at, int64_t H, int64_t D, T *out);
+
+// out (E, H, D): sum over the pairs of each first edge of p (pairs, H) times v (E, H, D) of the
+// second edge; with `transpose` the two edges change roles.
+template <typename T>
+void pair_mix(const T *p, const T *v, const PairPointers &at, int64_t H, int64_t D, bool transpose, T *out);
 
 // ---- gather + activation + weighted segment sum (kernels_fused.cpp) -----------------------------
 

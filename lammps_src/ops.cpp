@@ -87,6 +87,17 @@ Tensor segment_expand(const Tensor &y_, const Tensor &ptr_, int64_t M) {
   return out;
 }
 
+Tensor segment_max(const Tensor &x_, const Tensor &ptr_, int64_t S) {
+  constexpr const char *name = "dpsim::segment_max";
+  const int64_t K = row_size(name, x_);
+  const Tensor x = x_.contiguous(), ptr = check_ptr(name, ptr_, x.size(0), S);
+  Tensor out = at::empty(with_rows(x, S), x.options());
+  DPSIM_FLOAT(x.scalar_type(), name, [&] {
+    kernels::segment_max(x.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K, out.data_ptr<scalar_t>());
+  });
+  return out;
+}
+
 Tensor gather_rows(const Tensor &x_, const Tensor &index_) {
   constexpr const char *name = "dpsim::gather_rows";
   const int64_t K = row_size(name, x_), M = index_.numel();
@@ -149,6 +160,57 @@ Tensor edge_outer_mix(const Tensor &t_, const Tensor &h_, const Tensor &ptr_) {
   DPSIM_FLOAT(t.scalar_type(), name, [&] {
     kernels::outer_mix(t.const_data_ptr<scalar_t>(), h.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K,
                        out.data_ptr<scalar_t>());
+  });
+  return out;
+}
+
+// ---- products between the edges of a centre -------------------------------------------------------
+
+// Pointers of E edges and A pairs, checked to be those of all pairs of the edges of each centre.
+struct PairIndex {
+  PairIndex(const char *name, const Tensor &edge_ptr, const Tensor &pair_ptr, int64_t E, int64_t A)
+      : N(edge_ptr.numel() - 1) {
+    TORCH_CHECK(N >= 0, name, ": edge_ptr is empty, expected one number more than there are centres");
+    edge = check_ptr(name, edge_ptr, E, N);
+    pair = check_ptr(name, pair_ptr, A, E);
+    const int64_t *e = edge.const_data_ptr<int64_t>(), *p = pair.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < N; ++i)
+      for (int64_t j = e[i]; j < e[i + 1]; ++j)
+        TORCH_CHECK(p[j + 1] - p[j] == e[i + 1] - e[i], name, ": pair_ptr gives edge ", j, " ", p[j + 1] - p[j],
+                    " pairs, expected one with each of the ", e[i + 1] - e[i], " edges of its centre");
+  }
+
+  kernels::PairPointers plain() const { return {edge.const_data_ptr<int64_t>(), pair.const_data_ptr<int64_t>(), N}; }
+
+  Tensor edge, pair;
+  int64_t N;
+};
+
+Tensor pair_dot(const Tensor &q_, const Tensor &k_, const Tensor &edge_ptr, const Tensor &pair_ptr, int64_t A) {
+  constexpr const char *name = "dpsim::pair_dot";
+  TORCH_CHECK(q_.dim() == 3, name, ": q is ", q_.sizes(), ", expected (edges, heads, columns)");
+  const int64_t E = q_.size(0), H = q_.size(1), D = q_.size(2);
+  const Tensor q = q_.contiguous(), k = rows(name, "k", k_, q, {E, H, D});
+  const PairIndex index(name, edge_ptr, pair_ptr, E, A);
+  Tensor out = at::empty({A, H}, q.options());
+  DPSIM_FLOAT(q.scalar_type(), name, [&] {
+    kernels::pair_dot(q.const_data_ptr<scalar_t>(), k.const_data_ptr<scalar_t>(), index.plain(), H, D,
+                      out.data_ptr<scalar_t>());
+  });
+  return out;
+}
+
+Tensor pair_mix(const Tensor &p_, const Tensor &v_, const Tensor &edge_ptr, const Tensor &pair_ptr, bool transpose) {
+  constexpr const char *name = "dpsim::pair_mix";
+  TORCH_CHECK(p_.dim() == 2 && v_.dim() == 3, name, ": p is ", p_.sizes(), " and v is ", v_.sizes(),
+              ", expected (pairs, heads) and (edges, heads, columns)");
+  const int64_t A = p_.size(0), E = v_.size(0), H = v_.size(1), D = v_.size(2);
+  const Tensor v = v_.contiguous(), p = rows(name, "p", p_, v, {A, H});
+  const PairIndex index(name, edge_ptr, pair_ptr, E, A);
+  Tensor out = at::empty({E, H, D}, v.options());
+  DPSIM_FLOAT(v.scalar_type(), name, [&] {
+    kernels::pair_mix(p.const_data_ptr<scalar_t>(), v.const_data_ptr<scalar_t>(), index.plain(), H, D, transpose,
+                      out.data_ptr<scalar_t>());
   });
   return out;
 }
@@ -271,11 +333,14 @@ TORCH_LIBRARY(dpsim, m) {
   m.def("halo_fold(Tensor g, Tensor owned_ref, Tensor plan) -> Tensor", tags);
   m.def("segment_sum(Tensor x, Tensor ptr, SymInt segments) -> Tensor", tags);
   m.def("segment_expand(Tensor y, Tensor ptr, SymInt items) -> Tensor", tags);
+  m.def("segment_max(Tensor x, Tensor ptr, SymInt segments) -> Tensor", tags);
   m.def("gather_rows(Tensor x, Tensor index) -> Tensor", tags);
   m.def("scatter_rows(Tensor g, Tensor index, SymInt rows) -> Tensor", tags);
   m.def("edge_outer_sum(Tensor h, Tensor g, Tensor ptr, SymInt segments) -> Tensor", tags);
   m.def("edge_outer_dot(Tensor t, Tensor g, Tensor ptr) -> Tensor", tags);
   m.def("edge_outer_mix(Tensor t, Tensor h, Tensor ptr) -> Tensor", tags);
+  m.def("pair_dot(Tensor q, Tensor k, Tensor edge_ptr, Tensor pair_ptr, SymInt pairs) -> Tensor", tags);
+  m.def("pair_mix(Tensor p, Tensor v, Tensor edge_ptr, Tensor pair_ptr, bool transpose) -> Tensor", tags);
   m.def("gather_act_reduce(" DPSIM_FUSED_SCHEMA ") -> (Tensor reduced, Tensor item)", tags);
   m.def("gather_act_reduce_backward(Tensor? grad_reduced, Tensor? grad_item, " DPSIM_FUSED_SCHEMA
         ") -> (Tensor dx, Tensor ds, Tensor db, Tensor dw)", tags);
@@ -293,11 +358,14 @@ TORCH_LIBRARY_IMPL(dpsim, CompositeExplicitAutograd, m) {
 TORCH_LIBRARY_IMPL(dpsim, CPU, m) {
   m.impl("segment_sum", &dpsim::segment_sum);
   m.impl("segment_expand", &dpsim::segment_expand);
+  m.impl("segment_max", &dpsim::segment_max);
   m.impl("gather_rows", &dpsim::gather_rows);
   m.impl("scatter_rows", &dpsim::scatter_rows);
   m.impl("edge_outer_sum", &dpsim::edge_outer_sum);
   m.impl("edge_outer_dot", &dpsim::edge_outer_dot);
   m.impl("edge_outer_mix", &dpsim::edge_outer_mix);
+  m.impl("pair_dot", &dpsim::pair_dot);
+  m.impl("pair_mix", &dpsim::pair_mix);
   m.impl("gather_act_reduce", &dpsim::gather_act_reduce);
   m.impl("gather_act_reduce_backward", &dpsim::gather_act_reduce_backward);
   m.impl("gather_act_reduce_double_backward", &dpsim::gather_act_reduce_double_backward);

@@ -64,9 +64,10 @@ def _register() -> None:
     from dpsim.ops.gather_act_reduce import register as register_fused
     from dpsim.ops.halo import register as register_halo
     from dpsim.ops.outer import register as register_outer
+    from dpsim.ops.pairs import register as register_pairs
     from dpsim.ops.rows import register as register_rows
 
-    for register in (register_halo, register_rows, register_outer, register_fused):
+    for register in (register_halo, register_rows, register_outer, register_pairs, register_fused):
         register()
 
 

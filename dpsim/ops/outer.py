@@ -49,7 +49,9 @@ def edge_outer_mix(t: Tensor, h: Tensor, ptr: Tensor) -> Tensor:
 
 
 def _sum(h: Tensor, g: Tensor, ptr: Tensor, centers: int) -> Tensor:
-    return torch.ops.dpsim.edge_outer_sum(h, g, ptr, centers) if native(g) else reference.edge_outer_sum(h, g, ptr)
+    if native(g):
+        return torch.ops.dpsim.edge_outer_sum(h, g, ptr, centers)
+    return reference.edge_outer_sum(h, g, ptr, centers)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -19,8 +19,8 @@ SILU, SILUT, TANH = 0, 1, 2
 
 def segment_ids(ptr: Tensor, items: int) -> Tensor:
     """Segment of each item, ``(M,)`` int64."""
-    segments = torch.arange(ptr.shape[0] - 1, device=ptr.device)
-    return torch.repeat_interleave(segments, ptr.diff(), output_size=items)
+    # No size here is one less than another: the exporter would take it to be neither 0 nor 1.
+    return torch.searchsorted(ptr, torch.arange(items, device=ptr.device), right=True) - 1
 
 
 def scatter_rows(g: Tensor, index: Tensor, rows: int) -> Tensor:
@@ -28,9 +28,9 @@ def scatter_rows(g: Tensor, index: Tensor, rows: int) -> Tensor:
     return g.new_zeros((rows, *g.shape[1:])).index_add(0, index, g)
 
 
-def segment_sum(x: Tensor, ptr: Tensor) -> Tensor:
+def segment_sum(x: Tensor, ptr: Tensor, segments: int) -> Tensor:
     """Sum of the rows of each segment."""
-    return scatter_rows(x, segment_ids(ptr, x.shape[0]), ptr.shape[0] - 1)
+    return scatter_rows(x, segment_ids(ptr, x.shape[0]), segments)
 
 
 def segment_expand(y: Tensor, ptr: Tensor, items: int) -> Tensor:
@@ -38,16 +38,16 @@ def segment_expand(y: Tensor, ptr: Tensor, items: int) -> Tensor:
     return y.index_select(0, segment_ids(ptr, items))
 
 
-def segment_max(x: Tensor, ptr: Tensor) -> Tensor:
+def segment_max(x: Tensor, ptr: Tensor, segments: int) -> Tensor:
     """Largest number in each column of a segment, 0 where it has no rows; not differentiated."""
     x = x.detach()
     index = segment_ids(ptr, x.shape[0]).view(-1, *[1] * (x.dim() - 1)).expand_as(x)
-    return x.new_zeros((ptr.shape[0] - 1, *x.shape[1:])).scatter_reduce(0, index, x, "amax", include_self=False)
+    return x.new_zeros((segments, *x.shape[1:])).scatter_reduce(0, index, x, "amax", include_self=False)
 
 
-def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
+def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor, centers: int) -> Tensor:
     """Sum over the edges of each centre of ``h ⊗ g``."""
-    return segment_sum(h[:, :, None] * g[:, None, :], ptr)
+    return segment_sum(h[:, :, None] * g[:, None, :], ptr, centers)
 
 
 def edge_outer_dot(t: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ def edge_outer_mix(t: Tensor, h: Tensor, ptr: Tensor) -> Tensor:
 def pair_edges(edge_ptr: Tensor, pair_ptr: Tensor, edges: int, pairs: int) -> tuple[Tensor, Tensor]:
     """Both edges of each pair, ``(A,)`` int64 each."""
     ij = segment_ids(pair_ptr, pairs)
-    first = segment_expand(edge_ptr[:-1], edge_ptr, edges) - pair_ptr[:-1]  # so that it starts again at every edge
-    return ij, torch.arange(pairs, device=ij.device) + first.index_select(0, ij)
+    first = edge_ptr.index_select(0, segment_ids(edge_ptr, edges).index_select(0, ij))
+    return ij, first + torch.arange(pairs, device=ij.device) - pair_ptr.index_select(0, ij)
 
 
 def pair_dot(q: Tensor, k: Tensor, edge_ptr: Tensor, pair_ptr: Tensor, pairs: int) -> Tensor:
@@ -131,20 +131,18 @@ class _Block(NamedTuple):
 def _blocks(edge_ptr: Tensor, pair_ptr: Tensor, heads: int) -> Iterator[_Block]:
     pointers = edge_ptr.tolist()
     counts = [after - before for before, after in itertools.pairwise(pointers)]
-    pairs = 0
+    first_pair = 0
     for start, stop in _groups(counts, heads):
-        ptr, inside = edge_ptr[start : stop + 1], counts[start:stop]
         edges = slice(pointers[start], pointers[stop])
-        rows, items, width = edges.stop - edges.start, sum(n * n for n in inside), max(inside, default=0)
-        center = segment_ids(ptr, rows)
-        edge = torch.arange(edges.start, edges.stop, device=ptr.device)
-        edge_at = center * width + edge - ptr[:-1].index_select(0, center)
-        row_ptr = pair_ptr[edges.start : edges.stop + 1]
-        row = segment_ids(row_ptr, items)
-        pair = torch.arange(pairs, pairs + items, device=ptr.device)
-        pair_at = edge_at.index_select(0, row) * width + pair - row_ptr[:-1].index_select(0, row)
-        yield _Block(stop - start, width, edges, slice(pairs, pairs + items), edge_at, pair_at)
-        pairs += items
+        pairs = slice(first_pair, first_pair + sum(n * n for n in counts[start:stop]))
+        first_pair, width = pairs.stop, max(counts[start:stop], default=0)
+        edge = torch.arange(edges.start, edges.stop, device=edge_ptr.device)
+        center = torch.searchsorted(edge_ptr, edge, right=True) - 1
+        edge_at = (center - start) * width + edge - edge_ptr.index_select(0, center)
+        pair = torch.arange(pairs.start, pairs.stop, device=edge_ptr.device)
+        row = torch.searchsorted(pair_ptr, pair, right=True) - 1
+        pair_at = edge_at.index_select(0, row - edges.start) * width + pair - pair_ptr.index_select(0, row)
+        yield _Block(stop - start, width, edges, pairs, edge_at, pair_at)
 
 
 def _groups(counts: list[int], heads: int) -> Iterator[tuple[int, int]]:
@@ -184,4 +182,4 @@ def gather_act_reduce(
     """Activate ``x + s[segment] + b[b_index]``; sum the first `c1` columns by segment, return the others."""
     pre = x + segment_expand(s, ptr, x.shape[0]) + b.index_select(0, b_index)
     value = activate(pre, activation, threshold)
-    return segment_sum(w[:, None] * value[:, :c1], ptr), value[:, c1:]
+    return segment_sum(w[:, None] * value[:, :c1], ptr, s.shape[0]), value[:, c1:]

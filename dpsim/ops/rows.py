@@ -34,7 +34,8 @@ def segment_max(x: Tensor, ptr: Tensor, like: Tensor) -> Tensor:
 
     No gradient passes: it serves as a shift that cancels, as in a softmax.
     """
-    return reference.segment_max(x, ptr)
+    x, segments = x.detach(), like.shape[0]
+    return torch.ops.dpsim.segment_max(x, ptr, segments) if native(x) else reference.segment_max(x, ptr, segments)
 
 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ def scatter_rows(g: Tensor, index: Tensor, like: Tensor) -> Tensor:
 
 
 def _segment_sum(x: Tensor, ptr: Tensor, segments: int) -> Tensor:
-    return torch.ops.dpsim.segment_sum(x, ptr, segments) if native(x) else reference.segment_sum(x, ptr)
+    return torch.ops.dpsim.segment_sum(x, ptr, segments) if native(x) else reference.segment_sum(x, ptr, segments)
 
 
 def _segment_expand(y: Tensor, ptr: Tensor, items: int) -> Tensor:
@@ -89,14 +90,20 @@ def _scatter_rows_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return gather_rows(grad, ctx.saved_tensors[0]), None, None
 
 
+def _no_backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
+    return None, None, None
+
+
 def register() -> None:
     """Register fake kernels and derivatives with torch."""
     fake, autograd = torch.library.register_fake, torch.library.register_autograd
     fake("dpsim::segment_sum", _fake_rows)
     fake("dpsim::segment_expand", _fake_rows)
+    fake("dpsim::segment_max", _fake_rows)
     fake("dpsim::gather_rows", lambda x, index: _fake_rows(x, index, index.shape[0]))
     fake("dpsim::scatter_rows", _fake_rows)
     autograd("dpsim::segment_sum", _segment_sum_backward, setup_context=_save)
     autograd("dpsim::segment_expand", _segment_expand_backward, setup_context=_save)
+    autograd("dpsim::segment_max", _no_backward)
     autograd("dpsim::gather_rows", _gather_rows_backward, setup_context=_save)
     autograd("dpsim::scatter_rows", _scatter_rows_backward, setup_context=_save)

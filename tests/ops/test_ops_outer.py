@@ -23,7 +23,7 @@ def tensors(columns: int, dtype: torch.dtype = torch.float64) -> dict[str, Tenso
 
 OPERATORS = [(ops.edge_outer_sum, "hg"), (ops.edge_outer_dot, "tg"), (ops.edge_outer_mix, "th")]
 PLAIN = {
-    ops.edge_outer_sum: reference.edge_outer_sum,
+    ops.edge_outer_sum: lambda h, g, ptr: reference.edge_outer_sum(h, g, ptr, len(ptr) - 1),
     ops.edge_outer_dot: reference.edge_outer_dot,
     ops.edge_outer_mix: reference.edge_outer_mix,
 }
@@ -64,7 +64,7 @@ def test_float32_and_result_rows() -> None:
     t = tensors(20, torch.float32)
     got = ops.edge_outer_sum(t["h"], t["g"], PTR, PTR[1:])
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got, reference.edge_outer_sum(t["h"], t["g"], PTR))
+    torch.testing.assert_close(got, reference.edge_outer_sum(t["h"], t["g"], PTR, 4))
     with pytest.raises(RuntimeError, match=r"expected int64 \(6\) for 5 segments"):
         ops.edge_outer_sum(t["h"], t["g"], PTR, PTR)
 
