@@ -72,7 +72,11 @@ def _dot(q: Tensor, k: Tensor, edge_ptr: Tensor, pair_ptr: Tensor, pairs: int) -
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
-    ctx.transpose = inputs[4]  # of pair_mix
+
+
+def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.transpose = inputs[4]
 
 
 def _dot_backward(ctx: Any, p: Tensor) -> tuple[Tensor | None, ...]:
@@ -98,4 +102,4 @@ def register() -> None:
     fake("dpsim::pair_dot", lambda q, k, edge_ptr, pair_ptr, pairs: q.new_empty((pairs, q.shape[1])))
     fake("dpsim::pair_mix", lambda p, v, edge_ptr, pair_ptr, transpose: v.new_empty(v.shape))
     autograd("dpsim::pair_dot", _dot_backward, setup_context=_save)
-    autograd("dpsim::pair_mix", _mix_backward, setup_context=_save)
+    autograd("dpsim::pair_mix", _mix_backward, setup_context=_save_mix)
