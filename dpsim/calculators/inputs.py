@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dpsim.calculators.engines import ModelFacts
 from dpsim.errors import DataError, ModelError
-from dpsim.physics.neighbors import FrameGraph, frame_graph
+from dpsim.physics.neighbors import CHARGES, SPINS, FrameGraph, frame_graph
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -84,10 +84,21 @@ def _parameters(
             value = default
         if size:
             found[name] = _numbers(value, shape, f"{where}: {name}")
+    if "charge_spin" in found:
+        _check_charge_spin(found["charge_spin"], where)
     superfluous = sorted(name for name, value in frame.items() if value is not None)
     if superfluous:
         raise ModelError(f"{where}: {source} takes no {', '.join(superfluous)}: leave it out")
     return found
+
+
+def _check_charge_spin(values: FloatArray, where: str) -> None:
+    charge, spin = values
+    if not (charge in CHARGES and spin in SPINS):
+        raise DataError(
+            f"{where}: charge_spin is {values.tolist()}, expected a whole charge of {CHARGES[0]} to {CHARGES[-1]} "
+            f"and a multiplicity of {SPINS[0]} to {SPINS[-1]}"
+        )
 
 
 def _numbers(value: Any, shape: tuple[int, ...], what: str) -> FloatArray:

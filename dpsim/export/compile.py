@@ -46,6 +46,10 @@ def describe(model: Model, device: str) -> FrozenMetadata:
     )
 
 
+_FRAMES = 4
+"""Frames of the example; parameters of a single one would be taken for a constant size."""
+
+
 def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
     """A neighbourhood whose sizes all differ, so that tracing keeps them apart."""
     rng = np.random.default_rng(0)
@@ -60,9 +64,10 @@ def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
         extra = torch.zeros(5, dtype=torch.int64)  # remote rows, as on several ranks
         hood = hood._replace(
             row_types=torch.cat([hood.types, extra]),
-            fparam=torch.zeros(1, inputs.n_fparam, dtype=torch.float64) if inputs.n_fparam else None,
+            frame=torch.arange(n_atoms) * _FRAMES // n_atoms,
+            fparam=torch.zeros(_FRAMES, inputs.n_fparam, dtype=torch.float64) if inputs.n_fparam else None,
             aparam=torch.zeros(n_atoms, inputs.n_aparam, dtype=torch.float64) if inputs.n_aparam else None,
-            charge_spin=torch.tensor([[0.0, 1.0]], dtype=torch.float64) if inputs.charge_spin else None,
+            charge_spin=torch.tensor([[0.0, 1.0]] * _FRAMES, dtype=torch.float64) if inputs.charge_spin else None,
         )
         if _sizes_differ(hood):
             return hood.to(device).tensors()
@@ -71,7 +76,7 @@ def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
 
 def _sizes_differ(hood: Neighborhood) -> bool:
     """Whether no two of atoms, rows, edges and pairs of all lists are as many, or as many as pointers."""
-    sizes = [len(hood.types), len(hood.row_types), len(hood.center)]
+    sizes = [_FRAMES, len(hood.types), len(hood.row_types), len(hood.center)]
     lists: list[Neighborhood | InnerList] = [hood]
     while lists:
         one = lists.pop()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dpsim.fittings import PropertyFittingConfig
 from dpsim.model.base import Model
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import ModelInputs
@@ -33,8 +34,16 @@ class PotentialModel(Model):
             n_types, self.descriptor.dim_out, self.descriptor.dim_basis, mixed_types=config.descriptor.mixed_types
         )
         self.output, self.output_shape = fitting.output, fitting.output_shape
+        if isinstance(fitting, PropertyFittingConfig):
+            self.intensive, self.property_name = fitting.intensive, fitting.property_name
         self.message_passing_layers = config.descriptor.message_passing_layers
-        self.inputs = ModelInputs(fitting.numb_fparam, fitting.numb_aparam, default_fparam=fitting.default_fparam)
+        self.inputs = ModelInputs(
+            fitting.numb_fparam,
+            fitting.numb_aparam,
+            config.descriptor.takes_charge_spin,
+            fitting.default_fparam,
+            config.descriptor.default_chg_spin if config.descriptor.takes_charge_spin else None,
+        )
         self.register_buffer("out_bias", torch.zeros(n_types, *fitting.bias_shape, dtype=torch.float64))
         self.register_buffer("out_std", torch.ones(n_types, *fitting.bias_shape, dtype=torch.float64))
         weight = torch.ones(n_types, dtype=torch.float64)

@@ -24,6 +24,12 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 
+CHARGES = range(-100, 100)
+"""Total charges, in e, that a model may take."""
+SPINS = range(100)
+"""Spin multiplicities that a model may take."""
+
+
 class NeighborSpec(NamedTuple):
     """What a model needs of its neighbourhood: a list of edges, and lists within it.
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from dpsim.config import Config, Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
 from dpsim.nn.activation_name import ActivationName
-from dpsim.physics.neighbors import NeighborSpec
+from dpsim.physics.neighbors import CHARGES, SPINS, NeighborSpec
 
 if TYPE_CHECKING:
     from dpsim.descriptors.dpa3.descriptor import DPA3
@@ -139,6 +139,30 @@ class DPA3Config(Config):
     """Added to distances before division, in Å."""
     use_tebd_bias: bool = False
     """Bias in the type embedding."""
+
+    add_chg_spin_ebd: bool = False
+    """Take total charge and spin multiplicity of a frame."""
+    default_chg_spin: tuple[int, int] | None = None
+    """Charge and multiplicity where none are given."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DPA3Config:
+        if self.default_chg_spin is None:
+            return self
+        if not self.add_chg_spin_ebd:
+            raise ValueError("default_chg_spin has no effect without add_chg_spin_ebd: true")
+        charge, spin = self.default_chg_spin
+        if charge not in CHARGES or spin not in SPINS:
+            raise ValueError(
+                f"default_chg_spin is {list(self.default_chg_spin)}, expected a charge of {CHARGES[0]} to "
+                f"{CHARGES[-1]} and a multiplicity of {SPINS[0]} to {SPINS[-1]}"
+            )
+        return self
+
+    @property
+    def takes_charge_spin(self) -> bool:
+        """Whether total charge and spin multiplicity enter."""
+        return self.add_chg_spin_ebd
 
     @property
     def mixed_types(self) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dpsim import ops
 from dpsim.descriptors.described import Described
+from dpsim.descriptors.dpa3.charge_spin import ChargeSpinEmbedding
 from dpsim.descriptors.dpa3.config import DPA3Config
 from dpsim.descriptors.dpa3.layer import Features, Geometry, RepFlowLayer
 from dpsim.descriptors.environment import Environment
@@ -41,6 +42,8 @@ class DPA3(nn.Module):
         self.dtype = torch.float32 if config.precision == "float32" else torch.float64
         self.phi = activation(config.activation_function)
         self.type_embedding = TypeEmbedding(type_map, flow.n_dim, bias=config.use_tebd_bias, dtype=self.dtype)
+        if config.add_chg_spin_ebd:
+            self.charge_spin = ChargeSpinEmbedding(flow.n_dim, self.phi, dtype=self.dtype)
         self.edge_embedding = Linear(1, flow.e_dim, dtype=self.dtype)
         self.angle_embedding = Linear(1, flow.a_dim, bias=False, dtype=self.dtype)
         self.layers = nn.ModuleList(
@@ -73,8 +76,13 @@ class DPA3(nn.Module):
             features = layer(features, geometry)
         out = features.node
         if self.config.concat_output_tebd:
-            out = torch.cat([out, self.type_embedding(neighborhood.types)], dim=1)
+            out = torch.cat([out, self.row_inputs(neighborhood)[: neighborhood.n_atoms]], dim=1)
         return Described(out, self.directions(features.edge, geometry) if self.basis else None)
+
+    def row_inputs(self, neighborhood: Neighborhood) -> Tensor:
+        """What is known of each feature row before its neighbours, ``(R, n_dim)``."""
+        rows: Tensor = self.type_embedding(neighborhood.row_types)
+        return rows + self.charge_spin(neighborhood) if self.config.add_chg_spin_ebd else rows
 
     def directions(self, edge: Tensor, geometry: Geometry) -> Tensor:
         """Basis ``(N, e_dim, 3)`` from the edge features after the last layer (§4.7)."""
@@ -89,7 +97,7 @@ class DPA3(nn.Module):
         edge = self.edge_embedding((env.r if flow.edge_init_use_dist else env.radial).unsqueeze(1))
         if not flow.edge_init_use_dist:
             edge = self.phi(edge)
-        rows = self.phi(self.type_embedding(neighborhood.row_types))
+        rows = self.phi(self.row_inputs(neighborhood))
         near = neighborhood.inner[0] if flow.update_angle else None
         angle, asw = self.initial_angles(near, env.d, env.r) if near else (edge[:0, :0], env.r[:0])
         geometry = Geometry(neighborhood, near, env.sw, env.vector * env.sw.unsqueeze(1), asw)

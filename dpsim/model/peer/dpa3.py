@@ -20,6 +20,7 @@ from dpsim.model.peer.family import (
     renamed,
 )
 from dpsim.model.peer.section import InputSection, Section
+from dpsim.physics.neighbors import CHARGES, SPINS
 
 _LINEARS = {
     "node_self_mlp": "node_self",
@@ -33,6 +34,7 @@ _LINEARS = {
     "a_compress_e_linear": "compress_edge",
 }
 _RESIDUALS = {"n_residual": "node_residual", "e_residual": "edge_residual", "a_residual": "angle_residual"}
+_TABLES = {"chg_embedding": "charge", "spin_embedding": "spin"}
 _LAYER_KEYS = (
     "a_compress_rate", "a_compress_e_rate", "a_compress_use_split", "n_multi_edge_message", "axis_neuron",
     "update_angle", "update_style", "update_residual", "update_residual_init", "smooth_edge_update",
@@ -51,7 +53,7 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
     def read(self, section: Section, context: Context) -> tuple[Settings, Arrays]:
         """See `Family.read`."""
         section.expect("Descriptor", (1, 2))
-        section.require(type="dpa3", use_econf_tebd=False, add_chg_spin_ebd=False)
+        section.require(type="dpa3", use_econf_tebd=False)
         config = {
             "type": self.type,
             "repflow": _flow(section.section("repflow_args"), {}),
@@ -61,12 +63,19 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
             "exclude_types": records.pairs(section.take("exclude_types", ())),
             "env_protection": section.take("env_protection", 0.0),
             "use_tebd_bias": section.take("use_tebd_bias", False),
+            **_charge_spin(section),
         }
         state = records.read_type_embedding(
             section.section("type_embedding"), "type_embedding.", bias=config["use_tebd_bias"]
         )
         state |= self._flow_state(section.section("repflow_variable"))
-        section.ignore("ntypes", "trainable", "use_loc_mapping", "type_map", "default_chg_spin", "seed")
+        if config["add_chg_spin_ebd"]:
+            for peer_name, name in _TABLES.items():
+                state |= records.read_type_embedding(section.section(peer_name), f"charge_spin.{name}.", bias=False)
+            mixing = section.take("mix_cs_mlp")
+            state |= records.read_layer(mixing, f"{section.where}.mix_cs_mlp", "charge_spin.mix.")
+        section.ignore(*_TABLES, "mix_cs_mlp")  # null in models without
+        section.ignore("ntypes", "trainable", "use_loc_mapping", "type_map", "seed")
         section.finish()
         return config, state
 
@@ -84,6 +93,7 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
     def write(self, config: DPA3Config, state: Mapping[str, np.ndarray], context: Context) -> Tree:
         """See `Family.write`."""
         flow, precision = config.repflow, config.precision
+        default = config.default_chg_spin
         arguments = flow.model_dump() | {"optim_update": True}
         return {
             "@class": "Descriptor",
@@ -100,8 +110,9 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
             "use_econf_tebd": False,
             "use_tebd_bias": config.use_tebd_bias,
             "use_loc_mapping": True,
-            "add_chg_spin_ebd": False,
-            "default_chg_spin": None,
+            "add_chg_spin_ebd": config.add_chg_spin_ebd,
+            "default_chg_spin": None if default is None else list(default),
+            **_charge_spin_tree(config, state),
             "type_map": list(context.type_map),
             "type_embedding": records.write_type_embedding(
                 state, "type_embedding.", type_map=context.type_map, precision=precision
@@ -119,6 +130,9 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
         """See `Family.torch_names`."""
         rules: list[Any] = [
             *records.type_embedding_rule(r"type_embedding", "type_embedding"),
+            *records.type_embedding_rule(r"charge_spin\.charge", "chg_embedding"),
+            *records.type_embedding_rule(r"charge_spin\.spin", "spin_embedding"),
+            *records.linear_rule(r"charge_spin\.mix", "mix_cs_mlp"),
             *records.linear_rule(r"edge_embedding", "repflows.edge_embd"),
             *records.linear_rule(r"angle_embedding", "repflows.angle_embd"),
             *records.statistics_rule(r"environment", "repflows"),
@@ -132,7 +146,7 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
     def from_input(self, section: InputSection, context: Context) -> Settings:
         """See `Family.from_input`."""
         section.ignore("type", "use_loc_mapping")
-        section.require(use_econf_tebd=False, add_chg_spin_ebd=False, default_chg_spin=None)
+        section.require(use_econf_tebd=False)
         section.for_training(context.training, context.notes)
         flow = section.section("repflow")
         config = {
@@ -144,6 +158,7 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
             "exclude_types": records.pairs(section.take("exclude_types", ())),
             "env_protection": section.take("env_protection", 0.0),
             "use_tebd_bias": section.take("use_tebd_bias", False),
+            **_charge_spin(section),
         }
         section.finish()
         return config
@@ -168,6 +183,23 @@ def _flow(section: Section, given: Settings) -> Settings:
     section.ignore("optim_update")
     section.finish()
     return config
+
+
+def _charge_spin(section: Section) -> Settings:
+    taken, default = section.take("add_chg_spin_ebd", False), section.take("default_chg_spin", None)
+    return {"add_chg_spin_ebd": taken, "default_chg_spin": default if taken else None}
+
+
+def _charge_spin_tree(config: DPA3Config, state: Mapping[str, np.ndarray]) -> Tree:
+    if not config.add_chg_spin_ebd:
+        return {}
+    trees: Tree = {
+        peer_name: records.write_type_embedding(
+            state, f"charge_spin.{name}.", type_map=[str(k) for k in numbers], precision=config.precision
+        )
+        for (peer_name, name), numbers in zip(_TABLES.items(), (CHARGES, SPINS), strict=True)
+    }
+    return trees | {"mix_cs_mlp": records.write_layer(state, "charge_spin.mix.", precision=config.precision)}
 
 
 def _layer_state(section: Section, prefix: str) -> Arrays:
