@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -9,12 +11,21 @@ from dpsim.fittings.settings import FittingSettings
 from dpsim.nn.linear import ResidualNetwork
 from dpsim.physics.neighborhood import Neighborhood
 
+if TYPE_CHECKING:
+    from dpsim.descriptors.described import Described
+
 
 class FittingNetwork(nn.Module):
     """Rows ``(N, n_out)`` from descriptors ``(N, D)`` and the parameters of frames and atoms.
 
     With ``mixed_types`` (descriptors that know the element of the centre) one network serves all types,
     otherwise each type has its own.
+
+    Parameters
+    ----------
+    own_bias
+        Rows have a bias by type that is part of the network, because the output bias is not added to them or acts
+        on something else than rows.
     """
 
     fparam_mean: Tensor
@@ -22,13 +33,21 @@ class FittingNetwork(nn.Module):
     aparam_mean: Tensor
     aparam_inv_std: Tensor
     case_embedding: Tensor
+    bias_by_type: Tensor
     weight_by_type: Tensor
 
     def __init__(
-        self, config: FittingSettings, n_types: int, dim_descriptor: int, n_out: int, *, mixed_types: bool
+        self,
+        config: FittingSettings,
+        n_types: int,
+        dim_descriptor: int,
+        n_out: int,
+        *,
+        mixed_types: bool,
+        own_bias: bool = False,
     ) -> None:
         super().__init__()
-        self.config, self.dim_descriptor = config, dim_descriptor
+        self.config, self.dim_descriptor, self.own_bias = config, dim_descriptor, own_bias
         self.dtype = torch.float32 if config.precision == "float32" else torch.float64
         self._scales("fparam", config.numb_fparam)
         self._scales("aparam", config.numb_aparam)
@@ -41,6 +60,8 @@ class FittingNetwork(nn.Module):
             )
             for _ in range(1 if mixed_types else n_types)
         )
+        if own_bias:
+            self.register_buffer("bias_by_type", torch.zeros(n_types, n_out, dtype=self.dtype))
         weight = torch.ones(n_types, 1, dtype=self.dtype)
         weight[list(config.exclude_types)] = 0.0
         self.register_buffer("weight_by_type", weight, persistent=False)
@@ -53,6 +74,8 @@ class FittingNetwork(nn.Module):
     def rows(self, features: Tensor, hood: Neighborhood) -> Tensor:
         """Rows ``(N, n_out)`` in the network's floating-point type; zero for excluded types."""
         out = self.evaluate(self.inputs(features.to(self.dtype), hood), hood.types)
+        if self.own_bias:
+            out = out + self.bias_by_type.index_select(0, hood.types)
         return out * self.weight_by_type.index_select(0, hood.types) if self.config.exclude_types else out
 
     def inputs(self, features: Tensor, hood: Neighborhood) -> Tensor:
@@ -80,6 +103,12 @@ class FittingNetwork(nn.Module):
             total = torch.where((types == index).unsqueeze(1), row, total)
         return total
 
-    def with_bias(self, values: Tensor, bias: Tensor, std: Tensor | None, types: Tensor) -> Tensor:
+    def with_bias(self, values: Tensor, bias: Tensor, std: Tensor, types: Tensor) -> Tensor:
         """Atomic outputs ``(N, ...)`` with the output bias ``(n_types, ...)`` of their types added, in float64."""
         return values + bias.index_select(0, types)
+
+
+def directions(described: Described, dtype: torch.dtype) -> Tensor:
+    """Directions ``(N, M, 3)`` of a descriptor that was built with them, in a floating-point type."""
+    assert described.basis is not None, "the descriptor was built without directions"
+    return described.basis.to(dtype)

@@ -40,6 +40,10 @@ class ModelConfig(Config):
         outside = sorted(t for t in excluded | set(self.atom_exclude_types) if not 0 <= t < n_types)
         if outside:
             raise ValueError(f"excluded types {outside} are outside 0..{n_types - 1}")
+        try:
+            self.fitting.check_types(n_types)
+        except ValueError as error:
+            raise ValueError(f"fitting.{error}") from None
         return self
 
     def neighbors(self) -> NeighborSpec:

@@ -25,6 +25,12 @@ class EnergyFittingConfig(FittingSettings):
         """One number an atom."""
         return ()
 
+    def check_types(self, n_types: int) -> None:
+        """See `FittingSettings.check_types`."""
+        super().check_types(n_types)
+        if self.vacuum_types is not None and len(self.vacuum_types) != n_types:
+            raise ValueError(f"vacuum_types has {len(self.vacuum_types)} entries, expected one a type ({n_types})")
+
     def build(self, n_types: int, dim_descriptor: int, dim_basis: int, *, mixed_types: bool) -> EnergyFitting:
         """Make the module, with fresh parameters from torch's generator."""
         from dpsim.fittings.energy.fitting import EnergyFitting

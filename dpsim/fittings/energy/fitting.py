@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from dpsim.descriptors.described import Described
 from dpsim.fittings.energy.config import EnergyFittingConfig
 from dpsim.fittings.network import FittingNetwork
 from dpsim.physics.neighborhood import Neighborhood
+
+if TYPE_CHECKING:
+    from dpsim.descriptors.described import Described
 
 
 class EnergyFitting(FittingNetwork):

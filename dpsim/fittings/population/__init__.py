@@ -1,0 +1,1 @@
+"""Electrons of either spin at each atom."""

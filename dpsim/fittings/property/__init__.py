@@ -1,0 +1,1 @@
+"""Any property that atoms add up to, or that is their mean."""
