@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,20 @@ if TYPE_CHECKING:
     from dpsim.workflow.stages.train import TrainStage
 
 
+@dataclass
+class Request:
+    """What is to be trained on what."""
+
+    settings: dict[str, Any]
+    """Of a `TrainConfig`."""
+    data: list[Path]
+    valid: list[Path] | None
+    start: Path | None
+    type_map: tuple[str, ...] | None
+
+
 @click.command("train")
-@click.argument("file", metavar="INPUT.yaml", type=click.Path(path_type=Path))
+@click.argument("file", metavar="INPUT", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), default="train", show_default=True)
 @click.option("--restart", type=click.Path(path_type=Path, exists=True), help="Go on from this checkpoint.")
 @click.option("--init-model", type=click.Path(path_type=Path, exists=True), help="Start from the weights of a model.")
@@ -31,7 +44,7 @@ def command(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train the model that INPUT.yaml declares: the keys of one train stage, with paths of data sets.
+    """Train the model that INPUT declares: the keys of one train stage, with paths of data sets.
 
     \b
         type_map: [O, H]
@@ -40,12 +53,11 @@ def command(
         model: {preset: dpa3-tiny}
         steps: 2000
 
-    Data may also be a list or a pattern. The same command again continues a training that was stopped.
+    Data may also be a list or a pattern. An input.json of DeePMD-kit does as well. The same command again continues a
+    training that was stopped.
     """
-    stage, type_map = read_input(file, overrides)
-    data, valid = paths_of(stage.data, file.parent, "data"), paths_of(stage.valid, file.parent, "valid")
-    start = paths_of(stage.start_from, file.parent, "start_from")
-    if init_model is not None and start:
+    request = (read_peer_input if file.suffix == ".json" else read_stage)(file, overrides)
+    if init_model is not None and request.start is not None:
         raise ConfigError(f"{file} has start_from and the command --init-model; give one of them")
 
     import logging
@@ -53,21 +65,17 @@ def command(
     from dpsim.train.config import TrainConfig
     from dpsim.train.trainer import train
     from dpsim.workflow.progress import ProgressLine
-    from dpsim.workflow.stages.train import part_of, validation_of
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    settings = {name: getattr(stage, name) for name in TrainConfig.model_fields}
-    if stage.seed is None:
-        del settings["seed"]
     with ProgressLine() as progress:
         result = train(
-            TrainConfig.model_validate(settings),
+            TrainConfig.model_validate(request.settings),
             output,
-            train_data=[part_of(path, "train") for path in data],
-            valid_data=validation_of(valid, data),
-            type_map=type_map,
+            train_data=request.data,
+            valid_data=request.valid,
+            type_map=request.type_map,
             restart=restart,
-            init_model=init_model or (start[0] if start else None),
+            init_model=init_model or request.start,
             progress=progress,
             device=device,
         )
@@ -75,6 +83,53 @@ def command(
         print_json({"best": str(result.best), "last": str(result.last), "metrics": result.metrics})
     else:
         click.echo(f"best model: {shown(result.best)}\nlearning curve: {shown(result.curve)}")
+
+
+def read_stage(file: Path, overrides: tuple[str, ...]) -> Request:
+    """What a file with the keys of one train stage asks for.
+
+    Raises
+    ------
+    ConfigError
+        With all that is wrong.
+    """
+    stage, type_map = read_input(file, overrides)
+    data, valid = paths_of(stage.data, file.parent, "data"), paths_of(stage.valid, file.parent, "valid")
+    start = paths_of(stage.start_from, file.parent, "start_from")
+
+    from dpsim.train.config import TrainConfig
+    from dpsim.workflow.stages.train import part_of, validation_of
+
+    settings = {name: getattr(stage, name) for name in TrainConfig.model_fields}
+    if stage.seed is None:
+        del settings["seed"]
+    parts = [part_of(path, "train") for path in data]
+    return Request(settings, parts, validation_of(valid, data), start[0] if start else None, type_map)
+
+
+def read_peer_input(file: Path, overrides: tuple[str, ...]) -> Request:
+    """What an ``input.json`` of DeePMD-kit asks for; what has no effect is said on stderr.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first thing that dpsim does not do.
+    """
+    from pydantic import ValidationError
+
+    from dpsim.config import first_problem
+    from dpsim.model.peer import input as peer
+    from dpsim.train.config import TrainConfig
+
+    found = peer.read_input(file, overrides)
+    for note in found.notes:
+        click.echo(f"{file}: {note}", err=True)
+    settings = peer.resolve_sel(found)
+    try:
+        TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, str(file))) from None
+    return Request(settings, found.train_systems, found.valid_systems or None, None, found.type_map)
 
 
 def read_input(file: Path, overrides: tuple[str, ...]) -> tuple[TrainStage, tuple[str, ...] | None]:
@@ -93,8 +148,6 @@ def read_input(file: Path, overrides: tuple[str, ...]) -> tuple[TrainStage, tupl
     from dpsim.workflow.stages.train import TrainStage
     from dpsim.workflow.yaml_loader import load_file
 
-    if file.suffix == ".json":
-        raise ConfigError(f"{file}: only YAML with the keys of one train stage is read; see 'dpsim train --help'")
     loaded = load_file(file)
     collector = loaded.collector()
     raw = loaded.data

@@ -21,8 +21,8 @@ from dpsim.model.base import Model
 from dpsim.model.config import read_config
 from dpsim.model.peer.convert import DAMAGED, fill
 from dpsim.model.peer.families import FAMILIES
-from dpsim.model.peer.family import Arrays, Context, ModelFamily, Settings
-from dpsim.model.peer.section import InputSection, StoredInput
+from dpsim.model.peer.family import Arrays, Context, ModelFamily
+from dpsim.model.peer.section import StoredInput
 from dpsim.model.peer.torchscript import read_torchscript
 
 _ALIAS = re.compile(r"\._networks\.")
@@ -141,25 +141,12 @@ def refuse_head(head: str | None, where: str) -> None:
         raise ModelError(f"{where} has a single head: leave out head={head!r}")
 
 
-def input_kind(section: InputSection) -> str:
-    """Kind of model that a section ``model`` describes."""
-    if "spin" in section:
-        return "spin_ener"
-    return "zbl" if "use_srtab" in section else str(section.node.get("type", "standard"))
-
-
-def settings_of(section: InputSection, context: Context) -> tuple[ModelFamily[Any], Settings]:
-    """Family and config of a section ``model`` of the peer's input."""
-    family = context.families.model(input_kind(section), section.where, section.error)
-    return family, family.from_input(section, context)
-
-
 def _build(params: dict[str, Any], tensors: Mapping[str, Any], where: str) -> Model:
     try:
         section = StoredInput(params, f"{where}: model")
         type_map = tuple(str(symbol) for symbol in params.get("type_map") or ())
         context = Context(type_map, FAMILIES)
-        family, settings = settings_of(section, context)
+        family, settings = FAMILIES.from_input(section, context)
         config = read_config(settings)
         model: Model = config.build(0)
         fill(model, _named(family, config, model, tensors, context, where), where)

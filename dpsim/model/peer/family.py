@@ -227,6 +227,16 @@ class Families:
         """Family of a fitting by the peer's name or dpsim's type."""
         return _find(self.fittings, kind, f"{where}: fitting type", error)
 
+    def from_input(self, section: InputSection, context: Context) -> tuple[ModelFamily[Any], Settings]:
+        """Family and config of the section ``model`` of an input."""
+        kind = str(section.node.get("type", "standard"))
+        if "spin" in section:
+            kind = "spin_ener"
+        elif "use_srtab" in section:
+            kind = "zbl"
+        family = self.model(kind, section.where, section.error)
+        return family, family.from_input(section, context)
+
 
 def _find(families: Iterable[FamilyT], kind: Any, what: str, error: type[DpsimError]) -> FamilyT:
     known: list[str] = []

@@ -1,0 +1,333 @@
+"""DeePMD-kit's ``input.json`` (v2, v3, and v1's place of the data): a training in the words of dpsim.
+
+Every key is either honoured or refused with its place. What asks for nothing in dpsim (names of log files, timers)
+is named in a note. Defaults are those of the peer, whatever dpsim's own are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dpsim.data import open_dataset
+from dpsim.data.distances import neighbor_counts
+from dpsim.errors import ConfigError
+from dpsim.model.peer.families import FAMILIES
+from dpsim.model.peer.family import Context, SelPlace, Settings
+from dpsim.model.peer.section import InputSection
+from dpsim.model.peer.training import learning_rate_settings, loss_settings, optimizer_settings
+
+_STEPS = ("stop_batch", "num_step", "num_steps", "numb_step")
+_DATA_KEYS = ("systems", "set_prefix", "batch_size", "sys_probs", "sys_weights", "auto_prob", "auto_prob_style")
+_OPTIMIZER_KEYS = (
+    "kf_blocksize", "kf_start_pref_e", "kf_limit_pref_e", "kf_start_pref_f", "kf_limit_pref_f", "weight_decay",
+    "momentum", "muon_momentum", "adam_beta1", "adam_beta2", "lr_adjust", "lr_adjust_coeff", "muon_2d_only",
+    "min_2d_dim",
+)  # fmt: skip
+_MULTI_TASK = ("model_dict", "shared_dict", "loss_dict", "data_dict", "model_prob", "num_epoch_dict")
+_OFF = {
+    "profiling": False, "enable_profiler": False, "tensorboard": False, "enable_ema": False, "mixed_precision": None,
+    "change_bias_after_training": False, "acc_freq": 1, "zero_stage": 0, "enable_compile": False, "enable_tf32": False,
+    "ckpt_keep_ratio": None, "save_dir": None, "ema_ckpt_keep": None, "numb_epoch": None, "num_epoch": None,
+    "num_epochs": None, "numb_epochs": None,
+}  # fmt: skip
+"""Keys of ``training`` that are taken with one value only."""
+_OWN_FILES = ("disp_file", "save_ckpt", "profiling_file", "tensorboard_log_dir")
+_WITHOUT_EFFECT = ("disp_avg", "time_training", "disp_training", "tensorboard_freq", "ema_decay", "stat_file_mode",
+                   "neighbor_graph_method", "numb_test")  # fmt: skip
+
+
+@dataclass
+class TrainingInput:
+    """What an ``input.json`` asks for."""
+
+    type_map: tuple[str, ...]
+    settings: Settings
+    """Of dpsim's `TrainConfig`; ``model`` may have ``sel`` settings that are ``"auto"``."""
+    train_systems: list[Path]
+    valid_systems: list[Path]
+    sel_places: tuple[SelPlace, ...] = ()
+    """Settings of ``model`` that may be ``"auto"``."""
+    notes: list[str] = field(default_factory=list)
+    """What was read and has no effect, one sentence each."""
+
+
+def read_input(path: str | Path, overrides: Sequence[str] = ()) -> TrainingInput:
+    """Read an ``input.json``.
+
+    Parameters
+    ----------
+    overrides
+        ``key.key=value`` in the words of the input.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no such input, or asks for something that dpsim does not do.
+    """
+    path = Path(path)
+    tree = read_json_input(path)
+    for text in overrides:
+        _override(tree, text)
+    return translate(tree, str(path), path.parent)
+
+
+def read_json_input(path: Path) -> dict[str, Any]:
+    """Content of an ``input.json``.
+
+    Raises
+    ------
+    ConfigError
+        If it is no JSON object.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}, expected an input of DeePMD-kit: a JSON object")
+    return tree
+
+
+def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
+    """Translate the content of an ``input.json``; paths of data are looked for in `base`, then as they are.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first key that dpsim does not honour.
+    """
+    root = InputSection(tree, where)
+    if "model" not in root:
+        raise ConfigError(f"{where}: there is no section 'model': inputs before DeePMD-kit 1.0 are not read")
+    notes: list[str] = []
+    model, training = _part(root, "model"), _part(root, "training")
+    _refuse_multi_task(model, training, root)
+    type_map = tuple(model.node.get("type_map", ()))
+    if not type_map:
+        raise ConfigError(f"{where}: model.type_map is missing: name the elements in the order of the types")
+    context = Context(type_map, FAMILIES, training=True, notes=notes)
+    model_config, places = _model(model, context)
+    _old_forms(training, root)
+    settings: Settings = {
+        "model": model_config,
+        "learning_rate": learning_rate_settings(_part(root, "learning_rate", {})),
+        "loss": loss_settings(_part(root, "loss", {}), notes),
+        "optimizer": optimizer_settings(_part(root, "optimizer", {}), notes),
+        "keep_checkpoints": training.take("max_ckpt_keep", 5),
+    }
+    train, batches = _systems(_part(training, "training_data"), base)
+    settings |= batches | _loop(training, notes)
+    valid = _validation(training, base, notes)
+    _validating(root)
+    training.finish()
+    root.finish()
+    return TrainingInput(type_map, settings, train, valid, places, _merged(notes))
+
+
+def _part(section: InputSection, key: str, default: Any = ...) -> InputSection:
+    node = section.take(key) if default is ... else section.take(key, default)
+    return InputSection(node, f"{section.where}: {key}" if ":" not in section.where else f"{section.where}.{key}")
+
+
+def _refuse_multi_task(*sections: InputSection) -> None:
+    for section in sections:
+        found = [key for key in _MULTI_TASK if key in section]
+        if found:
+            raise ConfigError(f"{section.where}: {found[0]!r} belongs to a multi-task training, which is not supported")
+
+
+def _model(section: InputSection, context: Context) -> tuple[Settings, tuple[SelPlace, ...]]:
+    section.require(
+        data_stat_nbatch=10, data_stat_protect=0.01, data_bias_nsample=10, preset_out_bias=None, finetune_head=None,
+        hessian_mode=False,
+    )  # fmt: skip
+    section.ignore("srtab_add_bias", "bridging_r_inner", "bridging_r_outer")
+    family, config = FAMILIES.from_input(section, context)
+    places = family.sel_places(config, context.families)
+    del config["type_map"]
+    return {key: value for key, value in config.items() if (key, value) != ("type", "standard")}, places
+
+
+def _old_forms(training: InputSection, root: InputSection) -> None:
+    """Bring v1's place of the data, and 3.1's of the optimizer and the warm-up, to where they stand now."""
+    if "systems" in training:
+        if "training_data" in training:
+            raise ConfigError(f"{training.where}: 'systems' and 'training_data' exclude each other: give one of them")
+        training.node["training_data"] = {k: training.node.pop(k) for k in _DATA_KEYS if k in training}
+        _stop_of_decay_rate(training, root)
+    moved = {key: training.node.pop(key) for key in _OPTIMIZER_KEYS if key in training}
+    if "opt_type" in training:
+        moved["type"] = training.node.pop("opt_type")
+    if moved:
+        root.node["optimizer"] = {**root.node.get("optimizer", {}), **moved}
+    for key in ("warmup_steps", "warmup_ratio", "warmup_start_factor"):
+        if key in training:
+            rate = root.node.setdefault("learning_rate", {})
+            if key in rate:
+                raise ConfigError(f"{training.where}.{key} stands in learning_rate as well: give one of them")
+            root.node["learning_rate"] = {**rate, key: training.node.pop(key)}
+
+
+def _stop_of_decay_rate(training: InputSection, root: InputSection) -> None:
+    """v1 inputs give the decay rate instead of the last learning rate."""
+    rate = dict(root.node.get("learning_rate", {}))
+    steps = next((training.node[key] for key in ("numb_steps", *_STEPS) if key in training), None)
+    if "decay_rate" in rate and isinstance(steps, int):
+        every, start = rate.get("decay_steps", 5000), rate.get("start_lr", 1e-3)
+        rate["stop_lr"] = start * rate.pop("decay_rate") ** (steps / every)
+        root.node["learning_rate"] = rate
+
+
+def _loop(training: InputSection, notes: list[str]) -> Settings:
+    """Length, order and rhythm of the training."""
+    training.require(**_OFF)
+    settings: Settings = {
+        "steps": training.take("numb_steps", alias=_STEPS),
+        "gradient_max_norm": training.take("gradient_max_norm", 0.0),
+        "log_every": training.node.get("disp_freq", 1000),
+        "validate_every": training.take("disp_freq", 1000),
+        "checkpoint_every": training.take("save_freq", 1000),
+    }
+    seed = training.take("seed", None)
+    if seed is not None:
+        settings["seed"] = seed
+    stat_file = training.take("stat_file", None)
+    if stat_file is not None:
+        if Path(str(stat_file)).exists():
+            raise ConfigError(
+                f"{training.where}.stat_file: {stat_file} exists, and its statistics are not read: leave the key out "
+                "to take them from the data"
+            )
+        notes.append(f"{training.where}.stat_file: statistics are always taken from the data")
+    for key in _OWN_FILES:
+        if training.take(key, None) is not None:
+            notes.append(f"{training.where}.{key}: the files have dpsim's own names")
+    for key in _WITHOUT_EFFECT:
+        if training.take(key, None) is not None:
+            notes.append(f"{training.where}.{key}: makes no difference")
+    return settings
+
+
+def _systems(section: InputSection, base: Path) -> tuple[list[Path], Settings]:
+    """Folders of the training data, and how batches are drawn from them."""
+    section.require(rglob_patterns=None, min_pair_dist=0.0, sys_probs=None, sys_weights=None, set_prefix="set")
+    style = section.take("auto_prob", "prob_sys_size", alias=("auto_prob_style",))
+    if style not in ("prob_sys_size", "prob_uniform"):
+        raise ConfigError(f"{section.where}.auto_prob: {style!r} is not supported: use prob_sys_size or prob_uniform")
+    size = section.take("batch_size", "auto")
+    uniform = isinstance(size, list) and len(set(map(str, size))) == 1
+    if isinstance(size, list) and not uniform:
+        raise ConfigError(f"{section.where}.batch_size: {size!r}: one size for all systems is expected")
+    settings = {
+        "sampling": "frames" if style == "prob_sys_size" else "systems",
+        "batch_size": size[0] if isinstance(size, list) else size,
+    }
+    if isinstance(settings["batch_size"], str) and settings["batch_size"].partition(":")[0] != "auto":
+        raise ConfigError(f"{section.where}.batch_size: {size!r} is not supported: use a number, auto or auto:N")
+    systems = _paths(section.take("systems"), section, base)
+    section.finish()
+    return systems, settings
+
+
+def _validation(training: InputSection, base: Path, notes: list[str]) -> list[Path]:
+    node = training.take("validation_data", None)
+    if node is None:
+        return []
+    section = InputSection(node, f"{training.where}.validation_data")
+    section.require(rglob_patterns=None, sys_probs=None, sys_weights=None, set_prefix="set")
+    for key, alias in (("batch_size", ()), ("numb_btch", ("numb_batch",)), ("auto_prob", ("auto_prob_style",))):
+        if section.take(key, None, alias=alias) is not None:
+            notes.append(f"{section.where}.{key}: all validation frames are evaluated")
+    systems = _paths(section.take("systems"), section, base)
+    section.finish()
+    return systems
+
+
+def _paths(value: Any, section: InputSection, base: Path) -> list[Path]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{section.where}.systems: {value!r}: a folder or a list of folders is expected")
+    return [base / name if (base / name).exists() or not Path(name).exists() else Path(name) for name in names]
+
+
+def _validating(root: InputSection) -> None:
+    """Accept the section ``validating`` of 3.2 only where it is off."""
+    node = root.take("validating", None)
+    if node is not None:
+        section = InputSection(node, f"{root.where}: validating")
+        section.require(full_validation=False, ema_full_validation=False)
+    root.require(nvnmd=None)
+
+
+def _merged(notes: Iterable[str]) -> list[str]:
+    """Notes of the same text as one."""
+    places: dict[str, list[str]] = {}
+    for note in notes:
+        place, _, text = note.rpartition(": ")
+        places.setdefault(text, []).append(place.rpartition(": ")[2])
+    return [f"{', '.join(found)}: {text}" for text, found in places.items()]
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    keys, equal, value = text.partition("=")
+    node: Any = tree
+    *path, last = keys.split(".")
+    for key in path:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else None
+    if not equal or not last or not isinstance(node, dict):
+        raise ConfigError(f"--set {text}: expected key.key=value with keys of the input")
+    try:
+        node[last] = json.loads(value)
+    except ValueError:
+        node[last] = value
+
+
+def resolve_sel(found: TrainingInput) -> dict[str, Any]:
+    """Settings with every ``sel: auto`` counted in the training data (spec common.md §2.6).
+
+    Raises
+    ------
+    ConfigError
+        If a setting is neither a number nor ``auto`` with a factor.
+    DataError
+        If the data cannot be read.
+    """
+    wanted = [(place, factor) for place in found.sel_places if (factor := _factor(found, place)) is not None]
+    if not wanted:
+        return found.settings
+    most: dict[float, list[int]] = {}
+    for frame in open_dataset(found.train_systems, found.type_map):
+        for cutoff in {place.cutoff for place, _ in wanted}:
+            counts = neighbor_counts(frame, cutoff, len(found.type_map))
+            both = [*counts.max(axis=0, initial=0), counts.sum(axis=1).max(initial=0)]
+            most[cutoff] = [max(a, int(b)) for a, b in zip(most.get(cutoff, [0] * len(both)), both, strict=True)]
+    settings = json.loads(json.dumps(found.settings))
+    for place, factor in wanted:
+        *by_type, total = [4 * ((int(n * factor) + 3) // 4) for n in most[place.cutoff]]
+        _put(settings["model"], place.path, by_type if place.by_type else total)
+    return dict(settings)
+
+
+def _factor(found: TrainingInput, place: SelPlace) -> float | None:
+    value = found.settings["model"]
+    for key in place.path:
+        value = value[key]
+    if not isinstance(value, str):
+        return None
+    word, _, factor = value.partition(":")
+    try:
+        if word == "auto":
+            return float(factor or 1.1)
+    except ValueError:
+        pass
+    raise ConfigError(f"model.{'.'.join(map(str, place.path))}: {value!r}: a number, auto or auto:FACTOR is expected")
+
+
+def _put(node: Any, path: tuple[str | int, ...], value: Any) -> None:
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value

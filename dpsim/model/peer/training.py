@@ -1,0 +1,102 @@
+"""Sections ``learning_rate``, ``loss`` and ``optimizer`` of DeePMD-kit's input, as those of dpsim's `TrainConfig`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpsim.errors import ConfigError
+from dpsim.model.peer.family import Settings
+from dpsim.model.peer.section import InputSection
+
+_TERMS = {
+    "energy": ("e", 0.02, 1.0),
+    "forces": ("f", 1000.0, 1.0),
+    "virial": ("v", 0.0, 0.0),
+    "atomic_energy": ("ae", 0.0, 0.0),
+    "weighted_forces": ("pf", 0.0, 0.0),
+}
+_STOP = 1e-8  # of v2 and v3.0, where the last learning rate may be left out
+
+
+def learning_rate_settings(section: InputSection) -> Settings:
+    """Settings of dpsim's ``learning_rate``.
+
+    Raises
+    ------
+    ConfigError
+        Naming a key that is not honoured.
+    """
+    kind = section.take("type", "exp")
+    section.ignore("scale_by_worker")  # one process
+    stop, ratio = section.take("stop_lr", None), section.take("stop_lr_ratio", None)
+    settings: Settings = {"type": kind, "start": section.take("start_lr", 1e-3)}
+    settings |= (
+        {"stop_ratio": ratio} if ratio is not None and stop is None else {"stop": _STOP if stop is None else stop}
+    )
+    if ratio is not None and stop is not None:
+        raise ConfigError(f"{section.where}: stop_lr and stop_lr_ratio exclude each other: give one of them")
+    defaults: Settings = {"warmup_steps": 0, "warmup_ratio": None, "warmup_start_factor": 0.0}
+    if kind == "exp":
+        defaults |= {"decay_steps": 5000, "decay_rate": None, "smooth": False}
+    elif kind == "wsd":
+        defaults |= {"decay_phase_ratio": 0.1, "decay_type": "inverse_linear"}
+    settings |= {key: value for key, default in defaults.items() if (value := section.take(key, default)) != default}
+    section.finish()
+    return settings
+
+
+def loss_settings(section: InputSection, notes: list[str]) -> Settings:
+    """Settings of dpsim's ``loss``, from a loss of the energy.
+
+    Raises
+    ------
+    ConfigError
+        Naming a key that is not honoured.
+    """
+    kind = section.take("type", "ener")
+    if kind not in ("ener", "ener_hess"):
+        raise ConfigError(f"{section.where}.type: {kind!r} is not supported: only 'ener' is")
+    settings: Settings = {}
+    for name, (letter, start, limit) in _TERMS.items():
+        pair = [section.take(f"start_pref_{letter}", start), section.take(f"limit_pref_{letter}", limit)]
+        if (pair[0] == 0) != (pair[1] == 0):
+            notes.append(f"{section.where}: start_pref_{letter} or limit_pref_{letter} is zero: the term is off")
+            pair = [0.0, 0.0]
+        settings[name] = pair
+    section.require(
+        start_pref_h=0.0, limit_pref_h=0.0, start_pref_gf=0.0, limit_pref_gf=0.0, numb_generalized_coord=0,
+        enable_atom_ener_coeff=False, use_default_pf=False,
+    )  # fmt: skip
+    function, huber = section.take("loss_func", "mse"), section.take("use_huber", False)
+    if function not in ("mse", "mae") or (huber and function != "mse"):
+        raise ConfigError(f"{section.where}.loss_func: {function!r} with use_huber {huber} is not supported")
+    settings["type"] = "huber" if huber else function
+    delta = section.take("huber_delta", 0.01)
+    if huber:
+        settings["huber_delta"] = delta
+    settings["force_norm"] = section.take("f_use_norm", False)
+    settings["relative_forces"] = section.take("relative_f", None)
+    settings["intensive"] = section.take("intensive_ener_virial", False)
+    section.finish()
+    return settings
+
+
+def optimizer_settings(section: InputSection, notes: list[str]) -> Settings:
+    """Settings of dpsim's ``optimizer``.
+
+    Raises
+    ------
+    ConfigError
+        Naming a key that is not honoured.
+    """
+    kind = section.take("type", "Adam")
+    if kind not in ("Adam", "AdamW"):
+        raise ConfigError(f"{section.where}.type: {kind!r} is not supported: use Adam or AdamW")
+    betas = [section.take("adam_beta1", 0.9), section.take("adam_beta2", 0.999)]
+    decay: Any = section.take("weight_decay", None)
+    if decay is None and kind == "AdamW":
+        decay = 1e-3
+        notes.append(f"{section.where}.weight_decay: 0.001 is taken, as documented; DeePMD-kit 3.2.0 takes 0")
+    settings = {"type": kind, "betas": betas, "weight_decay": 0.0 if decay is None else decay}
+    section.finish()
+    return settings
