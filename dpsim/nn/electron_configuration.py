@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from dpsim.errors import ConfigError
 
-SUBSHELLS: Final = "1s 2s 2p 3s 3p 3d 4s 4p 4d 4f 5s 5p 5d 5f 6s 6p 6d 7s 7p".split()
+SUBSHELLS: Final = (
+    "1s", "2s", "2p", "3s", "3p", "3d", "4s", "4p", "4d", "4f", "5s", "5p", "5d", "5f", "6s", "6p", "6d", "7s", "7p",
+)  # fmt: skip
 """Subshells in the order of the vector."""
 
 EXCEPTIONS: Final = {
