@@ -32,6 +32,8 @@ class EnvironmentBlock(NamedTuple):
 
     exclude_types: tuple[tuple[int, int], ...] = ()
     """Pairs of types that stand in the list but count as empty."""
+    sel_of_each_type: bool = False
+    """Whether `sel` is the number for each type of neighbour instead of all together."""
 
     def inside(self, module: str, *path: int) -> EnvironmentBlock:
         """The same block of a descriptor that is part of another."""

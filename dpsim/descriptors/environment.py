@@ -47,6 +47,9 @@ class Environment(nn.Module):
         Å, added to distances.
     columns
         4, or 1 for the radial column alone.
+    by_neighbor
+        Scales for each type of neighbour: the buffers and `empty` have the type of the neighbour as another first
+        axis, and a list holds neighbours of one type.
     """
 
     mean: Tensor
@@ -64,26 +67,29 @@ class Environment(nn.Module):
         columns: int = 4,
         exponential: bool = False,
         stddev: float = 1.0,
+        by_neighbor: bool = False,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.rcut, self.rcut_smth, self.protection, self.columns = rcut, rcut_smth, protection, columns
         self.switch = exponential_switch if exponential else polynomial_switch
         self.dtype = dtype
-        self.register_buffer("mean", torch.zeros(n_types, columns, dtype=dtype))
-        self.register_buffer("stddev", torch.full((n_types, columns), stddev, dtype=dtype))
+        shape = (n_types, n_types, columns) if by_neighbor else (n_types, columns)
+        self.register_buffer("mean", torch.zeros(shape, dtype=dtype))
+        self.register_buffer("stddev", torch.full(shape, stddev, dtype=dtype))
 
     @property
     def empty(self) -> Tensor:
         """(n_types, columns) row of a place without a neighbour, by the type of the centre."""
         return -self.mean / self.stddev
 
-    def forward(self, hood: Neighborhood) -> Rows:
-        """Rows of all edges of a neighbourhood."""
+    def forward(self, hood: Neighborhood, neighbor_type: int | None = None) -> Rows:
+        """Rows of all edges of a neighbourhood; with scales by neighbour give the type of all neighbours."""
         d = hood.displacements.to(self.dtype)
         r = torch.linalg.vector_norm(d, dim=1)
         sw = self.switch(r, self.rcut_smth, self.rcut)
-        by_type = torch.cat([self.mean, 1.0 / self.stddev], dim=1).index_select(0, hood.types)
+        mean, stddev = (s if neighbor_type is None else s[neighbor_type] for s in (self.mean, self.stddev))
+        by_type = torch.cat([mean, 1.0 / stddev], dim=1).index_select(0, hood.types)
         scale = ops.segment_expand(by_type, hood.edge_ptr, hood.center)
         n, protected = self.columns, r + self.protection
         radial = (sw / protected - scale[:, 0]) * scale[:, n]

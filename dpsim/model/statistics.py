@@ -74,6 +74,7 @@ def environment_statistics(
     definition; the switch is the polynomial one whatever the model uses.
     """
     sums = np.zeros((n_types, 2, 3))  # radial | angular ; count, sum, sum of squares
+    sel = block.sel * (n_types if block.sel_of_each_type else 1)
     for graph in graphs:
         edges = _seen(graph, graph.edges_at(block.path), block.exclude_types)
         displacements, center_type = graph.displacements[edges], graph.types[graph.center[edges]]
@@ -84,7 +85,7 @@ def environment_statistics(
         angular = (w / (r + block.protection) ** 2)[:, None] * displacements
         for t in range(n_types):
             mine = center_type == t
-            places = np.count_nonzero(graph.types == t) * block.sel
+            places = np.count_nonzero(graph.types == t) * sel
             sums[t, 0] += places, radial[mine].sum(), (radial[mine] ** 2).sum()
             sums[t, 1] += 3 * places, angular[mine].sum(), (angular[mine] ** 2).sum()
     mean, std = np.zeros((n_types, 4)), np.full((n_types, 4), 0.1)
