@@ -90,7 +90,7 @@ def test_network_without_hidden_layers_is_linear():
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("width", "copies"), [(3, 1), (6, 2), (5, 0), (9, 0)])
 def test_type_embedding_adds_the_identity_where_widths_match(width, copies, bias):
-    embedding = TypeEmbedding(3, width, bias=bias, dtype=F64)
+    embedding = TypeEmbedding(("O", "H", "C"), width, bias=bias, dtype=F64)
     table = embedding.linear.weight.detach().clone()
     if copies:
         table += torch.cat([torch.eye(3, dtype=F64)] * copies, dim=1)

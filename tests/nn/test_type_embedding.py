@@ -1,4 +1,4 @@
-"""Type embedding from one-hot types and from electron configurations."""
+"""Type embedding from electron configurations (from one-hot types: `test_networks`)."""
 
 from __future__ import annotations
 
@@ -90,10 +90,3 @@ def test_table_from_configurations(width, copies):
     np.testing.assert_allclose(embedding.table().detach(), expected, rtol=1e-13, atol=1e-13)
     np.testing.assert_array_equal(embedding(torch.tensor([2, 0])).detach(), embedding.table().detach()[[2, 0]])
     assert list(embedding.state_dict()) == ["linear.weight", "linear.bias"]
-
-
-@pytest.mark.parametrize(("width", "copies"), [(5, 0), (3, 1), (6, 2)])
-def test_table_from_types(width, copies):
-    embedding = TypeEmbedding(("O", "H", "X"), width, dtype=torch.float64)
-    expected = embedding.linear.weight.detach().numpy() + (np.tile(np.eye(3), copies) if copies else 0.0)
-    np.testing.assert_array_equal(embedding.table().detach(), expected)
