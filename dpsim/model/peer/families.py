@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dpsim.model.peer.dipole import DipolePeer
+from dpsim.model.peer.dos import DOSPeer
 from dpsim.model.peer.dpa3 import DPA3Peer
 from dpsim.model.peer.energy import EnergyPeer
 from dpsim.model.peer.family import Families
+from dpsim.model.peer.polarizability import PolarizabilityPeer
+from dpsim.model.peer.population import PopulationPeer
+from dpsim.model.peer.property import PropertyPeer
 from dpsim.model.peer.standard import StandardPeer
 
 FAMILIES = Families(
     models=(StandardPeer(),),
     descriptors=(DPA3Peer(),),
-    fittings=(EnergyPeer(),),
+    fittings=(EnergyPeer(), DipolePeer(), PolarizabilityPeer(), DOSPeer(), PropertyPeer(), PopulationPeer()),
 )

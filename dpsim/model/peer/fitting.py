@@ -30,8 +30,10 @@ class NetPeer(FittingFamily[FittingT]):
 
     versions: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
     """Accepted ``@version``; the last one is written."""
-    adds_bias: ClassVar[bool] = True
-    """Whether ``bias_atom_e`` may be moved to the model's output bias; otherwise it has to be zero."""
+    own_bias: ClassVar[bool] = False
+    """Whether ``bias_atom_e`` stays with the network, as `bias_by_type`; otherwise it joins the model's output bias."""
+    default_neuron: ClassVar[tuple[int, ...]] = (120, 120, 120)
+    """Widths of the hidden layers where an input gives none."""
     inert = ("default_fparam_tensor",)
 
     def read_extra(self, section: Section, config: Settings, state: Arrays, context: Context) -> None:
@@ -47,7 +49,7 @@ class NetPeer(FittingFamily[FittingT]):
     @property
     def beside(self) -> tuple[str, ...]:
         """See `Family.beside`."""
-        return ("@out_bias",) if self.adds_bias else ("@zero.bias_atom_e",)
+        return () if self.own_bias else ("@out_bias",)
 
     def read(self, section: Section, context: Context) -> tuple[Settings, Arrays]:
         """See `Family.read`."""
@@ -63,16 +65,23 @@ class NetPeer(FittingFamily[FittingT]):
                 state[name] = np.reshape(values, -1)
         bias = section.array("bias_atom_e", None)
         if bias is not None:
-            state[self.beside[0]] = np.reshape(bias, (context.n_types, -1))
+            state["bias_by_type" if self.own_bias else "@out_bias"] = self._bias(bias, config["exclude_types"], context)
         self.read_extra(section, config, state, context)
         section.finish()
         return config, state
+
+    def _bias(self, bias: np.ndarray, excluded: Sequence[int], context: Context) -> np.ndarray:
+        """Bias (n_types, n_out) of the rows; the output bias, which it may join, also counts for excluded types."""
+        rows = np.array(bias, dtype=np.float64).reshape(context.n_types, -1)
+        if not self.own_bias:
+            rows[list(excluded)] = 0.0
+        return rows
 
     def _shared(self, section: Section) -> Settings:
         """Settings that files and inputs name alike; the few defaults that differ are never left out of files."""
         return {
             "type": self.type,
-            "neuron": section.take("neuron", [120, 120, 120], alias=("n_neuron",)),
+            "neuron": section.take("neuron", list(self.default_neuron), alias=("n_neuron",)),
             "activation_function": section.take("activation_function", "tanh"),
             "resnet_dt": section.take("resnet_dt", True),
             "precision": records.precision(section.take("precision", "default")),
@@ -123,15 +132,18 @@ class NetPeer(FittingFamily[FittingT]):
         }
         extra = self.write_extra(config, state, context)
         buffers = {peer_name: state.get(name) for peer_name, name in _BUFFERS.items()}
-        bias = {"bias_atom_e": np.zeros((context.n_types, n_out))}
+        bias = {"bias_atom_e": state.get("bias_by_type", np.zeros((context.n_types, n_out)))}
         return tree | extra | {"@variables": bias | buffers | extra.get("@variables", {})}
 
     def torch_names(self, config: FittingT, names: Sequence[str], context: Context) -> TorchNames:
         """See `Family.torch_names`."""
         nets: list[Any] = records.fitting_rule(r"networks\.(\d+)", r"filter_layers.networks.\1", len(config.neuron))
         flat = [(name, _flat(peer_name)) for peer_name, name in _BUFFERS.items()]
-        bias = TorchTensor("bias_atom_e", default=np.zeros((context.n_types, 1)))
-        return renamed(names, *nets, *flat, (self.beside[0], lambda _: bias))
+        default = None if self.own_bias else np.zeros((context.n_types, 1))
+        bias = TorchTensor(
+            "bias_atom_e", read=lambda values: self._bias(values, config.exclude_types, context), default=default
+        )
+        return renamed(names, *nets, *flat, ("bias_by_type|@out_bias", lambda _: bias))
 
     def from_input(self, section: InputSection, context: Context) -> Settings:
         """See `Family.from_input`."""
@@ -149,3 +161,19 @@ class NetPeer(FittingFamily[FittingT]):
 
 def _flat(peer_name: str) -> Any:
     return lambda _: TorchTensor(peer_name, read=lambda values: values.reshape(-1))
+
+
+def refuse_selected_types(section: InputSection, alias: str, context: Context) -> None:
+    """Take ``sel_type``, which the PyTorch backend of the reference does not look at.
+
+    Raises
+    ------
+    ConfigError
+        If the model is to be trained: there it would have to mean something.
+    """
+    selected = section.take("sel_type", None, alias=(alias,))
+    if context.training and selected is not None:
+        raise section.error(
+            f"{section.where}.sel_type: {selected!r} is not supported: "
+            "leave it out, and name the other types in atom_exclude_types of the model"
+        )
