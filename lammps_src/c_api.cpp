@@ -2,78 +2,92 @@
 
 #include "graph_tensors.h"
 #include "halo.h"
+#include "json_value.h"
 #include "model_graph.h"
+#include "model_info.h"
+#include "spin_system.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <memory>
+#include <stdexcept>
+#include <vector>
 
 namespace {
 
 struct OwnedGraph {
   std::unique_ptr<dpsim::ModelGraph> graph;
-  dpsim::GraphTensors tensors;
+  std::unique_ptr<dpsim::SpinSystem> spin;
+  std::vector<at::Tensor> fields;
   std::int64_t n_atoms = 0;
-
-  const at::Tensor &field(int k) const
-  {
-    const auto &t = tensors;
-    const at::Tensor *all[] = {&t.displacements, &t.types,      &t.row_types, &t.frame,
-                               &t.center,        &t.neighbor,   &t.edge_ptr,  &t.angle_edge,
-                               &t.angle_ij,      &t.angle_ik,   &t.angle_ptr};
-    return *all[k];
-  }
 };
 
-void copy_out(const double *from, std::int64_t n, double *to) { std::copy(from, from + n, to); }
+OwnedGraph &owned(void *graph) { return *static_cast<OwnedGraph *>(graph); }
 
 }    // namespace
 
-void *dpsim_graph_new(double cutoff, std::int64_t e_sel, double a_rcut, std::int64_t a_sel, std::int64_t n_types,
-                      const char *excluded, std::int64_t n_atoms, const double *positions,
-                      const std::int64_t *row, std::int64_t n_rows, const std::int64_t *row_types,
-                      std::int64_t n_centers, const int *centers, const int *n_neighbors, int *const *neighbors,
-                      int tensor_path)
+void *dpsim_graph_new(const char *neighbors_json, std::int64_t n_types, std::int64_t n_atoms, const double *positions,
+                      const double *offsets, const std::int64_t *row, std::int64_t n_rows,
+                      const std::int64_t *row_types, std::int64_t n_centers, const int *centers,
+                      const int *n_neighbors, int *const *neighbors, int tensor_path)
 {
-  dpsim::CutoffRule rule{cutoff, e_sel, a_rcut, a_sel, n_types, {}};
-  if (excluded) rule.excluded.assign(excluded, excluded + n_types * n_types);
-  auto owned = std::make_unique<OwnedGraph>();
-  owned->n_atoms = n_atoms;
-  owned->graph = dpsim::ModelGraph::make(rule, "cpu", tensor_path != 0);
+  auto made = std::make_unique<OwnedGraph>();
+  try {
+    const auto spec = dpsim::parse_neighbors(dpsim::JsonValue::parse(neighbors_json), n_types);
+    made->graph = dpsim::ModelGraph::make(spec, "cpu", tensor_path != 0);
+  } catch (const std::runtime_error &) {
+    return nullptr;
+  }
+  made->n_atoms = n_atoms;
   dpsim::PairList list;
   list.n_centers = n_centers;
   list.centers = centers;
   list.n_neighbors = n_neighbors;
   list.neighbors = neighbors;
-  owned->graph->renew(list, {row, row + n_atoms}, {row_types, row_types + n_rows});
-  owned->tensors = owned->graph->update(positions);
-  return owned.release();
+  std::int64_t n = n_atoms;
+  if (offsets) {
+    made->spin = std::make_unique<dpsim::SpinSystem>();
+    list = made->spin->renew(list, n_atoms);
+    positions = made->spin->place(positions, offsets);
+    n = 2 * n_atoms;
+  }
+  made->graph->renew(list, {row, row + n}, {row_types, row_types + n_rows});
+  made->fields = made->graph->update(positions).in_order();
+  return made.release();
 }
 
-std::int64_t dpsim_graph_size(void *graph, int field)
-{
-  return static_cast<OwnedGraph *>(graph)->field(field).numel();
-}
+std::int64_t dpsim_graph_fields(void *graph) { return static_cast<std::int64_t>(owned(graph).fields.size()); }
+
+std::int64_t dpsim_graph_size(void *graph, int field) { return owned(graph).fields[field].numel(); }
 
 void dpsim_graph_copy(void *graph, int field, void *out)
 {
-  const at::Tensor t = static_cast<OwnedGraph *>(graph)->field(field).contiguous();
+  const at::Tensor t = owned(graph).fields[field].contiguous();
   const auto *bytes = static_cast<const char *>(t.const_data_ptr());
   std::copy(bytes, bytes + t.numel() * static_cast<std::int64_t>(t.element_size()), static_cast<char *>(out));
 }
 
-void dpsim_graph_scatter(void *graph, const double *gradient, double *forces, double *virial, double *atom_virial)
+void dpsim_graph_scatter(void *graph, const double *gradient, double *forces, double *virial, double *atom_virial,
+                         double *virtual_forces)
 {
-  auto *owned = static_cast<OwnedGraph *>(graph);
-  const auto n_edges = owned->tensors.center.size(0);
+  auto &own = owned(graph);
+  const auto n_edges = own.fields[0].size(0);
   dpsim::ModelOutput output;
-  output.atomic_energy = at::zeros({owned->tensors.types.size(0)}, at::kDouble);
+  output.atomic = at::zeros({own.fields[1].size(0)}, at::kDouble);
   output.edge_gradient = at::empty({n_edges, 3}, at::kDouble);
   std::copy(gradient, gradient + 3 * n_edges, output.edge_gradient.data_ptr<double>());
-  const auto &response = owned->graph->gather(output, {true, true, true});
-  copy_out(response.forces, 3 * owned->n_atoms, forces);
-  copy_out(response.virial, 9, virial);
-  copy_out(response.atom_virial, 9 * owned->n_atoms, atom_virial);
+  const auto &response = own.graph->gather(output, {true, true, true});
+  const auto n = own.n_atoms;
+  std::vector<double> sum(response.virial, response.virial + 9);
+  std::vector<double> atoms(response.atom_virial, response.atom_virial + 9 * (own.spin ? 2 * n : n));
+  if (own.spin) {
+    own.spin->fold(response.forces, sum.data(), atoms.data());
+    std::copy_n(own.spin->virtual_forces(), 3 * n, virtual_forces);
+  }
+  std::copy_n(own.spin ? own.spin->forces() : response.forces, 3 * n, forces);
+  std::copy_n(sum.data(), 9, virial);
+  std::copy_n(atoms.data(), 9 * n, atom_virial);
 }
 
 void dpsim_graph_delete(void *graph) { delete static_cast<OwnedGraph *>(graph); }

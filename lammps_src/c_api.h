@@ -5,18 +5,22 @@
 
 extern "C" {
 
-// The graph of build_graph, or with `tensor_path` that of the GPU's code run on the CPU. Arguments as
-// there; the neighbour list is CSR over the n_atoms atoms. Returns an object for the calls below.
-void *dpsim_graph_new(double cutoff, std::int64_t e_sel, double a_rcut, std::int64_t a_sel, std::int64_t n_types,
-                      const char *excluded, std::int64_t n_atoms, const double *positions,
-                      const std::int64_t *row, std::int64_t n_rows, const std::int64_t *row_types,
-                      std::int64_t n_centers, const int *centers, const int *n_neighbors, int *const *neighbors,
-                      int tensor_path);
-// Field k in the order of the model's inputs: its length, and a copy (doubles for field 0).
+// The graph of build_graph, or with `tensor_path` that of the GPU's code run on the CPU. `neighbors_json` as
+// in the metadata of a frozen model, the rest as for build_graph. With `offsets` (n_atoms,3) the graph is that
+// of the doubled system (SpinSystem) of these atoms: then `row` has 2 n_atoms members. Returns an object for the
+// calls below, or null if the JSON text is not what it should be.
+void *dpsim_graph_new(const char *neighbors_json, std::int64_t n_types, std::int64_t n_atoms, const double *positions,
+                      const double *offsets, const std::int64_t *row, std::int64_t n_rows,
+                      const std::int64_t *row_types, std::int64_t n_centers, const int *centers,
+                      const int *n_neighbors, int *const *neighbors, int tensor_path);
+// Number of fields; of field k in the order of the model's inputs the length, and a copy (doubles for field 0).
+std::int64_t dpsim_graph_fields(void *graph);
 std::int64_t dpsim_graph_size(void *graph, int field);
 void dpsim_graph_copy(void *graph, int field, void *out);
-// Sums an edge gradient (E,3): forces (n_atoms,3), virial (9), atom_virial (n_atoms,9), all set.
-void dpsim_graph_scatter(void *graph, const double *gradient, double *forces, double *virial, double *atom_virial);
+// Sums an edge gradient (E,3): forces (n_atoms,3), virial (9), atom_virial (n_atoms,9), all set; of a doubled
+// system also the forces on virtual atoms (n_atoms,3), which may be null otherwise.
+void dpsim_graph_scatter(void *graph, const double *gradient, double *forces, double *virial, double *atom_virial,
+                         double *virtual_forces);
 void dpsim_graph_delete(void *graph);
 
 // A halo plan over the communicator with this Fortran handle. Returns an object; slot (n_ghosts) is set.

@@ -26,8 +26,6 @@ namespace dpsim {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::size_t N_OUTPUTS = 2;
-
 // The operators inside a frozen graph may have changed with dpsim.
 constexpr const char *FROZEN_ELSEWHERE = "; if dpsim has been updated since it was frozen, freeze it again";
 
@@ -187,8 +185,39 @@ std::shared_ptr<Package> find_package(const std::string &path, const std::string
 struct ExportedModel::State {
   std::string path, device_name;
   std::shared_ptr<Package> package;
+  at::Tensor fparam, charge_spin, aparam;    // (1,n_fparam), (1,2), and a row (1,n_aparam) that all atoms share
+  at::Tensor aparam_rows;                    // (N,n_aparam) of the last evaluation
   ModelOutput output;
+  at::Tensor host_values;
+
+  at::Tensor one_row(const std::vector<double> &values) const
+  {
+    const c10::InferenceMode inference;
+    if (values.empty()) return {};
+    return at::tensor(values, at::kDouble).unsqueeze(0).to(package->device);
+  }
+  const at::Tensor &atomic_parameters(std::int64_t n);
+  std::vector<at::Tensor> inputs(const GraphTensors &graph, std::int64_t plan);
 };
+
+// Virtual atoms of a spin model, the second half of its rows, have parameters of zero.
+const at::Tensor &ExportedModel::State::atomic_parameters(std::int64_t n)
+{
+  if (aparam_rows.defined() && aparam_rows.size(0) == n) return aparam_rows;
+  aparam_rows = at::zeros({n, aparam.size(1)}, aparam.options());
+  aparam_rows.narrow(0, 0, package->info.has_spin() ? n / 2 : n).copy_(aparam);
+  return aparam_rows;
+}
+
+std::vector<at::Tensor> ExportedModel::State::inputs(const GraphTensors &graph, std::int64_t plan)
+{
+  std::vector<at::Tensor> out = graph.in_order();
+  if (fparam.defined()) out.push_back(fparam);
+  if (aparam.defined()) out.push_back(atomic_parameters(graph.types.size(0)));
+  if (charge_spin.defined()) out.push_back(charge_spin);
+  out.push_back(at::full({1}, plan, at::kLong));
+  return out;
+}
 
 ExportedModel::ExportedModel(const std::string &path, const std::string &device, int local_rank) :
     state_(std::make_unique<State>())
@@ -204,18 +233,31 @@ const ModelInfo &ExportedModel::info() const { return state_->package->info; }
 const std::string &ExportedModel::path() const { return state_->path; }
 const std::string &ExportedModel::device() const { return state_->device_name; }
 
+void ExportedModel::set_inputs(const ModelInputs &inputs)
+{
+  state_->fparam = state_->one_row(inputs.fparam);
+  state_->charge_spin = state_->one_row(inputs.charge_spin);
+  state_->aparam = state_->one_row(inputs.aparam);
+  state_->aparam_rows = at::Tensor();
+}
+
+const double *ExportedModel::atomic_values()
+{
+  const c10::InferenceMode inference;
+  state_->host_values = state_->output.atomic.to(at::kCPU).contiguous();
+  return state_->host_values.const_data_ptr<double>();
+}
+
 const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan)
 {
   const std::unique_ptr<PackageFolder> first_run = std::move(state_->package->folder);
   const c10::InferenceMode inference;
   try {
-    const auto out = state_->package->loader->run({graph.displacements, graph.types, graph.row_types, graph.frame,
-                                    graph.center, graph.neighbor, graph.edge_ptr, graph.angle_edge,
-                                    graph.angle_ij, graph.angle_ik, graph.angle_ptr,
-                                    at::full({1}, plan, at::kLong)});
-    if (out.size() < N_OUTPUTS)
-      throw std::runtime_error(std::to_string(out.size()) + " outputs, expected " + std::to_string(N_OUTPUTS));
-    state_->output = {out[0].to(at::kDouble), out[1].to(at::kDouble)};
+    const auto out = state_->package->loader->run(state_->inputs(graph, plan));
+    const std::size_t expected = info().output == "energy" ? 2 : 1;
+    if (out.size() != expected)
+      throw std::runtime_error(std::to_string(out.size()) + " outputs, expected " + std::to_string(expected));
+    state_->output = {out[0].to(at::kDouble), expected == 2 ? out[1].to(at::kDouble) : at::Tensor()};
     return state_->output;
   } catch (const c10::Error &e) {
     fail(state_->path, std::string("failed: ") + e.what_without_backtrace() + FROZEN_ELSEWHERE);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "model_info.h"
+#include "model_inputs.h"
 
 #include <cstdint>
 #include <memory>
@@ -27,10 +28,16 @@ class ExportedModel {
   const std::string &path() const;
   const std::string &device() const;    // as torch writes it, "cpu" or "cuda:0"
 
-  // Energies of the owned atoms and the gradient with respect to the edges, on the model's device.
-  // Collective over the ranks of the plan if `plan` is not 0. Valid until the next call. Throws
-  // std::runtime_error.
+  // The extra inputs of all evaluations from now on; as choose_inputs gives them.
+  void set_inputs(const ModelInputs &inputs);
+
+  // What the model gives for its centres and, of energies, the gradient with respect to the edges, on the
+  // model's device. Collective over the ranks of the plan if `plan` is not 0. Valid until the next call.
+  // Throws std::runtime_error.
   const ModelOutput &evaluate(const GraphTensors &graph, std::int64_t plan);
+
+  // (N, output_size) of the last evaluation, on the host; valid until the next.
+  const double *atomic_values();
 
  private:
   struct State;

@@ -4,18 +4,42 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 namespace dpsim {
 
-// In the order of the exported graph's inputs (format 1), without the plan.
+// All ordered pairs of edges of a list; undefined where the list has none.
+struct PairTensors {
+  at::Tensor ij, ik, ptr;
+};
+
+struct ListTensors {
+  at::Tensor edge, edge_ptr;    // the outermost list has no `edge`
+  PairTensors pairs;
+};
+
+// What the exported graph takes (format 2), without the model's extra inputs and the plan.
 struct GraphTensors {
-  at::Tensor displacements, types, row_types, frame, center, neighbor, edge_ptr, angle_edge, angle_ij,
-      angle_ik, angle_ptr;
+  at::Tensor displacements, types, row_types, frame, center, neighbor;
+  std::vector<ListTensors> lists;    // each list, then those within it
+
+  // In the order of the exported graph's inputs.
+  std::vector<at::Tensor> in_order() const
+  {
+    std::vector<at::Tensor> out{displacements, types, row_types, frame, center, neighbor};
+    for (const auto &list : lists) {
+      if (list.edge.defined()) out.push_back(list.edge);
+      out.push_back(list.edge_ptr);
+      if (list.pairs.ij.defined()) out.insert(out.end(), {list.pairs.ij, list.pairs.ik, list.pairs.ptr});
+    }
+    return out;
+  }
 };
 
 // What the exported graph returns.
 struct ModelOutput {
-  at::Tensor atomic_energy;    // (N) float64, eV
-  at::Tensor edge_gradient;    // (E,3) float64, eV/Å
+  at::Tensor atomic;           // float64: (N) eV of an energy model, (N,k) of others
+  at::Tensor edge_gradient;    // (E,3) float64, eV/Å; undefined where the output is no energy
 };
 
 }    // namespace dpsim

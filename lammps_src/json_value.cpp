@@ -163,6 +163,12 @@ const JsonValue &JsonValue::at(const std::string &key) const
   return *found;
 }
 
+bool JsonValue::flag() const
+{
+  if (const auto *x = std::get_if<bool>(&value)) return *x;
+  throw std::runtime_error("true or false was expected");
+}
+
 double JsonValue::number() const
 {
   if (const auto *x = std::get_if<double>(&value)) return *x;

@@ -1,6 +1,7 @@
 // A JSON reader of the size this needs: numbers are doubles, and errors name the place.
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <string>
 #include <variant>
@@ -18,6 +19,8 @@ class JsonValue {
 
   const JsonValue *find(const std::string &key) const;    // null if absent or not an object
   const JsonValue &at(const std::string &key) const;
+  bool is_null() const { return std::holds_alternative<std::nullptr_t>(value); }
+  bool flag() const;
   double number() const;
   const std::string &text() const;
   const Array &array() const;

@@ -26,12 +26,13 @@ struct Response {
   const double *atomic_energy = nullptr;   // (N) eV, by feature row; if wanted
   const double *forces = nullptr;          // (n_atoms,3) eV/Å, partial: ghosts' go to their owners
   const double *atom_virial = nullptr;     // (n_atoms,3,3) eV, partial likewise; if wanted
+  const double *virtual_forces = nullptr;  // (n_atoms,3) eV/Å of spin models, after SpinSystem::fold; partial
 };
 
 class ModelGraph {
  public:
   // device as torch writes it; "cpu" with `tensor_path` takes the GPU's path on the CPU (tests).
-  static std::unique_ptr<ModelGraph> make(const CutoffRule &rule, const std::string &device,
+  static std::unique_ptr<ModelGraph> make(const NeighborSpec &spec, const std::string &device,
                                           bool tensor_path = false);
   virtual ~ModelGraph() = default;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 
 namespace dpsim {
 namespace {
@@ -9,98 +10,198 @@ namespace {
 struct Candidate {
   double d[3], r2;
   int atom;
-  bool edge, angle;
+  std::int64_t type;
+  std::int64_t place = 0, place_in_type = 0;    // set only where a list may be too short
 };
 
-// Clears `flag` on all but the `limit` nearest of the candidates that carry it.
-void keep_nearest(std::vector<Candidate> &found, bool Candidate::*flag, std::int64_t limit,
-                  std::vector<int> &order)
+// An edge of a list: which candidate it is, and where it stands in the list.
+struct Member {
+  std::size_t candidate;
+  std::int64_t position;
+};
+
+void collect(const NeighborSpec &spec, ListNode node, std::vector<ListNode> &out)
 {
-  order.clear();
-  for (std::size_t k = 0; k < found.size(); ++k)
-    if (found[k].*flag) order.push_back(static_cast<int>(k));
-  if (static_cast<std::int64_t>(order.size()) <= limit) return;
-  const auto nearer = [&](int a, int b) {
-    return found[a].r2 != found[b].r2 ? found[a].r2 < found[b].r2 : a < b;
-  };
-  std::nth_element(order.begin(), order.begin() + limit, order.end(), nearer);
-  for (auto k = order.begin() + limit; k != order.end(); ++k) found[*k].*flag = false;
+  const int me = static_cast<int>(out.size());
+  out.push_back(node);
+  for (const auto &inner : spec.inner) collect(inner, {&inner, me}, out);
 }
 
-void find_candidates(const CutoffRule &rule, const PairList &list, int center,
-                     const double *positions, const std::int64_t *row, std::vector<Candidate> &found)
+// Finds the edges of one centre after the other. Keeps its memory between centres.
+class Builder {
+ public:
+  Builder(const NeighborSpec &spec, const PairList &list, const double *positions, const std::int64_t *row,
+          const std::int64_t *row_types, Graph &graph) :
+      nodes_(all_lists(spec)), list_(list), positions_(positions), row_(row), row_types_(row_types),
+      graph_(graph), members_(nodes_.size())
+  {
+  }
+
+  void clear();
+  void add_center(std::int64_t c);
+
+ private:
+  void find_candidates(int center);
+  bool may_drop(const NeighborSpec &spec);
+  void count_places();
+  bool keeps(const NeighborSpec &spec, const Candidate &c, std::int64_t type) const;
+  void fill_outermost(std::int64_t center);
+  void fill_inner(std::size_t k, std::int64_t type);
+  static void append_pairs(EdgeList &list, std::int64_t first, std::int64_t end);
+
+  std::vector<ListNode> nodes_;
+  const PairList &list_;
+  const double *positions_;
+  const std::int64_t *row_, *row_types_;
+  Graph &graph_;
+  std::vector<std::vector<Member>> members_;    // by list
+  std::vector<Candidate> found_;
+  std::vector<std::size_t> order_;
+  std::vector<std::int64_t> by_type_;
+};
+
+void Builder::clear()
 {
-  const double cut2 = rule.cutoff * rule.cutoff, angle2 = rule.a_rcut * rule.a_rcut;
-  const double *xi = positions + 3 * static_cast<std::ptrdiff_t>(center);
-  const int *neighbors = list.neighbors[center];
-  found.clear();
-  for (int k = 0; k < list.n_neighbors[center]; ++k) {
-    const int atom = neighbors[k] & list.mask;
-    if (row[atom] < 0) continue;
-    const double *xj = positions + 3 * static_cast<std::ptrdiff_t>(atom);
-    Candidate c{{xj[0] - xi[0], xj[1] - xi[1], xj[2] - xi[2]}, 0.0, atom, true, false};
-    c.r2 = c.d[0] * c.d[0] + c.d[1] * c.d[1] + c.d[2] * c.d[2];
-    c.angle = c.r2 < angle2;
-    if (c.r2 <= cut2) found.push_back(c);
+  graph_.displacements.clear();
+  graph_.center.clear();
+  graph_.neighbor.clear();
+  graph_.neighbor_atom.clear();
+  graph_.lists.resize(nodes_.size());
+  for (std::size_t k = 0; k < nodes_.size(); ++k) {
+    auto &list = graph_.lists[k];
+    for (auto *v : {&list.edge, &list.pair_ij, &list.pair_ik}) v->clear();
+    list.edge_ptr.assign(1, 0);
+    list.pair_ptr.assign(nodes_[k].spec->pairs ? 1 : 0, 0);
   }
 }
 
-void clear(Graph &graph)
+void Builder::find_candidates(int center)
 {
-  graph.displacements.clear();
-  for (auto *v : {&graph.center, &graph.neighbor, &graph.angle_edge, &graph.angle_ij,
-                  &graph.angle_ik})
-    v->clear();
-  graph.neighbor_atom.clear();
-  graph.edge_ptr.assign(1, 0);
-  graph.angle_ptr.assign(1, 0);
+  const NeighborSpec &outermost = *nodes_[0].spec;
+  const double *xi = positions_ + 3 * static_cast<std::ptrdiff_t>(center);
+  const int *neighbors = list_.neighbors[center];
+  found_.clear();
+  for (int k = 0; k < list_.n_neighbors[center]; ++k) {
+    const int atom = neighbors[k] & list_.mask;
+    if (row_[atom] < 0) continue;
+    const double *xj = positions_ + 3 * static_cast<std::ptrdiff_t>(atom);
+    Candidate c{{xj[0] - xi[0], xj[1] - xi[1], xj[2] - xi[2]}, 0.0, atom, 0};
+    c.r2 = c.d[0] * c.d[0] + c.d[1] * c.d[1] + c.d[2] * c.d[2];
+    if (!outermost.reaches(c.r2)) continue;
+    c.type = row_types_[row_[atom]];
+    found_.push_back(c);
+  }
 }
 
-void append_edge(Graph &graph, const Candidate &c, std::int64_t center, std::int64_t row)
+// Whether a list reaches more candidates than it keeps; then the order of distances matters.
+bool Builder::may_drop(const NeighborSpec &spec)
 {
-  if (c.angle) graph.angle_edge.push_back(graph.n_edges());
-  graph.displacements.insert(graph.displacements.end(), c.d, c.d + 3);
-  graph.center.push_back(center);
-  graph.neighbor.push_back(row);
-  graph.neighbor_atom.push_back(c.atom);
+  const auto all = static_cast<std::int64_t>(found_.size());
+  if (spec.sel_by_type.empty() && all <= spec.sel) return false;
+  by_type_.assign(static_cast<std::size_t>(spec.n_types), 0);
+  std::int64_t n = 0;
+  for (const auto &c : found_) {
+    if (!spec.reaches(c.r2)) continue;
+    ++n;
+    if (!spec.sel_by_type.empty() && ++by_type_[c.type] > spec.sel_by_type[c.type]) return true;
+  }
+  return n > spec.sel;
 }
 
-// All ordered pairs of the angle-edges [first, end) of one centre, each edge with itself included.
-void append_angles(Graph &graph, std::int64_t first)
+void Builder::count_places()
 {
-  const auto end = static_cast<std::int64_t>(graph.angle_edge.size());
+  order_.resize(found_.size());
+  std::iota(order_.begin(), order_.end(), std::size_t{0});
+  std::sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
+    return found_[a].r2 != found_[b].r2 ? found_[a].r2 < found_[b].r2 : a < b;
+  });
+  by_type_.assign(static_cast<std::size_t>(nodes_[0].spec->n_types), 0);
+  std::int64_t place = 0;
+  for (const std::size_t k : order_) {
+    found_[k].place = place++;
+    found_[k].place_in_type = by_type_[found_[k].type]++;
+  }
+}
+
+bool Builder::keeps(const NeighborSpec &spec, const Candidate &c, std::int64_t type) const
+{
+  return spec.reaches(c.r2) && c.place < spec.sel &&
+      (spec.sel_by_type.empty() || c.place_in_type < spec.sel_by_type[c.type]) &&
+      (spec.excluded.empty() || !spec.excluded[type * spec.n_types + c.type]);
+}
+
+void Builder::fill_outermost(std::int64_t center)
+{
+  for (std::size_t k = 0; k < found_.size(); ++k) {
+    const Candidate &c = found_[k];
+    if (!keeps(*nodes_[0].spec, c, row_types_[center])) continue;
+    members_[0].push_back({k, graph_.n_edges()});
+    graph_.displacements.insert(graph_.displacements.end(), c.d, c.d + 3);
+    graph_.center.push_back(center);
+    graph_.neighbor.push_back(row_[c.atom]);
+    graph_.neighbor_atom.push_back(c.atom);
+  }
+}
+
+void Builder::fill_inner(std::size_t k, std::int64_t type)
+{
+  auto &edge = graph_.lists[k].edge;
+  for (const Member &m : members_[nodes_[k].parent]) {
+    if (!keeps(*nodes_[k].spec, found_[m.candidate], type)) continue;
+    members_[k].push_back({m.candidate, static_cast<std::int64_t>(edge.size())});
+    edge.push_back(m.position);
+  }
+}
+
+// All ordered pairs of the edges [first, end) of one centre, each edge with itself included.
+void Builder::append_pairs(EdgeList &list, std::int64_t first, std::int64_t end)
+{
   for (std::int64_t ij = first; ij < end; ++ij) {
     for (std::int64_t ik = first; ik < end; ++ik) {
-      graph.angle_ij.push_back(ij);
-      graph.angle_ik.push_back(ik);
+      list.pair_ij.push_back(ij);
+      list.pair_ik.push_back(ik);
     }
-    graph.angle_ptr.push_back(static_cast<std::int64_t>(graph.angle_ij.size()));
+    list.pair_ptr.push_back(static_cast<std::int64_t>(list.pair_ij.size()));
+  }
+}
+
+void Builder::add_center(std::int64_t c)
+{
+  find_candidates(list_.centers[c]);
+  for (const auto &node : nodes_)
+    if (may_drop(*node.spec)) {
+      count_places();
+      break;
+    }
+  for (std::size_t k = 0; k < nodes_.size(); ++k) {
+    members_[k].clear();
+    if (k == 0)
+      fill_outermost(c);
+    else
+      fill_inner(k, row_types_[c]);
+    auto &list = graph_.lists[k];
+    const std::int64_t first = list.edge_ptr.back();
+    const std::int64_t end = first + static_cast<std::int64_t>(members_[k].size());
+    list.edge_ptr.push_back(end);
+    if (nodes_[k].spec->pairs) append_pairs(list, first, end);
   }
 }
 
 }    // namespace
 
-void build_graph(const CutoffRule &rule, const PairList &list, const double *positions,
+std::vector<ListNode> all_lists(const NeighborSpec &spec)
+{
+  std::vector<ListNode> out;
+  collect(spec, {&spec, -1}, out);
+  return out;
+}
+
+void build_graph(const NeighborSpec &spec, const PairList &list, const double *positions,
                  const std::int64_t *row, const std::int64_t *row_types, Graph &graph)
 {
-  std::vector<Candidate> found;
-  std::vector<int> order;
-  clear(graph);
-  for (std::int64_t c = 0; c < list.n_centers; ++c) {
-    find_candidates(rule, list, list.centers[c], positions, row, found);
-    keep_nearest(found, &Candidate::edge, rule.e_sel, order);
-    for (auto &f : found) f.angle = f.angle && f.edge;
-    keep_nearest(found, &Candidate::angle, rule.a_sel, order);
-    const auto first_angle = static_cast<std::int64_t>(graph.angle_edge.size());
-    const char *excluded =
-        rule.excluded.empty() ? nullptr : rule.excluded.data() + rule.n_types * row_types[c];
-    for (const auto &f : found) {
-      if (!f.edge || (excluded && excluded[row_types[row[f.atom]]])) continue;
-      append_edge(graph, f, c, row[f.atom]);
-    }
-    graph.edge_ptr.push_back(graph.n_edges());
-    append_angles(graph, first_angle);
-  }
+  Builder builder(spec, list, positions, row, row_types, graph);
+  builder.clear();
+  for (std::int64_t c = 0; c < list.n_centers; ++c) builder.add_center(c);
 }
 
 void scatter_gradient(const Graph &graph, const int *centers, const double *gradient,

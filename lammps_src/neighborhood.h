@@ -1,9 +1,9 @@
 // The neighbourhood of one rank's atoms as plain arrays, and the way back from edges to atoms.
 // Pure functions: no LAMMPS, no torch.
 //
-// N centres (owned atoms of the model), R feature rows (the centres, then remote atoms), E edges,
-// B angle-edges, A angles. "Atom" means an index into the positions, ghosts included: several
-// atoms (periodic images) may share one feature row.
+// N centres (owned atoms of the model), R feature rows (the centres, then remote atoms), E edges of the
+// first list, B edges of a list within another one, A pairs of edges. "Atom" means an index into the
+// positions, ghosts included: several atoms (periodic images) may share one feature row.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +11,31 @@
 
 namespace dpsim {
 
-// Which pairs are edges and which edges form angles; comes with the model.
-struct CutoffRule {
-  double cutoff = 0.0;        // Å; an edge has r <= cutoff
-  std::int64_t e_sel = 0;     // only the e_sel nearest edges of a centre count
-  double a_rcut = 0.0;        // Å; an angle-edge has r < a_rcut; 0: no angles
-  std::int64_t a_sel = 0;     // only the a_sel nearest edges of a centre are angle-edges
+// Which neighbours of a centre are edges of a list, and the lists within it; comes with the model.
+// Places are counted by distance among all neighbours within the cutoff of the outermost list, and among
+// those of the same type; excluded pairs take their places too. An edge of an inner list is one of the
+// list around it.
+struct NeighborSpec {
+  double cutoff = 0.0;                      // Å; r <= cutoff, or r < cutoff if strict
+  bool strict = false;
+  bool pairs = false;                       // also all ordered pairs of the edges of a centre
+  std::int64_t sel = 0;                     // only the sel nearest neighbours of a centre ...
+  std::vector<std::int64_t> sel_by_type;    // ... and only so many nearest of each type; empty: no such limit
   std::int64_t n_types = 0;
-  std::vector<char> excluded; // n_types x n_types, nonzero: such a pair is never an edge; may be empty
+  std::vector<char> excluded;               // (centre, neighbour), n_types x n_types, nonzero: no edge; may be empty
+  std::vector<NeighborSpec> inner;
+
+  bool reaches(double r2) const { return strict ? r2 < cutoff * cutoff : r2 <= cutoff * cutoff; }
 };
+
+// A list and the position of the list around it among all; -1 for the outermost.
+struct ListNode {
+  const NeighborSpec *spec = nullptr;
+  int parent = -1;
+};
+
+// All lists in the order of the model's inputs: each one, then those within it. Points into `spec`.
+std::vector<ListNode> all_lists(const NeighborSpec &spec);
 
 // A full neighbour list with skin, as LAMMPS holds it. Nothing is owned.
 struct PairList {
@@ -30,17 +46,22 @@ struct PairList {
   int mask = -1;                         // bits of an entry that are the atom index
 };
 
+// The edges of one list; of the outermost list without `edge`.
+struct EdgeList {
+  std::vector<std::int64_t> edge;        // (B) ascending indices of edges of the list around it
+  std::vector<std::int64_t> edge_ptr;    // (N+1) CSR of the centres
+  std::vector<std::int64_t> pair_ij;     // (A) ascending positions in this list; without pairs empty,
+  std::vector<std::int64_t> pair_ik;     // (A) like these
+  std::vector<std::int64_t> pair_ptr;    // (B+1) CSR of pair_ij
+};
+
 // The edges in the order of the model's inputs; see the format of the exported graph.
 struct Graph {
   std::vector<double> displacements;       // (E,3) Å, neighbour minus centre
   std::vector<std::int64_t> center;        // (E) ascending
   std::vector<std::int64_t> neighbor;      // (E) feature row
-  std::vector<std::int64_t> edge_ptr;      // (N+1)
-  std::vector<std::int64_t> angle_edge;    // (B) ascending indices of edges
-  std::vector<std::int64_t> angle_ij;      // (A) ascending positions in angle_edge
-  std::vector<std::int64_t> angle_ik;      // (A)
-  std::vector<std::int64_t> angle_ptr;     // (B+1)
   std::vector<int> neighbor_atom;          // (E) atom at the far end
+  std::vector<EdgeList> lists;             // in the order of all_lists
   std::int64_t n_edges() const { return static_cast<std::int64_t>(center.size()); }
 };
 
@@ -48,7 +69,7 @@ struct Graph {
 //   positions  (n_atoms,3) Å
 //   row        (n_atoms) feature row of each atom; < 0: the atom is not part of the model
 //   row_types  (R) type of each feature row
-void build_graph(const CutoffRule &rule, const PairList &list, const double *positions,
+void build_graph(const NeighborSpec &spec, const PairList &list, const double *positions,
                  const std::int64_t *row, const std::int64_t *row_types, Graph &graph);
 
 // Sums an edge gradient dE/dd (E,3) to atoms. All outputs are added to.

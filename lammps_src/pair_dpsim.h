@@ -3,10 +3,11 @@
 
 #include "pair.h"
 
-#include <cstdint>
 #include <memory>
-#include <string>
-#include <vector>
+
+namespace dpsim {
+struct Response;
+}
 
 namespace LAMMPS_NS {
 
@@ -32,22 +33,10 @@ class PairDPSim : public Pair {
   std::unique_ptr<Impl> impl;
 
   void allocate();
-  void load_model(const std::string &path, const std::string &device);
-  void check_program();
-  void check_units();
-  void check_special_bonds();
   void warn_about_masses();
-  void warn_about_exclusions();
-
-  bool list_is_new();
-  void renew();
-  std::vector<int> number_rows(std::vector<std::int64_t> &row) const;
-  void link_ghosts(std::vector<std::int64_t> &row, std::int64_t owned);
-  void count_ghosts(std::vector<std::int64_t> &row, std::int64_t owned) const;
-  void step();
-
-  // Runs `action` on every rank; if it throws on any, all ranks stop with the message of the lowest.
-  template <typename F> void all_or_none(F action);
+  void warn_about_spin_integrator();
+  void add(const dpsim::Response &response);
+  void add_magnetic(const double *virtual_forces);
 };
 
 }    // namespace LAMMPS_NS

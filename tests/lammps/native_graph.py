@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-FIELDS = (
-    "displacements", "types", "row_types", "frame", "center", "neighbor", "edge_ptr",
-    "angle_edge", "angle_ij", "angle_ik", "angle_ptr",
-)  # fmt: skip
+from dpsim.export.metadata import ListMetadata
+from dpsim.physics.neighbors import NeighborSpec
 
 
 def load(plugin: Path) -> ctypes.CDLL:
@@ -26,6 +23,7 @@ def load(plugin: Path) -> ctypes.CDLL:
     preload_mpi()
     library = ctypes.CDLL(str(plugin / "libdpsim_halo.so"))
     library.dpsim_graph_new.restype = ctypes.c_void_p
+    library.dpsim_graph_fields.restype = ctypes.c_int64
     library.dpsim_graph_size.restype = ctypes.c_int64
     library.dpsim_halo_new.restype = ctypes.c_void_p
     for name in ("dpsim_halo_handle", "dpsim_halo_remote_rows", "dpsim_halo_bytes_sent"):
@@ -39,51 +37,55 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 
 class NativeGraph:
-    """A graph made by the plugin's code from plain arrays."""
+    """A graph made by the plugin's code from plain arrays; with `offsets`, of the doubled system of a spin model."""
 
     def __init__(
         self,
         library: ctypes.CDLL,
-        rule: dict[str, Any],
+        spec: NeighborSpec,
+        n_types: int,
         *,
         positions: np.ndarray,
         row: np.ndarray,
         row_types: np.ndarray,
         centers: np.ndarray,
         neighbors: list[np.ndarray],
-        tensor_path: bool,
+        offsets: np.ndarray | None = None,
+        tensor_path: bool = False,
     ) -> None:
         self.library, self.n_atoms = library, len(positions)
         counts = np.array([len(n) for n in neighbors], dtype=np.int32)
         lists = [np.ascontiguousarray(n, dtype=np.int32) for n in neighbors]
         table = (ctypes.c_void_p * len(lists))(*[n.ctypes.data for n in lists])
-        excluded = rule.get("excluded")
         self._keep = (counts, lists, table, np.ascontiguousarray(centers, dtype=np.int32))
-        self.handle = ctypes.c_void_p(
-            library.dpsim_graph_new(
-                ctypes.c_double(rule["cutoff"]), ctypes.c_int64(rule["e_sel"]), ctypes.c_double(rule["a_rcut"]),
-                ctypes.c_int64(rule["a_sel"]), ctypes.c_int64(rule["n_types"]),
-                None if excluded is None else pointer(excluded), ctypes.c_int64(self.n_atoms), pointer(positions),
-                pointer(row), ctypes.c_int64(len(row_types)), pointer(row_types), ctypes.c_int64(len(centers)),
-                pointer(self._keep[3]), pointer(counts), table, ctypes.c_int(tensor_path),
-            )
+        handle = library.dpsim_graph_new(
+            ListMetadata.of(spec).model_dump_json().encode(), ctypes.c_int64(n_types), ctypes.c_int64(self.n_atoms),
+            pointer(positions), None if offsets is None else pointer(offsets), pointer(row),
+            ctypes.c_int64(len(row_types)), pointer(row_types), ctypes.c_int64(len(centers)), pointer(self._keep[3]),
+            pointer(counts), table, ctypes.c_int(tensor_path),
         )  # fmt: skip
+        if not handle:
+            raise ValueError("the plugin does not understand the lists")
+        self.handle = ctypes.c_void_p(handle)
 
-    def __getitem__(self, field: str) -> np.ndarray:
-        number = FIELDS.index(field)
+    def fields(self) -> list[np.ndarray]:
+        """Inputs of a model in their order, without its extra inputs and the plan."""
+        return [self._field(k) for k in range(self.library.dpsim_graph_fields(self.handle))]
+
+    def _field(self, number: int) -> np.ndarray:
         size = self.library.dpsim_graph_size(self.handle, number)
         out = np.empty(size, dtype=np.float64 if number == 0 else np.int64)
         self.library.dpsim_graph_copy(self.handle, number, pointer(out))
         return out.reshape(-1, 3) if number == 0 else out
 
-    def scatter(self, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Forces, virial and atomic virials of an edge gradient."""
+    def scatter(self, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Forces, virial, atomic virials and, in a doubled system, forces on virtual atoms of an edge gradient."""
         forces, virial, atom = np.empty((self.n_atoms, 3)), np.empty(9), np.empty((self.n_atoms, 3, 3))
-        gradient = np.ascontiguousarray(gradient)
+        gradient, on_virtual = np.ascontiguousarray(gradient), np.zeros((self.n_atoms, 3))
         self.library.dpsim_graph_scatter(
-            self.handle, pointer(gradient), pointer(forces), pointer(virial), pointer(atom)
+            self.handle, pointer(gradient), pointer(forces), pointer(virial), pointer(atom), pointer(on_virtual)
         )
-        return forces, virial.reshape(3, 3), atom
+        return forces, virial.reshape(3, 3), atom, on_virtual
 
     def close(self) -> None:
         """Free it."""

@@ -27,7 +27,10 @@ INPUTS = {
     "only keywords": ({}, "pair_style dpsim device cpu", r"needs a model file"),
     "two models": ({}, "MODEL MODEL_PATH\nOH", r"2 model files were given .* this version takes one"),
     "not yet": ({}, "MODEL out_freq 10\nOH", r"keyword out_freq \(model deviation\) is not available"),
-    "fparam": ({}, "MODEL fparam 1.0\nOH", r"keyword fparam \(frame parameters\) is not available"),
+    "fparam": ({}, "MODEL fparam 1.0\nOH", r"the model takes no frame parameters; leave out the keyword fparam"),
+    "aparam": ({}, "MODEL aparam 1.0\nOH", r"the model takes no atomic parameters; leave out the keyword aparam"),
+    "charge_spin": ({}, "MODEL charge_spin 0 1\nOH", r"the model takes no charge and spin; leave out"),
+    "no number": ({}, "MODEL fparam 1.0 x1\nOH", r'"x1" behind fparam is not a number'),
     "unknown keyword": ({}, "MODEL device cpu fast yes\nOH", r"unknown keyword fast, expected one of: device"),
     "no value": ({}, "MODEL mpi", r"keyword mpi has no value"),
     "no choice": ({}, "MODEL mpi never", r'"mpi never" is not a choice'),
@@ -69,19 +72,26 @@ def test_file_that_is_no_model(model64: Path, tmp_path: Path) -> None:
 
 
 CHANGES = {
-    "format": ({"format": 99}, r"it has format 99, this plugin reads format 1; freeze the model again"),
-    "torch": ({"torch": "2.1.0"}, r"was frozen with torch 2\.1\.0, here is torch 2\.\d+; freeze the model again"),
-    "key": ({"cutoff": None}, r'the key "cutoff" is missing'),
-    "output": ({"outputs": ["dipole"]}, r"predicts no energy"),
-    "parameters": ({"n_fparam": 2}, r"needs frame or atomic parameters"),
-}
+    "format": ({"format": 1}, "", r"it has format 1, this plugin reads format 2; freeze the model again"),
+    "torch": ({"torch": "2.1.0"}, "", r"was frozen with torch 2\.1\.0, here is torch 2\.\d+; freeze the model again"),
+    "key": ({"neighbors": None}, "", r'the key "neighbors" is missing'),
+    "output": ({"output": "dipole", "output_shape": [3]}, "", r"predicts no energy but dipole; give a potential, or"),
+    "fparam": ({"n_fparam": 2}, "", r'takes 2 frame parameters and has no default; write "fparam v1 v2" behind'),
+    "fewer": ({"n_fparam": 2}, "fparam 1.0", r"fparam has 1 values, but the model takes 2 frame parameters"),
+    "more": ({"n_aparam": 1}, "aparam 1 2 device cpu", r'aparam has 2 values, but .* 1 atomic.*; write "aparam v1"'),
+    "aparam": ({"n_aparam": 1}, "", r'takes 1 atomic parameters and has no default; write "aparam v1"'),
+    "charge": ({"charge_spin": True}, "", r"takes the charge and the spin .* has no default"),
+    "half a charge": ({"charge_spin": True}, "charge_spin 0.5 1", r"a whole charge from -100 to 99"),
+    "no spin": ({"charge_spin": True}, "charge_spin 1", r"charge_spin takes two numbers"),
+    "default": ({"n_fparam": 2, "default_fparam": [1.0]}, "", r"default_fparam has 1 members, expected 2"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_metadata_is_checked(name: str, model64: Path, tmp_path: Path) -> None:
-    change, sentence = CHANGES[name]
+    change, keywords, sentence = CHANGES[name]
     _with_metadata(model64, tmp_path / "changed.pt2", change)
-    message = run_failing(tmp_path, _start(tmp_path) + "pair_style dpsim changed.pt2\n")
+    message = run_failing(tmp_path, _start(tmp_path) + f"pair_style dpsim changed.pt2 {keywords}\n")
     assert re.search(sentence, message)
 
 
@@ -92,8 +102,8 @@ def _with_metadata(source: Path, target: Path, change: dict) -> None:
             data = old.read(item)
             if item.filename.endswith("_metadata.json"):
                 outer = json.loads(data)
-                inner = {**json.loads(outer["dpsim"]), **change}
-                outer["dpsim"] = json.dumps({k: v for k, v in inner.items() if v is not None})
+                inner = {k: v for k, v in json.loads(outer["dpsim"]).items() if change.get(k, ...) is not None}
+                outer["dpsim"] = json.dumps({**inner, **{k: v for k, v in change.items() if v is not None}})
                 data = json.dumps(outer).encode()
             new.writestr(item.filename, data)
 

@@ -1,0 +1,61 @@
+// Feature rows of the atoms that LAMMPS holds on this rank, found anew with each neighbour list. Those of
+// the atoms in the list come first; ghosts follow, or share the row of their owner if rows are exchanged.
+#pragma once
+
+#include "halo.h"
+#include "neighborhood.h"
+
+#include "pointers.h"
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace LAMMPS_NS {
+
+class AtomRows : protected Pointers {
+ public:
+  // `forward` makes LAMMPS call pack() and unpack() for all ghosts.
+  AtomRows(class LAMMPS *lmp, std::function<void()> forward);
+
+  // By LAMMPS type (from 1) the model's type of `n_types`, or -1: not part of the model. `linked`: the model
+  // exchanges rows. `doubled`: it has a virtual atom for each, see SpinSystem; rows of these follow the others.
+  void set_types(std::vector<int> model_type, int n_types, bool linked, bool doubled);
+  const std::vector<int> &model_type() const { return model_type_; }
+
+  // Whether this is another list, or other atoms, than at the last call. Collective if rows are exchanged.
+  bool is_new(class NeighList *list);
+  void forget() { builds_ = -1; }
+
+  // Numbers the rows; collective if they are exchanged.
+  void renew(class NeighList *list, dpsim::Halo &halo);
+
+  // Results of renew(). Rows of n_all atoms and, if doubled, of their virtual atoms; types of the rows.
+  const std::vector<int> &centers() const { return centers_; }
+  std::vector<std::int64_t> row, row_types;
+  dpsim::PairList pairs() const;
+
+  // Forward communication: numbers for each atom.
+  int width() const { return doubled_ ? 3 : 2; }
+  int pack(int n, const int *atoms, double *buffer) const;
+  void unpack(int n, int first, const double *buffer);
+
+  double memory_usage() const;
+
+ private:
+  void number_owned();
+  void link_ghosts(dpsim::Halo &halo);
+  void count_ghosts();
+  void find_types();
+
+  std::function<void()> forward_;
+  std::vector<int> model_type_, centers_;
+  int n_types_ = 0;
+  bool linked_ = false, doubled_ = false;
+  class NeighList *list_ = nullptr;
+  std::vector<double> owner_;            // (n_all, width) rank and rows of each atom's owner
+  bigint builds_ = -1;                   // neighbour lists seen, by LAMMPS's count
+  int built_local_ = -1, built_ghost_ = -1;
+};
+
+}    // namespace LAMMPS_NS
