@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dpsim.fittings import PropertyFittingConfig
-from dpsim.fittings import PropertyFittingConfig
 from dpsim.model.base import Model
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import ModelInputs
@@ -35,8 +34,6 @@ class PotentialModel(Model):
             n_types, self.descriptor.dim_out, self.descriptor.dim_basis, mixed_types=config.descriptor.mixed_types
         )
         self.output, self.output_shape = fitting.output, fitting.output_shape
-        if isinstance(fitting, PropertyFittingConfig):
-            self.intensive, self.property_name = fitting.intensive, fitting.property_name
         if isinstance(fitting, PropertyFittingConfig):
             self.intensive, self.property_name = fitting.intensive, fitting.property_name
         self.message_passing_layers = config.descriptor.message_passing_layers
