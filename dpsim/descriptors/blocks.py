@@ -34,6 +34,8 @@ class EnvironmentBlock(NamedTuple):
     """Pairs of types that stand in the list but count as empty."""
     sel_of_each_type: bool = False
     """Whether `sel` is the number for each type of neighbour instead of all together."""
+    rows: tuple[int, ...] = ()
+    """Row of the module for each type of the model; empty: the same numbers."""
 
     def inside(self, module: str, *path: int) -> EnvironmentBlock:
         """The same block of a descriptor that is part of another."""

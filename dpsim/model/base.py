@@ -41,6 +41,8 @@ class Model(nn.Module):
     """Whether the value of a structure is the mean of its atoms instead of the sum."""
     property_name: str = ""
     message_passing_layers: int = 0
+    shortest: float = 0.0
+    """Å; closer pairs of atoms are not what the model was made for."""
     out_bias: Tensor
 
     def __init__(self, config: AnyModelConfig) -> None:
@@ -52,6 +54,11 @@ class Model(nn.Module):
     def type_map(self) -> tuple[str, ...]:
         """Chemical symbols by type."""
         return tuple(self.config.type_map)
+
+    @property
+    def atom_exclude_types(self) -> tuple[int, ...]:
+        """Types whose atoms are neighbours of others but have no output of their own."""
+        return tuple(self.config.atom_exclude_types)
 
     @property
     def n_row_types(self) -> int:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from dpsim.descriptors import DPA3Config
 from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.errors import ConfigError
 from dpsim.fittings import EnergyFittingConfig
+from dpsim.model.compose.config import LinearModelConfig, PairTableConfig, ZBLModelConfig
 from dpsim.model.standard import ModelConfig
 
-AnyModelConfig = ModelConfig
+AnyModelConfig = ModelConfig | PairTableConfig | LinearModelConfig | ZBLModelConfig
 """Union of the settings of all kinds of models."""
 
 
 def read_config(settings: Mapping[str, Any]) -> AnyModelConfig:
     """Settings of a model of any kind from their JSON form; raises pydantic's `ValidationError`."""
-    return TypeAdapter[AnyModelConfig](AnyModelConfig).validate_python(settings)
+    adapter = TypeAdapter[AnyModelConfig](Annotated[AnyModelConfig, Field(discriminator="type")])
+    return adapter.validate_python({"type": "standard", **settings})
 
 
 def _dpa3(
@@ -62,4 +64,13 @@ def preset(name: str, type_map: tuple[str, ...]) -> ModelConfig:
     return ModelConfig(type_map=type_map, descriptor=descriptor, fitting=fitting)
 
 
-__all__ = ["PRESETS", "AnyModelConfig", "ModelConfig", "preset", "read_config"]
+__all__ = [
+    "PRESETS",
+    "AnyModelConfig",
+    "LinearModelConfig",
+    "ModelConfig",
+    "PairTableConfig",
+    "ZBLModelConfig",
+    "preset",
+    "read_config",
+]

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from dpsim.descriptors import DescriptorConfig
 from dpsim.fittings import FittingConfig
-from dpsim.model.config import ModelConfig
+from dpsim.model.config import AnyModelConfig, ModelConfig
 from dpsim.testing import files, size, smoothness, symmetry
 from dpsim.testing.subject import DEFAULT, ContractError, Subject, Tolerances
 
@@ -21,7 +21,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = tuple(
 
 
 def check_all(
-    config: ModelConfig, *, tolerances: Tolerances = DEFAULT, skip: Collection[str] = (), seed: int = 0
+    config: AnyModelConfig, *, tolerances: Tolerances = DEFAULT, skip: Collection[str] = (), seed: int = 0
 ) -> None:
     """Make every check on a model with the given settings and random parameters.
 
@@ -57,18 +57,22 @@ def check_all(
         raise ContractError("\n".join(failures))
 
 
-def tiny_models() -> dict[str, ModelConfig]:
-    """Smallest model of every descriptor with the first fitting, and of every fitting with the first descriptor."""
+def tiny_models() -> dict[str, AnyModelConfig]:
+    """Smallest models: every descriptor with the first fitting, every fitting with the first descriptor, and every
+    composition.
+    """
     descriptors, fittings = _members(DescriptorConfig), _members(FittingConfig)
     pairs = [(descriptor, fittings[0]) for descriptor in descriptors] + [
         (descriptors[0], fitting) for fitting in fittings[1:]
     ]
-    return {
+    standard = {
         f"{descriptor.model_fields['type'].default}-{fitting.model_fields['type'].default}": ModelConfig(
             type_map=("O", "H"), descriptor=descriptor.tiny(), fitting=fitting.tiny()
         )
         for descriptor, fitting in pairs
     }
+    others = [kind for kind in _members(AnyModelConfig) if kind is not ModelConfig]
+    return standard | {kind.model_fields["type"].default: kind.tiny() for kind in others}
 
 
 def _members(union: Any) -> list[Any]:

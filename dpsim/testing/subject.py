@@ -11,7 +11,7 @@ import torch
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, Prediction
 from dpsim.model.base import Model
-from dpsim.model.config import ModelConfig
+from dpsim.model.config import AnyModelConfig
 from dpsim.testing.structures import Structure, crystal, molecule
 
 
@@ -57,7 +57,7 @@ class Subject:
         self.potential = Potential(ModuleEngine(model, "cpu"), "the model under test")
 
     @classmethod
-    def from_config(cls, config: ModelConfig, tolerances: Tolerances = DEFAULT, seed: int = 0) -> Subject:
+    def from_config(cls, config: AnyModelConfig, tolerances: Tolerances = DEFAULT, seed: int = 0) -> Subject:
         """Build the model that `config` declares, in float64."""
         model = config.build(seed).with_precision("float64")
         noise = np.random.default_rng(seed).normal(size=len(config.type_map))

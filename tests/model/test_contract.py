@@ -159,8 +159,13 @@ def test_names_to_skip_are_checked():
 
 
 def test_every_member_of_the_unions_is_covered():
+    from typing import get_args
+
     from dpsim.descriptors import DPA3Config
     from dpsim.fittings import EnergyFittingConfig
+    from dpsim.model.config import AnyModelConfig
 
-    assert any(isinstance(config.descriptor, DPA3Config) for config in MODELS.values())
-    assert any(isinstance(config.fitting, EnergyFittingConfig) for config in MODELS.values())
+    standard = [config for config in MODELS.values() if isinstance(config, ModelConfig)]
+    assert any(isinstance(config.descriptor, DPA3Config) for config in standard)
+    assert any(isinstance(config.fitting, EnergyFittingConfig) for config in standard)
+    assert {type(config) for config in MODELS.values()} == set(get_args(AnyModelConfig))

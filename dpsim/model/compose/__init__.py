@@ -1,0 +1,1 @@
+"""Models made of others: tables of pair energies, weighted sums, and interpolation to a short-range table."""
