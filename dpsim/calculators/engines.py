@@ -31,13 +31,14 @@ class ModelFacts(NamedTuple):
     output_shape: tuple[int, ...]
     intensive: bool
     property_name: str
+    atom_exclude_types: tuple[int, ...]
 
     @classmethod
     def of_model(cls, model: Model) -> ModelFacts:
         """Facts of PyTorch modules."""
         return cls(
             model.type_map, model.neighbors, model.precision, model.inputs, model.output, model.output_shape,
-            model.intensive, model.property_name,
+            model.intensive, model.property_name, model.atom_exclude_types,
         )  # fmt: skip
 
     @classmethod
@@ -45,7 +46,7 @@ class ModelFacts(NamedTuple):
         """Facts of a frozen package."""
         return cls(
             metadata.type_map, metadata.neighbors.spec, metadata.dtype, metadata.inputs, metadata.output,
-            metadata.output_shape, metadata.intensive, metadata.property_name,
+            metadata.output_shape, metadata.intensive, metadata.property_name, metadata.atom_exclude_types,
         )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def predictions(
     masks
         Of every frame, which of its atoms are no placeholders.
     """
-    values = atomic.numpy()
+    values, counted = atomic.numpy(), ~np.isin(hood.types.numpy(), facts.atom_exclude_types)
     if gradient is not None:
         forces = forces_from_edges(gradient, hood).numpy()
         per_edge = -(gradient.unsqueeze(2) * hood.displacements.unsqueeze(1))
@@ -77,7 +77,7 @@ def predictions(
         rows = slice(start, start + int(real.sum()))
         start = rows.stop
         if gradient is None:
-            yield _tensor(facts, values[rows], real)
+            yield _tensor(facts, values[rows], counted[rows], real)
             continue
         yield Prediction(
             energy=float(values[rows].sum()),
@@ -88,10 +88,10 @@ def predictions(
         )
 
 
-def _tensor(facts: ModelFacts, values: FloatArray, real: BoolArray) -> Prediction:
+def _tensor(facts: ModelFacts, values: FloatArray, counted: BoolArray, real: BoolArray) -> Prediction:
     total = values.sum(axis=0)
-    if facts.intensive and len(values):
-        total = total / len(values)
+    if facts.intensive:
+        total = total / max(np.count_nonzero(counted), 1)
     return Prediction(**{facts.output: total, f"atomic_{facts.output}": _full(values, real)})
 
 

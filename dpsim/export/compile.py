@@ -6,10 +6,13 @@ those of dpsim. Sizes stay symbolic: any number of atoms, edges and angles, zero
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import tempfile
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from dpsim.export.metadata import KEY, FrozenMetadata, ListMetadata
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
 from dpsim.physics.neighborhood import InnerList, Neighborhood, collate
-from dpsim.physics.neighbors import frame_graph
+from dpsim.physics.neighbors import InnerEdges, frame_graph
 from dpsim.version import __version__
 
 
@@ -41,6 +44,7 @@ def describe(model: Model, device: str) -> FrozenMetadata:
         output_shape=model.output_shape,
         intensive=model.intensive,
         property_name=model.property_name,
+        atom_exclude_types=model.atom_exclude_types,
         digest=state_digest(model),
         **model.inputs._asdict(),
     )
@@ -60,7 +64,7 @@ def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
         positions = (grid[:n_atoms] + rng.uniform(-0.1, 0.1, (n_atoms, 3))) * side
         types = rng.integers(0, model.n_row_types, n_atoms)
         graph = frame_graph(positions, types, None, spec)
-        hood = collate([graph])
+        hood = collate([replace(graph, inner=_thinned(graph.inner, itertools.count(2, 2)))])
         extra = torch.zeros(5, dtype=torch.int64)  # remote rows, as on several ranks
         hood = hood._replace(
             row_types=torch.cat([hood.types, extra]),
@@ -72,6 +76,16 @@ def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
         if _sizes_differ(hood):
             return hood.to(device).tensors()
     raise AssertionError(f"no example with lists of different sizes was found for {spec}")
+
+
+def _thinned(lists: tuple[InnerEdges, ...], lost: Iterator[int]) -> tuple[InnerEdges, ...]:
+    """Lists without some of their last edges, each a different number: lists of equal rules have equal sizes."""
+    thinned = []
+    for one in lists:
+        edge = one.edge[: max(len(one.edge) - next(lost), 0)]
+        inner = tuple(replace(part, edge=part.edge[part.edge < len(edge)]) for part in one.inner)
+        thinned.append(InnerEdges(edge, _thinned(inner, lost)))
+    return tuple(thinned)
 
 
 def _sizes_differ(hood: Neighborhood) -> bool:

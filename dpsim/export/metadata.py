@@ -86,6 +86,8 @@ class FrozenMetadata(Config):
     """Whether the value of a structure is the mean of its atoms instead of the sum."""
     property_name: str = ""
     """Name of a predicted ``property``."""
+    atom_exclude_types: tuple[int, ...] = ()
+    """Types whose atoms have no output and do not count in a mean."""
     n_fparam: int = 0
     """Parameters of a frame that it takes."""
     n_aparam: int = 0
