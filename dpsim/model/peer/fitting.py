@@ -154,6 +154,8 @@ class NetPeer(FittingFamily[FittingT]):
         if context.training and rcond is not None:
             raise section.error(f"{section.where}.rcond: {rcond!r} is not supported: leave it out")
         config = self._shared(section)
+        if not context.training:
+            section.ignore("exclude_types")  # those of the model replace it when the reference builds from an input
         self.input_extra(section, config, context)
         section.finish()
         return config
