@@ -1,29 +1,36 @@
-"""Evaluate a model with DeePMD-kit itself; run by its own Python, see `test_peer_files`.
+"""Evaluate models with DeePMD-kit itself; run by its own Python, see `test_peer_files`.
 
-    python peer_reads_dp.py MODEL IN.npz OUT.npz
+    python peer_reads_dp.py FOLDER
 
-IN holds ``coord (n, 3)``, ``atype (n,)`` and, where they apply, ``cell (3, 3)``, ``fparam``, ``aparam``, ``spin`` and
-``charge_spin`` of one structure; OUT gets the arrays that DeePMD-kit returns, by their order.
+For every ``NAME.dp`` in FOLDER, ``NAME.npz`` holds ``coord (n, 3)``, ``atype (n,)`` and, where they apply, ``cell
+(3, 3)``, ``fparam``, ``aparam``, ``spin`` and ``charge_spin`` of one structure; ``NAME.out.npz`` gets what DeePMD-kit
+predicts, by its own names.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
+import torch
+from deepmd.dpmodel.utils.serialization import load_dp_model
+from deepmd.pt.model.model.model import BaseModel
 
 
-def evaluate(model: str, frame: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What the peer's general evaluator says of one structure."""
-    from deepmd.infer import DeepPotential
-
-    inputs = {key: frame[key][None] for key in ("fparam", "aparam", "spin", "charge_spin") if key in frame}
-    cell = frame["cell"].reshape(1, 9) if "cell" in frame else None
-    results = DeepPotential(model).eval(frame["coord"].reshape(1, -1), cell, frame["atype"], atomic=False, **inputs)
-    return [np.asarray(values)[0] for values in results]
+def evaluate(model: Path, frame: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the peer's PyTorch model says of one structure."""
+    module = BaseModel.deserialize(load_dp_model(str(model))["model"]).to("cpu").eval()
+    given = {
+        key: torch.from_numpy(frame[key])[None] for key in ("fparam", "aparam", "spin", "charge_spin") if key in frame
+    }
+    cell = torch.from_numpy(frame["cell"]).reshape(1, 9) if "cell" in frame else None
+    coord = torch.from_numpy(frame["coord"])[None].requires_grad_(True)
+    results = module(coord, torch.from_numpy(frame["atype"].astype(np.int64))[None], box=cell, **given)
+    return {key: value.detach().numpy()[0] for key, value in results.items() if value is not None}
 
 
 if __name__ == "__main__":
-    model, given, out = sys.argv[1:]
-    results = evaluate(model, dict(np.load(given)))
-    np.savez(out, **{f"{index}": values for index, values in enumerate(results)})
+    folder = Path(sys.argv[1])
+    for path in sorted(folder.glob("*.dp")):
+        np.savez(path.with_suffix(".out.npz"), **evaluate(path, dict(np.load(path.with_suffix(".npz")))))

@@ -122,7 +122,7 @@ def branch_of(params: Mapping[str, Any], head: str | None, where: str) -> tuple[
         refuse_head(head, where)
         return dict(params), "Default"
     if head is None:
-        raise ModelError(f"{where} has several heads: choose one with head=, of {', '.join(heads)}")
+        raise ModelError(f"{where} has several heads: choose one head of {', '.join(heads)}")
     for name, section in params["model_dict"].items():
         if head == name or head in (section.get("model_branch_alias") or ()):
             return dict(section), str(name)

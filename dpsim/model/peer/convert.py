@@ -19,11 +19,10 @@ from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Arrays, Context, Settings
 from dpsim.model.peer.section import Section
 from dpsim.model.peer.tree import read_tree, write_tree
+from dpsim.version import __version__
 
 DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 """What a reader stumbles over where a file is not built as expected."""
-PEER_VERSION = "3.2.0"
-"""The DeePMD-kit whose form is written."""
 
 
 def load_serialized(path: str | Path) -> Model:
@@ -61,8 +60,8 @@ def write_serialized(model: Model, path: str | Path) -> Path:
     state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     tree = family.write(model.config, state, Context(model.type_map, FAMILIES))
     header = {
-        "software": "deepmd-kit",
-        "version": PEER_VERSION,
+        "software": "dpsim",
+        "version": __version__,
         "time": datetime.now(UTC).isoformat(sep=" "),
         "backend": "PyTorch",
         "pt_version": torch.__version__,
