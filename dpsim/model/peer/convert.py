@@ -121,6 +121,11 @@ def settled(state: Mapping[str, np.ndarray], where: str) -> Arrays:
         owner, _, special = name.partition("@")
         if special == "out_bias":
             target = f"{owner.removesuffix('fitting.')}out_bias"
+            if np.size(value) != settled[target].size:
+                raise ModelError(
+                    f"{where}: the arrays do not fit the model's settings: {target} has shape {settled[target].shape}, "
+                    f"the bias of the fitting net {np.shape(value)}"
+                )
             settled[target] = settled[target] + np.reshape(value, settled[target].shape)
         elif special and np.any(value):
             raise ModelError(f"{where}: {owner}{special.removeprefix('zero.')} is not zero, which is not supported")
