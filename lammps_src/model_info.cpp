@@ -37,9 +37,9 @@ void check_size(const std::vector<double> &values, std::int64_t expected, const 
                              std::to_string(expected));
 }
 
-// Pairs (a, b) of a list of two types each.
+// Pairs (a, b) of a list of two types each; `lowest` may be -1, for a type that no atom has.
 std::vector<std::pair<std::int64_t, std::int64_t>> type_pairs(const JsonValue &json, const std::string &key,
-                                                              std::int64_t n_types)
+                                                              std::int64_t lowest, std::int64_t n_types)
 {
   std::vector<std::pair<std::int64_t, std::int64_t>> out;
   for (const auto &pair : json.at(key).array()) {
@@ -47,7 +47,7 @@ std::vector<std::pair<std::int64_t, std::int64_t>> type_pairs(const JsonValue &j
     if (types.size() != 2) throw std::runtime_error(key + " has a member that is no pair");
     out.emplace_back(static_cast<std::int64_t>(types[0].number()), static_cast<std::int64_t>(types[1].number()));
     const auto [a, b] = out.back();
-    if (a < 0 || b < 0 || a >= n_types || b >= n_types)
+    if (a < lowest || b < lowest || a >= n_types || b >= n_types)
       throw std::runtime_error(key + " names a type that type_map lacks");
   }
   return out;
@@ -55,10 +55,11 @@ std::vector<std::pair<std::int64_t, std::int64_t>> type_pairs(const JsonValue &j
 
 std::vector<char> excluded_pairs(const JsonValue &json, std::int64_t n_types)
 {
-  const auto only = type_pairs(json, "only", n_types), excluded = type_pairs(json, "exclude_types", n_types);
+  const auto only = type_pairs(json, "only", -1, n_types), excluded = type_pairs(json, "exclude_types", 0, n_types);
   if (only.empty() && excluded.empty()) return {};
   std::vector<char> out(static_cast<std::size_t>(n_types * n_types), only.empty() ? 0 : 1);
-  for (const auto &[a, b] : only) out[a * n_types + b] = 0;
+  for (const auto &[a, b] : only)
+    if (a >= 0 && b >= 0) out[a * n_types + b] = 0;
   for (const auto &[a, b] : excluded) out[a * n_types + b] = out[b * n_types + a] = 1;
   return out;
 }
