@@ -82,6 +82,18 @@ class ModuleEngine:
             (gradient,) = torch.autograd.grad(atomic.sum(), displacements, materialize_grads=True)
         return atomic.detach().cpu(), gradient.cpu()
 
+    def component_gradients(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor]:
+        """Atomic outputs ``(N, k)`` and, of the sum of each component, the edge gradient ``(k, E, 3)``; on the CPU."""
+        hood = neighborhood.to(self.device)
+        displacements = hood.displacements.detach().requires_grad_(True)
+        with torch.enable_grad():
+            atomic = self.model(hood._replace(displacements=displacements)).flatten(1)
+            gradients = [
+                torch.autograd.grad(total, displacements, retain_graph=True, materialize_grads=True)[0]
+                for total in atomic.sum(0)
+            ]
+        return atomic.detach().cpu(), torch.stack(gradients).cpu()
+
     def descriptor(self, neighborhood: Neighborhood) -> Tensor:
         """Descriptors ``(N, D)``, float64 on the CPU.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,10 @@ class Prediction:
     """(2,) electrons of either spin, sum of the atoms'"""
     atomic_dipole: FloatArray | None = None
     """(n_atoms, 3)"""
+    dipole_forces: FloatArray | None = None
+    """(n_atoms, 3, 3) −d(dipole)/dr: atom, component of the dipole, direction; see `Potential.dipole_derivatives`"""
+    dipole_virial: FloatArray | None = None
+    """(3, 3, 3) −d(dipole)/dstrain: component of the dipole first"""
     atomic_polarizability: FloatArray | None = None
     """(n_atoms, 3, 3)"""
     atomic_dos: FloatArray | None = None
@@ -86,6 +90,24 @@ def predictions(
             atomic_energy=_full(values[rows], real),
             atomic_virial=_full(virials[rows], real),
         )
+
+
+def dipole_prediction(
+    facts: ModelFacts, hood: Neighborhood, atomic: Tensor, gradients: Tensor, real: BoolArray
+) -> Prediction:
+    """Prediction for the one frame of a neighbourhood, with the derivatives of its dipole.
+
+    Parameters
+    ----------
+    atomic, gradients
+        Dipoles (N, 3), and the edge gradients (3, E, 3) of the sum of each component.
+    real
+        Which atoms are no placeholders.
+    """
+    (plain,) = predictions(facts, hood, atomic, None, [real])
+    forces = np.stack([forces_from_edges(gradient, hood).numpy() for gradient in gradients], axis=1)
+    virial = -np.einsum("cek,el->ckl", gradients.numpy(), hood.displacements.numpy())
+    return replace(plain, dipole_forces=_full(forces, real), dipole_virial=virial)
 
 
 def _tensor(facts: ModelFacts, values: FloatArray, counted: BoolArray, real: BoolArray) -> Prediction:

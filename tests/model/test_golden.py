@@ -90,6 +90,19 @@ def check_tensor(case, p, wanted):
     close(getattr(p, ours), wanted[total], 1e-10)
 
 
+DIPOLES = [name for name, case in CASES.items() if "global_dipole" in case["outputs"]]
+
+
+@pytest.mark.parametrize("name", names(DIPOLES))
+def test_reference_derivatives_of_dipoles(name):
+    potential = open_case(name)
+    for arguments, wanted in frames(CASES[name]):
+        p = potential.dipole_derivatives(**arguments)
+        check_tensor(CASES[name], p, wanted)
+        close(p.dipole_forces, wanted["force"], 1e-9)
+        close(p.dipole_virial, wanted["virial"].reshape(3, 3, 3), 1e-9)
+
+
 @pytest.mark.parametrize("name", names(WITH_DESCRIPTOR))
 def test_reference_descriptors(name):
     potential = open_case(name)
