@@ -1,0 +1,1 @@
+"""Three-body embedding with a learned vector for each type."""
