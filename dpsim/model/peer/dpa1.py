@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from dpsim.model.peer.family import (
 )
 from dpsim.model.peer.section import InputSection, Section
 
-_PLAIN = {
+_PLAIN: Settings = {
     "neuron": (25, 50, 100), "axis_neuron": 16, "tebd_dim": 8, "type_one_side": False, "attn": 128, "attn_layer": 2,
     "attn_dotr": True, "normalize": True, "scaling_factor": 1.0, "temperature": None, "set_davg_zero": True,
     "activation_function": "tanh", "resnet_dt": False, "trainable_ln": True, "lmax": 1, "concat_output_tebd": True,
@@ -35,20 +35,18 @@ _PROJECTIONS = ("in_proj", "out_proj")
 _ATTENTION = r"se_atten.dpa1_attention.attention_layers.\1"
 
 
-class SeAttenV2Peer(DescriptorFamily[AttentionSettings]):
-    """``se_atten_v2``."""
+class AttentionPeer(DescriptorFamily[AttentionSettings]):
+    """What both share."""
 
-    type = "se_atten_v2"
-    names = ("se_atten_v2",)
-    _own: Mapping[str, Any] = {}
+    own: ClassVar[Settings] = {}
     """Further settings, with what a file means that does not say."""
-    _config: type[AttentionSettings] = SeAttenV2Config
+    config: ClassVar[Any]
 
     def read(self, section: Section, context: Context) -> tuple[Settings, Arrays]:
         """See `Family.read`."""
         version = section.expect("Descriptor", (1, 2, 3, 4))
         section.require(type=self.type, attn_mask=False, spin=None)
-        config = {key: section.take(key, default) for key, default in (_PLAIN | self._own).items()}
+        config = {key: section.take(key, default) for key, default in (_PLAIN | self.own).items()}
         config |= {
             "type": self.type,
             "sel": int(np.sum(section.take("sel"))),
@@ -94,7 +92,7 @@ class SeAttenV2Peer(DescriptorFamily[AttentionSettings]):
             "rcut_smth": config.rcut_smth,
             "sel": [config.sel],
             "ntypes": context.n_types,
-            **{key: getattr(config, key) for key in (*_PLAIN, *self._own) if key != "lmax"},
+            **{key: getattr(config, key) for key in (*_PLAIN, *self.own) if key != "lmax"},
             "neuron": list(config.neuron),
             "attn_mask": False,
             "ln_eps": config.ln_eps,
@@ -148,7 +146,7 @@ class SeAttenV2Peer(DescriptorFamily[AttentionSettings]):
             "precision": records.precision(section.take("precision", "default")),
             "exclude_types": records.pairs(section.take("exclude_types", ())),
         }
-        defaults = {name: field.default for name, field in self._config.model_fields.items()}
+        defaults = {name: field.default for name, field in self.config.model_fields.items()}
         for key, default in defaults.items():
             if key not in config:
                 config[key] = section.take(key, default, alias=_ALIASES.get(key, ()))
@@ -161,13 +159,21 @@ class SeAttenV2Peer(DescriptorFamily[AttentionSettings]):
         return (SelPlace(("sel",), config["rcut"]),)
 
 
-class DPA1Peer(SeAttenV2Peer):
+class SeAttenV2Peer(AttentionPeer):
+    """``se_atten_v2``."""
+
+    type = "se_atten_v2"
+    names = ("se_atten_v2",)
+    config = SeAttenV2Config
+
+
+class DPA1Peer(AttentionPeer):
     """``dpa1``, also called ``se_atten``."""
 
     type = "dpa1"
     names = ("dpa1", "se_atten")
-    _own: Mapping[str, Any] = {"tebd_input_mode": "concat", "smooth_type_embedding": True}
-    _config = DPA1Config
+    own = {"tebd_input_mode": "concat", "smooth_type_embedding": True}
+    config = DPA1Config
 
     def from_input(self, section: InputSection, context: Context) -> Settings:
         """See `Family.from_input`."""
