@@ -6,7 +6,6 @@ one. Random numbers need no state of their own: they follow from the seed and th
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +115,7 @@ def load_state(path: str | Path) -> TrainingState:
         if content["kind"] != "training":
             raise KeyError("kind")
         version = content["format_version"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
+    except Exception:  # damaged files fail in many ways
         raise ModelError(
             f"{path} is not a checkpoint of dpsim: expected a file that `dpsim train` wrote (perhaps it is truncated)"
         ) from None
