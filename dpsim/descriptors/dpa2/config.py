@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -208,7 +209,7 @@ class DPA2Config(Config):
         if first.use_three_body:
             blocks.append((first.three_body_rcut, first.three_body_sel, "three_body"))
         blocks.sort()
-        for near, far in zip(blocks, blocks[1:], strict=False):
+        for near, far in itertools.pairwise(blocks):
             if near[1] > far[1]:
                 raise ValueError(
                     f"{near[2]} takes {near[1]} neighbours within {near[0]} Å but {far[2]} {far[1]} within {far[0]} Å: "

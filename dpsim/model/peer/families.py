@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dpsim.model.peer.dipole import DipolePeer
 from dpsim.model.peer.dos import DOSPeer
+from dpsim.model.peer.dpa2 import DPA2Peer
 from dpsim.model.peer.dpa3 import DPA3Peer
 from dpsim.model.peer.energy import EnergyPeer
 from dpsim.model.peer.family import Families
 from dpsim.model.peer.polarizability import PolarizabilityPeer
 from dpsim.model.peer.population import PopulationPeer
 from dpsim.model.peer.property import PropertyPeer
+from dpsim.model.peer.se_e3_tebd import SeE3TebdPeer
 from dpsim.model.peer.standard import StandardPeer
 
 FAMILIES = Families(
     models=(StandardPeer(),),
-    descriptors=(DPA3Peer(),),
+    descriptors=(DPA3Peer(), DPA2Peer(), SeE3TebdPeer()),
     fittings=(EnergyPeer(), DipolePeer(), PolarizabilityPeer(), DOSPeer(), PropertyPeer(), PopulationPeer()),
 )
