@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpsim.model.peer.dipole import DipolePeer
 from dpsim.model.peer.dos import DOSPeer
+from dpsim.model.peer.dpa1 import DPA1Peer, SeAttenV2Peer
 from dpsim.model.peer.dpa2 import DPA2Peer
 from dpsim.model.peer.dpa3 import DPA3Peer
 from dpsim.model.peer.energy import EnergyPeer
@@ -16,6 +17,6 @@ from dpsim.model.peer.standard import StandardPeer
 
 FAMILIES = Families(
     models=(StandardPeer(),),
-    descriptors=(DPA3Peer(), DPA2Peer(), SeE3TebdPeer()),
+    descriptors=(DPA3Peer(), DPA1Peer(), SeAttenV2Peer(), DPA2Peer(), SeE3TebdPeer()),
     fittings=(EnergyPeer(), DipolePeer(), PolarizabilityPeer(), DOSPeer(), PropertyPeer(), PopulationPeer()),
 )
