@@ -101,6 +101,11 @@ class AttentionSettings(Config):
         """No message passing."""
         return 0
 
+    @property
+    def takes_charge_spin(self) -> bool:
+        """Total charge and spin multiplicity of a structure do not enter."""
+        return False
+
     def with_cutoff(self, cutoff: float) -> Self:
         """The same with another cutoff, in Å.
 
