@@ -29,6 +29,8 @@ class Derivatives(NamedTuple):
     """(N,) eV, float64."""
     edge_gradient: Tensor
     """(E, 3) eV/Å."""
+    magnetic_forces: Tensor | None = None
+    """(N, 3) −dE/dspin, eV/μB, of spin models."""
 
 
 def sum_by_frame(values: Tensor, frame: Tensor, n_frames: int) -> Tensor:

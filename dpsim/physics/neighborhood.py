@@ -67,6 +67,8 @@ class Neighborhood(NamedTuple):
     """(N, n_aparam) float64"""
     charge_spin: Tensor | None = None
     """(F, 2) float64: total charge, spin multiplicity."""
+    offsets: Tensor | None = None
+    """(N, 3) float64, Å, of virtual atoms from theirs: no input of a model, but of the virial of spin models."""
 
     @property
     def n_atoms(self) -> int:
@@ -104,7 +106,7 @@ class Neighborhood(NamedTuple):
         takes = (inputs.n_fparam > 0, inputs.n_aparam > 0, inputs.charge_spin)
         fparam, aparam, charge_spin = (next(left) if taken else None for taken in takes)
         plan = next(left)
-        return cls._make([*first, plan, pairs, inner, fparam, aparam, charge_spin])
+        return cls._make([*first, plan, pairs, inner, fparam, aparam, charge_spin, None])
 
     def to(self, device: torch.device | str) -> Neighborhood:
         """Copy to a device (the plan handle stays on the CPU)."""
@@ -192,4 +194,5 @@ def collate(frames: Sequence[FrameGraph]) -> Neighborhood:
         fparam=given("fparam", False),
         aparam=given("aparam", True),
         charge_spin=given("charge_spin", False),
+        offsets=given("offsets", True),
     )

@@ -114,6 +114,8 @@ class FrameGraph:
     """(N, n_aparam) parameters of the atoms."""
     charge_spin: FloatArray | None = None
     """(2,) total charge and spin multiplicity."""
+    offsets: FloatArray | None = None
+    """(N, 3) Å, of virtual atoms from the atoms that they belong to; for spin models."""
 
     @property
     def n_atoms(self) -> int:
@@ -194,7 +196,12 @@ def close_gaps(
 
 
 def edge_list(
-    positions: FloatArray, cell: FloatArray | None, periodic: tuple[bool, bool, bool], cutoff: float
+    positions: FloatArray,
+    cell: FloatArray | None,
+    periodic: tuple[bool, bool, bool],
+    cutoff: float,
+    *,
+    n_real: int | None = None,
 ) -> tuple[IntArray, IntArray, FloatArray]:
     """All edges with ``r <= cutoff``, sorted by centre.
 
@@ -208,6 +215,8 @@ def edge_list(
         Which cell vectors repeat.
     cutoff
         Å; may exceed the cell.
+    n_real
+        Number of atoms, the first ones, that must not share a position; by default all. Those behind them are virtual.
 
     Returns
     -------
@@ -233,8 +242,12 @@ def edge_list(
     i, j = i.astype(np.int64), j.astype(np.int64)
     displacements = positions[j] - positions[i] + shift.astype(np.float64) @ box
     squared = np.einsum("ek,ek->e", displacements, displacements)
-    if squared.min(initial=1.0) == 0.0:
-        a, b = sorted((i[squared.argmin()], j[squared.argmin()]))
+    refused = squared == 0.0
+    if n_real is not None:
+        refused &= np.maximum(i, j) < n_real
+    if refused.any():
+        first = int(np.flatnonzero(refused)[0])
+        a, b = sorted((i[first], j[first]))
         raise DataError(f"atoms {a} and {b} share the position {positions[a].tolist()}: move or remove one of them")
     keep = squared <= cutoff * cutoff
     i, j, displacements, shift = i[keep], j[keep], displacements[keep], shift[keep]
@@ -311,6 +324,8 @@ def frame_graph(
     cell: FloatArray | None,
     spec: NeighborSpec,
     periodic: tuple[bool, bool, bool] | None = None,
+    *,
+    n_real: int | None = None,
 ) -> FrameGraph:
     """Build the neighbourhood of one frame.
 
@@ -322,11 +337,13 @@ def frame_graph(
         (N,) indices of the model's type map, no placeholders.
     periodic
         Directions that repeat; by default all three where there is a cell.
+    n_real
+        As in `edge_list`.
     """
     positions, types = np.asarray(positions, dtype=np.float64), np.asarray(types, dtype=np.int64)
     if periodic is None:
         periodic = (False, False, False) if cell is None else (True, True, True)
-    center, neighbor, displacements = edge_list(positions, cell, periodic, spec.cutoff)
+    center, neighbor, displacements = edge_list(positions, cell, periodic, spec.cutoff, n_real=n_real)
     candidates = _Candidates(types, center, neighbor, np.linalg.norm(displacements, axis=1))
     kept = candidates.chosen(spec, np.ones(len(center), dtype=bool))
     inner = candidates.inner(spec, kept)
