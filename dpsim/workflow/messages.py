@@ -114,6 +114,12 @@ def _readings(location: Sequence[Any], value: Any, path: Path) -> list[tuple[Any
     return found + [(end, where, [(path, str(part)), *tags]) for end, where, tags in skipped]
 
 
+def _value_at(raw: Any, path: Path) -> Any:
+    for part in path:
+        raw = raw[part] if _holds(raw, part) else None
+    return raw
+
+
 def _holds(value: Any, part: Any) -> bool:
     if isinstance(value, dict):
         return part in value
@@ -186,11 +192,12 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
     elif kind in {"literal_error", "enum", "union_tag_invalid"}:
         context = error["ctx"]
         choices = _choices(str(context.get("expected") or context.get("expected_tags") or ""))
-        value = (
-            error["input"].get(str(context["discriminator"]).strip("'"))
-            if kind == "union_tag_invalid"
-            else error["input"]
-        )
+        value = error["input"]
+        if kind == "union_tag_invalid":
+            key = str(context["discriminator"]).strip("'")
+            value = value.get(key)
+            if _holds(_value_at(raw, item.path), key):
+                path = (*path, key)
         message = f"{_show(value)} is not one of the choices"
         suggestion = closest(value, choices) if isinstance(value, str) else ""
         collector.add("E206", path, message, suggestion=suggestion, notes=[f"choices: {', '.join(choices)}"])

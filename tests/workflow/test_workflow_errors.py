@@ -58,7 +58,7 @@ def test_all_problems_are_found_in_one_pass(tmp_path: Path) -> None:
         "E203": ["nmae", "stages.label.structures.cuont", "stages.model.stepz"],
         "E212": ["type_map.1"],
         "E207": ["stages.label.structures.rattle", "stages.melt.run.time"],
-        "E206": ["stages.label.calculator"],
+        "E206": ["stages.label.calculator.name"],
         "E208": ["stages.data.uses"],
         "E405": ["stages.set.split"],
         "E204": ["stages.none"],
@@ -96,7 +96,7 @@ def test_the_style_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ("model", "place", "code", "message"),
     [
         ("{descriptor: {type: dpa3, x: 1}}", "descriptor.x", "E203", "'x' is not a key of 'model.descriptor'"),
-        ("{descriptor: {type: dpa2}}", "descriptor.type", "E206", "'dpa2' is not one of the choices"),
+        ("{descriptor: {type: dpa9}}", "descriptor.type", "E206", "'dpa9' is not one of the choices"),
         ("{descriptor: {repflow: {nlayers: true}}}", "descriptor.repflow.nlayers", "E205", "found true, expected an"),
         (
             "{preset: dpa3-tiny, descriptor: {repflow: {nlayrs: 2}}}",

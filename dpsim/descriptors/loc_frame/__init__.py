@@ -1,0 +1,1 @@
+"""The first Deep Potential: neighbours in the local frame of each atom."""

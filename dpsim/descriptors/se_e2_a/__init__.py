@@ -1,0 +1,1 @@
+"""DeepPot-SE with full (radial and angular) information on pairs."""

@@ -1,0 +1,1 @@
+"""DeepPot-SE with an embedding of the angles between neighbours."""
