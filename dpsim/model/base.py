@@ -43,6 +43,8 @@ class Model(nn.Module):
     message_passing_layers: int = 0
     shortest: float = 0.0
     """Å; closer pairs of atoms are not what the model was made for."""
+    spin: tuple[float, ...] | None = None
+    """Of spin models, by type: distance of a virtual atom from its atom for a spin of 1 μB, in Å."""
     out_bias: Tensor
 
     def __init__(self, config: AnyModelConfig) -> None:

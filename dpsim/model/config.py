@@ -12,9 +12,10 @@ from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.errors import ConfigError
 from dpsim.fittings import EnergyFittingConfig
 from dpsim.model.compose.config import LinearModelConfig, PairTableConfig, ZBLModelConfig
+from dpsim.model.compose.spin_config import SpinModelConfig
 from dpsim.model.standard import ModelConfig
 
-AnyModelConfig = ModelConfig | PairTableConfig | LinearModelConfig | ZBLModelConfig
+AnyModelConfig = ModelConfig | PairTableConfig | LinearModelConfig | ZBLModelConfig | SpinModelConfig
 """Union of the settings of all kinds of models."""
 
 
