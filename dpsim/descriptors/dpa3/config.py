@@ -137,6 +137,8 @@ class DPA3Config(Config):
     """Unordered pairs of types that do not see each other."""
     env_protection: Annotated[float, Field(ge=0)] = 0.0
     """Added to distances before division, in Å."""
+    use_econf_tebd: bool = False
+    """Type embedding from the electron configurations of the elements."""
     use_tebd_bias: bool = False
     """Bias in the type embedding."""
 

@@ -41,7 +41,9 @@ class DPA3(nn.Module):
         self.config, self.basis = config, basis
         self.dtype = torch.float32 if config.precision == "float32" else torch.float64
         self.phi = activation(config.activation_function)
-        self.type_embedding = TypeEmbedding(type_map, flow.n_dim, bias=config.use_tebd_bias, dtype=self.dtype)
+        self.type_embedding = TypeEmbedding(
+            type_map, flow.n_dim, bias=config.use_tebd_bias, econf=config.use_econf_tebd, dtype=self.dtype
+        )
         if config.add_chg_spin_ebd:
             self.charge_spin = ChargeSpinEmbedding(flow.n_dim, self.phi, dtype=self.dtype)
         self.edge_embedding = Linear(1, flow.e_dim, dtype=self.dtype)

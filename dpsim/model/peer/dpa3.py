@@ -13,6 +13,7 @@ from dpsim.model.peer.family import (
     Arrays,
     Context,
     DescriptorFamily,
+    Families,
     SelPlace,
     Settings,
     TorchNames,
@@ -53,7 +54,7 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
     def read(self, section: Section, context: Context) -> tuple[Settings, Arrays]:
         """See `Family.read`."""
         section.expect("Descriptor", (1, 2))
-        section.require(type="dpa3", use_econf_tebd=False)
+        section.require(type="dpa3")
         config = {
             "type": self.type,
             "repflow": _flow(section.section("repflow_args"), {}),
@@ -62,6 +63,7 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
             "concat_output_tebd": section.take("concat_output_tebd", False),
             "exclude_types": records.pairs(section.take("exclude_types", ())),
             "env_protection": section.take("env_protection", 0.0),
+            "use_econf_tebd": section.take("use_econf_tebd", False),
             "use_tebd_bias": section.take("use_tebd_bias", False),
             **_charge_spin(section),
         }
@@ -107,7 +109,7 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
             "exclude_types": [list(pair) for pair in config.exclude_types],
             "env_protection": config.env_protection,
             "trainable": True,
-            "use_econf_tebd": False,
+            "use_econf_tebd": config.use_econf_tebd,
             "use_tebd_bias": config.use_tebd_bias,
             "use_loc_mapping": True,
             "add_chg_spin_ebd": config.add_chg_spin_ebd,
@@ -115,7 +117,7 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
             **_charge_spin_tree(config, state),
             "type_map": list(context.type_map),
             "type_embedding": records.write_type_embedding(
-                state, "type_embedding.", type_map=context.type_map, precision=precision
+                state, "type_embedding.", type_map=context.type_map, precision=precision, econf=config.use_econf_tebd
             ),
             "repflow_variable": {
                 "edge_embd": records.write_layer(state, "edge_embedding.", precision=precision),
@@ -146,7 +148,6 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
     def from_input(self, section: InputSection, context: Context) -> Settings:
         """See `Family.from_input`."""
         section.ignore("type", "use_loc_mapping")
-        section.require(use_econf_tebd=False)
         section.for_training(context.training, context.notes)
         flow = section.section("repflow")
         config = {
@@ -157,13 +158,14 @@ class DPA3Peer(DescriptorFamily[DPA3Config]):
             "concat_output_tebd": section.take("concat_output_tebd", False),
             "exclude_types": records.pairs(section.take("exclude_types", ())),
             "env_protection": section.take("env_protection", 0.0),
+            "use_econf_tebd": section.take("use_econf_tebd", False),
             "use_tebd_bias": section.take("use_tebd_bias", False),
             **_charge_spin(section),
         }
         section.finish()
         return config
 
-    def sel_places(self, config: Settings) -> tuple[SelPlace, ...]:
+    def sel_places(self, config: Settings, families: Families) -> tuple[SelPlace, ...]:
         """See `DescriptorFamily.sel_places`."""
         flow = config["repflow"]
         return (
