@@ -13,10 +13,12 @@ from dpsim import ops
 from dpsim.errors import ModelError, SetupError
 from dpsim.export.metadata import FrozenMetadata, read_metadata
 from dpsim.model.base import Model
+from dpsim.model.compose.spin import SpinModel
 from dpsim.model.potential import PotentialModel
 from dpsim.native.identity import isa_level
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import ModelInputs, NeighborSpec
+from dpsim.physics.spin import real_rows
 from dpsim.train.state import read_model
 
 
@@ -32,21 +34,24 @@ class ModelFacts(NamedTuple):
     intensive: bool
     property_name: str
     atom_exclude_types: tuple[int, ...]
+    spin: tuple[float, ...] | None
+    """Of spin models: see `Model.spin`."""
 
     @classmethod
     def of_model(cls, model: Model) -> ModelFacts:
         """Facts of PyTorch modules."""
         return cls(
             model.type_map, model.neighbors, model.precision, model.inputs, model.output, model.output_shape,
-            model.intensive, model.property_name, model.atom_exclude_types,
+            model.intensive, model.property_name, model.atom_exclude_types, model.spin,
         )  # fmt: skip
 
     @classmethod
     def of_frozen(cls, metadata: FrozenMetadata) -> ModelFacts:
         """Facts of a frozen package."""
+        spin = metadata.spin and metadata.spin.virtual_scale
         return cls(
             metadata.type_map, metadata.neighbors.spec, metadata.dtype, metadata.inputs, metadata.output,
-            metadata.output_shape, metadata.intensive, metadata.property_name, metadata.atom_exclude_types,
+            metadata.output_shape, metadata.intensive, metadata.property_name, metadata.atom_exclude_types, spin,
         )  # fmt: skip
 
 
@@ -95,18 +100,20 @@ class ModuleEngine:
         return atomic.detach().cpu(), torch.stack(gradients).cpu()
 
     def descriptor(self, neighborhood: Neighborhood) -> Tensor:
-        """Descriptors ``(N, D)``, float64 on the CPU.
+        """Descriptors ``(N, D)`` of the atoms (no virtual ones), float64 on the CPU.
 
         Raises
         ------
         ModelError
             If the model is made of several, each with its own.
         """
-        if not isinstance(self.model, PotentialModel):
+        model = self.model.backbone if isinstance(self.model, SpinModel) else self.model
+        if not isinstance(model, PotentialModel):
             raise ModelError(f"a {self.model.config.type} model has no descriptor of its own: ask one of its parts")
         with torch.no_grad():
-            features: Tensor = self.model.descriptor(neighborhood.to(self.device)).features
-        return features.to("cpu", torch.float64)
+            features: Tensor = model.descriptor(neighborhood.to(self.device)).features
+        atoms, _ = real_rows(neighborhood, len(self.facts.type_map))
+        return features.to("cpu", torch.float64)[atoms]
 
 
 class FrozenEngine:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dpsim.calculators.engines import ModelFacts
 from dpsim.errors import DataError, ModelError
 from dpsim.physics.neighbors import CHARGES, SPINS, FrameGraph, frame_graph
+from dpsim.physics.spin import spin_graph
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -55,13 +56,18 @@ def read_frame(facts: ModelFacts, frame: Mapping[str, Any], where: str, source: 
         raise DataError(f"{where}: the position of atom {atom} is not finite")
     real = types >= 0
     given = _parameters(facts, frame, len(types), where, source)
-    flags = None if periodic is None else tuple(bool(p) for p in periodic)
+    flags = None if periodic is None else (bool(periodic[0]), bool(periodic[1]), bool(periodic[2]))
+    structure = positions[real], types[real], cell, facts.neighbors, flags
     try:
-        graph = frame_graph(positions[real], types[real], cell, facts.neighbors, flags)  # type: ignore[arg-type]
+        if facts.spin is None:
+            graph = frame_graph(*structure)
+        else:
+            graph = spin_graph(*structure, given.pop("spin")[real], facts.spin)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     if "aparam" in given:
-        given["aparam"] = given["aparam"][real]
+        virtual = np.zeros((graph.n_atoms - int(real.sum()), facts.inputs.n_aparam))
+        given["aparam"] = np.concatenate([given["aparam"][real], virtual])
     return replace(graph, **given), real  # type: ignore[arg-type]
 
 
@@ -74,6 +80,7 @@ def _parameters(
         "fparam": (inputs.n_fparam, inputs.default_fparam, (inputs.n_fparam,)),
         "aparam": (inputs.n_aparam, None, (n_atoms, inputs.n_aparam)),
         "charge_spin": (2 * inputs.charge_spin, inputs.default_charge_spin, (2,)),
+        "spin": (0 if facts.spin is None else 3, None, (n_atoms, 3)),
     }
     found: dict[str, FloatArray] = {}
     for name, (size, default, shape) in wanted.items():

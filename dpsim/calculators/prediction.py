@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from dpsim import ops
 from dpsim.calculators.engines import ModelFacts
 from dpsim.physics.derivatives import forces_from_edges
 from dpsim.physics.neighborhood import Neighborhood
+from dpsim.physics.spin import fold_forces, real_rows
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -73,9 +75,7 @@ def predictions(
     """
     values, counted = atomic.numpy(), ~np.isin(hood.types.numpy(), facts.atom_exclude_types)
     if gradient is not None:
-        forces = forces_from_edges(gradient, hood).numpy()
-        per_edge = -(gradient.unsqueeze(2) * hood.displacements.unsqueeze(1))
-        virials = ops.scatter_rows(per_edge, hood.neighbor, hood.types).numpy()
+        energies, forces, magnetic, virials = _of_atoms(facts, hood, atomic, gradient)
     start = 0
     for real in masks:
         rows = slice(start, start + int(real.sum()))
@@ -84,12 +84,28 @@ def predictions(
             yield _tensor(facts, values[rows], counted[rows], real)
             continue
         yield Prediction(
-            energy=float(values[rows].sum()),
+            energy=float(energies[rows].sum()),
             forces=_full(forces[rows], real),
             virial=virials[rows].sum(axis=0),
-            atomic_energy=_full(values[rows], real),
+            atomic_energy=_full(energies[rows], real),
             atomic_virial=_full(virials[rows], real),
+            magnetic_forces=None if magnetic is None else _full(magnetic[rows], real),
         )
+
+
+def _of_atoms(
+    facts: ModelFacts, hood: Neighborhood, atomic: Tensor, gradient: Tensor
+) -> tuple[FloatArray, FloatArray, FloatArray | None, FloatArray]:
+    """Energies, forces, forces on spins and virials of all atoms; a virtual atom counts as a part of its atom."""
+    forces = forces_from_edges(gradient, hood)
+    per_edge = -(gradient.unsqueeze(2) * hood.displacements.unsqueeze(1))
+    virials = ops.scatter_rows(per_edge, hood.neighbor, hood.types)
+    if facts.spin is None:
+        return atomic.numpy(), forces.numpy(), None, virials.numpy()
+    atoms, virtual = real_rows(hood, len(facts.spin))
+    folded = fold_forces(forces, hood, torch.tensor(facts.spin, dtype=torch.float64))
+    virials = virials[atoms] + virials[virtual] + folded.virial
+    return atomic[atoms].numpy(), folded.forces.numpy(), folded.magnetic.numpy(), virials.numpy()
 
 
 def dipole_prediction(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dpsim import ops
 from dpsim.errors import SetupError
-from dpsim.export.metadata import KEY, FrozenMetadata, ListMetadata
+from dpsim.export.metadata import KEY, FrozenMetadata, ListMetadata, SpinMetadata
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
 from dpsim.physics.neighborhood import InnerList, Neighborhood, collate
@@ -45,6 +45,7 @@ def describe(model: Model, device: str) -> FrozenMetadata:
         intensive=model.intensive,
         property_name=model.property_name,
         atom_exclude_types=model.atom_exclude_types,
+        spin=None if model.spin is None else SpinMetadata(virtual_scale=model.spin),
         digest=state_digest(model),
         **model.inputs._asdict(),
     )
