@@ -155,7 +155,9 @@ def _build(params: dict[str, Any], tensors: Mapping[str, Any], where: str) -> Mo
     try:
         section = StoredInput(params, f"{where}: model")
         type_map = tuple(str(symbol) for symbol in params.get("type_map") or ())
-        context = Context(type_map, FAMILIES)
+        root = ModelFamily.torch_root
+        own = {name.removeprefix(root): _array(tensor) for name, tensor in tensors.items() if name.startswith(root)}
+        context = Context(type_map, FAMILIES, tensors=own)
         family, settings = FAMILIES.from_input(section, context)
         config = read_config(settings)
         model: Model = config.build(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dpsim.model.peer.compose import LinearPeer, PairTablePeer, ZBLPeer
 from dpsim.model.peer.dipole import DipolePeer
 from dpsim.model.peer.dos import DOSPeer
 from dpsim.model.peer.dpa1 import DPA1Peer, SeAttenV2Peer
@@ -9,14 +10,28 @@ from dpsim.model.peer.dpa2 import DPA2Peer
 from dpsim.model.peer.dpa3 import DPA3Peer
 from dpsim.model.peer.energy import EnergyPeer
 from dpsim.model.peer.family import Families
+from dpsim.model.peer.hybrid import HybridPeer
 from dpsim.model.peer.polarizability import PolarizabilityPeer
 from dpsim.model.peer.population import PopulationPeer
 from dpsim.model.peer.property import PropertyPeer
+from dpsim.model.peer.se_e2_a import SeE2APeer
+from dpsim.model.peer.se_e2_r import SeE2RPeer
+from dpsim.model.peer.se_e3 import SeE3Peer
 from dpsim.model.peer.se_e3_tebd import SeE3TebdPeer
 from dpsim.model.peer.standard import StandardPeer
 
 FAMILIES = Families(
-    models=(StandardPeer(),),
-    descriptors=(DPA3Peer(), DPA1Peer(), SeAttenV2Peer(), DPA2Peer(), SeE3TebdPeer()),
+    models=(StandardPeer(), LinearPeer(), ZBLPeer(), PairTablePeer()),
+    descriptors=(
+        DPA3Peer(),
+        DPA1Peer(),
+        SeAttenV2Peer(),
+        DPA2Peer(),
+        SeE3TebdPeer(),
+        SeE2APeer(),
+        SeE2RPeer(),
+        SeE3Peer(),
+        HybridPeer(),
+    ),
     fittings=(EnergyPeer(), DipolePeer(), PolarizabilityPeer(), DOSPeer(), PropertyPeer(), PopulationPeer()),
 )

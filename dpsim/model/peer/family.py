@@ -45,6 +45,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -118,6 +119,10 @@ class Context:
     """``write`` of fittings: types without an output of their own."""
     notes: list[str] = field(default_factory=list)
     """``from_input``: what is read and has no effect, to be said once."""
+    folder: Path | None = None
+    """``from_input``: where the files that an input names are looked for first."""
+    tensors: Mapping[str, Any] | None = None
+    """``from_input`` of a checkpoint: its tensors by their names below the model's root."""
 
     @property
     def n_types(self) -> int:
@@ -173,7 +178,7 @@ class Family(Generic[ConfigT]):
 class DescriptorFamily(Family[ConfigT]):
     """A descriptor; torch names are those below ``descriptor.``."""
 
-    def sel_places(self, config: Settings) -> tuple[SelPlace, ...]:
+    def sel_places(self, config: Settings, families: Families) -> tuple[SelPlace, ...]:
         """Settings of a config from `from_input` that may be ``"auto"``."""
         return ()
 

@@ -109,7 +109,7 @@ def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
     type_map = tuple(model.node.get("type_map", ()))
     if not type_map:
         raise ConfigError(f"{where}: model.type_map is missing: name the elements in the order of the types")
-    context = Context(type_map, FAMILIES, training=True, notes=notes)
+    context = Context(type_map, FAMILIES, training=True, notes=notes, folder=base)
     model_config, places = _model(model, context)
     _old_forms(training, root)
     settings: Settings = {
