@@ -4,7 +4,7 @@
 
 For every ``NAME.dp`` in FOLDER, ``NAME.npz`` holds ``coord (n, 3)``, ``atype (n,)`` and, where they apply, ``cell
 (3, 3)``, ``fparam``, ``aparam``, ``spin`` and ``charge_spin`` of one structure; ``NAME.out.npz`` gets what DeePMD-kit
-predicts, by its own names.
+predicts, by its own names, or ``NAME.error.txt`` why it does not.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ import numpy as np
 import torch
 from deepmd.dpmodel.utils.serialization import load_dp_model
 from deepmd.pt.model.model.model import BaseModel
+from deepmd.pt.model.model.spin_model import SpinEnergyModel
 
 
 def evaluate(model: Path, frame: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the peer's PyTorch model says of one structure."""
-    module = BaseModel.deserialize(load_dp_model(str(model))["model"]).to("cpu").eval()
+    tree = load_dp_model(str(model))["model"]
+    if tree["type"] == "linear":  # its own files say "linear", its PyTorch reader knows the input's name only
+        tree["type"] = "linear_ener"
+    module = (SpinEnergyModel if tree["type"] == "spin_ener" else BaseModel).deserialize(tree)
     given = {
         key: torch.from_numpy(frame[key])[None] for key in ("fparam", "aparam", "spin", "charge_spin") if key in frame
     }
@@ -33,4 +37,7 @@ def evaluate(model: Path, frame: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for path in sorted(folder.glob("*.dp")):
-        np.savez(path.with_suffix(".out.npz"), **evaluate(path, dict(np.load(path.with_suffix(".npz")))))
+        try:
+            np.savez(path.with_suffix(".out.npz"), **evaluate(path, dict(np.load(path.with_suffix(".npz")))))
+        except Exception as error:
+            path.with_suffix(".error.txt").write_text(f"{type(error).__name__}: {error}")

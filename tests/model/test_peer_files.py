@@ -16,12 +16,12 @@ import torch
 from dpsim.calculators.evaluate import load
 from dpsim.errors import ModelError
 from dpsim.model.checkpoint import state_digest
-from dpsim.model.config import ModelConfig
+from dpsim.model.config import ModelConfig, read_config
 from dpsim.model.peer import records
 from dpsim.model.peer.convert import load_serialized, write_serialized
 from dpsim.model.peer.families import FAMILIES
-from dpsim.model.peer.family import TorchTensor, joined, renamed, split
-from dpsim.model.peer.section import Section
+from dpsim.model.peer.family import Context, TorchTensor, joined, renamed, split
+from dpsim.model.peer.section import Section, StoredInput
 from dpsim.model.peer.tree import read_tree
 
 INDEX = Path(__file__).resolve().parents[3] / "shared" / "golden" / "index.json"
@@ -70,7 +70,10 @@ def test_every_key_of_the_peer_is_written(name, tmp_path):
 
 EQUIVALENT = {"precision", "activation_function", "atom_ener", "exclude_types", "smooth_type_embedding"}
 """Keys whose values may be spelled otherwise: numbers decide about them."""
-UNUSED = {"seed", "rcond", "trainable", "bias_atom_e", "out_std", "use_loc_mapping", "optim_update", "time"}
+UNUSED = {"seed", "rcond", "trainable", "bias_atom_e", "out_std", "use_loc_mapping", "optim_update", "time", "rmax"}
+"""``rmax`` is where a pair table ended before it was extended."""
+OTHER_NAMES = {"linear": "linear_ener"}
+"""The peer's PyTorch reader does not know the first, which it writes."""
 
 
 def differences(expected, found, where):
@@ -90,7 +93,23 @@ def differences(expected, found, where):
         same = np.shape(expected) == np.shape(found)
         return [] if same else [f"{where}: shape {np.shape(found)}, expected {np.shape(expected)}"]
     same = expected == found or (isinstance(expected, str) and expected.lower() == str(found).lower())
+    same = same or OTHER_NAMES.get(str(expected)) == found
     return [] if same or (not expected and not found) else [f"{where}: {found!r}, expected {expected!r}"]
+
+
+@pytest.mark.parametrize("name", names)
+def test_the_input_beside_the_numbers_makes_the_same_model(name, tmp_path):
+    _, model = golden_model(name)
+    tree = read_tree(write_serialized(model, tmp_path / "again.dp"))
+    if model.config.type != "standard":
+        assert tree["model_def_script"] == {}
+        return
+    section = StoredInput(tree["model_def_script"], "script")
+    _, settings = FAMILIES.from_input(section, Context(model.type_map, FAMILIES))
+    found, wanted = read_config(settings).model_dump(), model.config.model_dump()
+    scales = [config["fitting"].pop("scale", 1.0) for config in (found, wanted)]
+    assert np.array_equal(*(np.broadcast_to(scale, len(model.type_map)) for scale in scales))
+    assert found == wanted
 
 
 def test_yaml_holds_the_same(tmp_path):
@@ -199,6 +218,8 @@ def structure_of(case):
 @pytest.mark.parametrize("name", names)
 def test_the_peer_reads_what_is_written(name, peer_results):
     golden_model(name)
+    problem = peer_results / f"{name}.error.txt"
+    assert not problem.is_file(), problem.read_text()
     found, case = np.load(peer_results / f"{name}.out.npz"), CASES[name]
     data = np.load(INDEX.parent / case["data_file"])
     at = next(s["id"] for s in case["structures"] if s["natoms"] > 1)

@@ -17,6 +17,7 @@ from dpsim.model.checkpoint import check_finite
 from dpsim.model.config import read_config
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Arrays, Context, Settings
+from dpsim.model.peer.script import script_of
 from dpsim.model.peer.section import Section
 from dpsim.model.peer.tree import read_tree, write_tree
 from dpsim.version import __version__
@@ -66,7 +67,7 @@ def write_serialized(model: Model, path: str | Path) -> Path:
         "backend": "PyTorch",
         "pt_version": torch.__version__,
     }
-    return write_tree({**header, "model": tree, "model_def_script": {}, "@variables": {}}, path)
+    return write_tree({**header, "model": tree, "model_def_script": script_of(tree), "@variables": {}}, path)
 
 
 def assemble(config: Settings, state: Arrays, where: str) -> Model:
