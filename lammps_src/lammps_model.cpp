@@ -203,14 +203,20 @@ void LammpsModel::check_spins()
   impl->spin_reach *= SPIN_GROWTH;
 }
 
+// Length of an atom's spin times that of the model for its type, in Å. LAMMPS gives spins of no length a direction
+// that is no number.
+double LammpsModel::spin_scale(int i) const
+{
+  const int type = model_type(atom->type[i]);
+  return type < 0 ? 0.0 : info().virtual_scale[type] * atom->sp[i][3];
+}
+
 double LammpsModel::largest_offset() const
 {
   double longest = 0.0;
   for (int i = 0; i < atom->nlocal; ++i) {
-    const int type = impl->rows.model_type()[atom->type[i]];
-    if (type < 0) continue;
-    const double *s = atom->sp[i];
-    longest = std::max(longest, std::fabs(info().virtual_scale[type] * s[3]) * std::hypot(s[0], s[1], s[2]));
+    const double scale = spin_scale(i), *s = atom->sp[i];
+    if (scale != 0.0) longest = std::max(longest, std::fabs(scale) * std::hypot(s[0], s[1], s[2]));
   }
   return longest;
 }
@@ -235,10 +241,8 @@ const double *LammpsModel::positions()
                              "divide it into shorter runs");
   impl->offsets.assign(3 * static_cast<std::size_t>(nall), 0.0);
   for (int i = 0; i < nall; ++i) {
-    const int type = model_type(atom->type[i]);
-    if (type < 0) continue;
-    const double *s = atom->sp[i];
-    for (int k = 0; k < 3; ++k) impl->offsets[3 * i + k] = info().virtual_scale[type] * s[3] * s[k];
+    const double scale = spin_scale(i);
+    for (int k = 0; k < 3 && scale != 0.0; ++k) impl->offsets[3 * i + k] = scale * atom->sp[i][k];
   }
   return impl->spin->place(x, impl->offsets.data());
 }

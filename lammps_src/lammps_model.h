@@ -70,6 +70,7 @@ class LammpsModel : protected Pointers {
   void check_special_bonds();
   void check_spins();
   void warn_about_exclusions();
+  double spin_scale(int i) const;
   double largest_offset() const;
   const double *positions();
 };

@@ -32,8 +32,10 @@ class System:
     def periodic(self) -> tuple[bool, ...]:
         return tuple(b == "p" for b in self.boundary.split())
 
-    def write(self, path: Path, elements: Sequence[str], style: str = "atomic") -> Path:
-        """LAMMPS data file; numbers keep all digits."""
+    def write(
+        self, path: Path, elements: Sequence[str], style: str = "atomic", spins: np.ndarray | None = None
+    ) -> Path:
+        """LAMMPS data file; numbers keep all digits. `spins` (n, 3) μB belong to the style spin."""
         a, b, c = self.cell
         lines = ["test", "", f"{len(self.symbols)} atoms", f"{len(elements)} atom types", ""]
         lines += [f"0 {v:.17g} {n}lo {n}hi" for v, n in zip((a[0], b[1], c[2]), "xyz", strict=True)]
@@ -43,9 +45,16 @@ class System:
         molecule = "1 " if style == "molecular" else ""
         for k, (symbol, x) in enumerate(zip(self.symbols, self.positions, strict=True)):
             numbers = " ".join(f"{v:.17g}" for v in x)
-            lines.append(f"{k + 1} {molecule}{elements.index(symbol) + 1} {numbers}")
+            spin = "" if spins is None else _spin_columns(spins[k])
+            lines.append(f"{k + 1} {molecule}{elements.index(symbol) + 1} {numbers}{spin}")
         path.write_text("\n".join(lines) + "\n")
         return path
+
+
+def _spin_columns(spin: np.ndarray) -> str:
+    length = float(np.linalg.norm(spin))
+    direction = spin / length if length else np.array([0.0, 0.0, 1.0])
+    return "".join(f" {v:.17g}" for v in (*direction, length))
 
 
 def grid(
@@ -83,6 +92,8 @@ class Output:
     """(n, 6) of compute stress/atom, eV, sign of the virial."""
     centroid: np.ndarray
     """(n, 9) of compute centroid/stress/atom."""
+    magnetic: np.ndarray
+    """(n, 3) fm in rad/ps of spin models, else (n, 0)."""
     text: str
 
 
@@ -144,15 +155,37 @@ print "@TOTALS@" file totals.txt
 def single_point(folder: Path, deck: str, ranks: int) -> Output:
     """Energy, virial and everything per atom; `deck` ends with pair_coeff."""
     text = run(folder, deck + MEASURE, ranks)
+    return read_output(folder, text)
+
+
+def read_output(folder: Path, text: str = "") -> Output:
+    """What the lines of MEASURE wrote into a folder."""
     totals = np.loadtxt(folder / "totals.txt")
     atoms = np.loadtxt(folder / "atoms.dump", skiprows=9, ndmin=2)
+    magnetic, values = atoms[:, 4:-16], atoms[:, -16:]
     xx, yy, zz, xy, xz, yz = totals[1:7] * totals[7] / NKTV2P
     return Output(
         energy=float(totals[0]),
         virial=np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]),
         forces=atoms[:, 1:4],
-        atomic_energy=atoms[:, 4],
-        stress=-atoms[:, 5:11] / NKTV2P,
-        centroid=-atoms[:, 11:20] / NKTV2P,
+        atomic_energy=values[:, 0],
+        stress=-values[:, 1:7] / NKTV2P,
+        centroid=-values[:, 7:] / NKTV2P,
+        magnetic=magnetic,
         text=text,
     )
+
+
+def compare(found: Output, expected, tolerance: float) -> None:
+    """Everything that LAMMPS reports against a prediction of Python."""
+    scale = np.abs(expected.forces).max() or 1.0
+    np.testing.assert_allclose(found.energy, expected.energy, rtol=tolerance)
+    np.testing.assert_allclose(
+        found.atomic_energy, expected.atomic_energy, rtol=0, atol=tolerance * abs(expected.atomic_energy).max()
+    )
+    np.testing.assert_allclose(found.forces, expected.forces, rtol=0, atol=tolerance * scale)
+    virial_scale = np.abs(expected.virial).max() or 1.0
+    np.testing.assert_allclose(found.virial, expected.virial, rtol=0, atol=tolerance * virial_scale)
+    whole = expected.virial[[0, 1, 2, 0, 0, 1, 1, 2, 2], [0, 1, 2, 1, 2, 2, 0, 0, 1]]
+    np.testing.assert_allclose(found.stress.sum(0), whole[:6], rtol=0, atol=tolerance * virial_scale)
+    np.testing.assert_allclose(found.centroid.sum(0), whole, rtol=0, atol=tolerance * virial_scale)
