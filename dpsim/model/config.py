@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from dpsim.descriptors import DPA3Config
+from dpsim.descriptors import DescriptorConfig, DPA1Config, DPA3Config, SeAttenV2Config
 from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.errors import ConfigError
 from dpsim.fittings import EnergyFittingConfig
@@ -38,7 +38,13 @@ def _dpa3(
     return descriptor, fitting
 
 
-PRESETS = {
+_ATTENTION: Any = {
+    "sel": 120, "rcut": 6.0, "rcut_smth": 0.5, "neuron": (25, 50, 100), "axis_neuron": 16, "tebd_dim": 8,
+    "type_one_side": True, "attn": 128, "precision": "float32",
+}  # fmt: skip
+_TANH = EnergyFittingConfig(neuron=(240, 240, 240), activation_function="tanh", resnet_dt=True, precision="float32")
+
+PRESETS: dict[str, tuple[DescriptorConfig, EnergyFittingConfig]] = {
     "dpa3-tiny": _dpa3(
         32, 16, 16, 2, (64, 64), e_rcut=4.5, e_rcut_smth=3.8, e_sel=60, a_rcut=3.2, a_rcut_smth=2.6, a_sel=20,
     ),
@@ -47,6 +53,8 @@ PRESETS = {
     ),
     "dpa3-l3": _dpa3(128, 64, 32, 3, (240, 240, 240)),
     "dpa3-l6": _dpa3(128, 64, 32, 6, (240, 240, 240)),
+    "dpa1": (DPA1Config(**_ATTENTION, attn_layer=2, temperature=1.0, smooth_type_embedding=True), _TANH),
+    "se-atten-v2": (SeAttenV2Config(**_ATTENTION, attn_layer=0), _TANH),
 }  # fmt: skip
 """Ready-made descriptor and fitting settings by name; `dpa3-l6` is the recommended production size."""
 
