@@ -21,7 +21,6 @@ from dpsim.model.peer.family import (
     renamed,
 )
 from dpsim.model.peer.section import InputSection, Section
-from dpsim.physics.neighbors import CHARGES, SPINS
 
 _LINEARS = {
     "node_self_mlp": "node_self",
@@ -197,9 +196,9 @@ def _charge_spin_tree(config: DPA3Config, state: Mapping[str, np.ndarray]) -> Tr
         return {}
     trees: Tree = {
         peer_name: records.write_type_embedding(
-            state, f"charge_spin.{name}.", type_map=[str(k) for k in numbers], precision=config.precision
+            state, f"charge_spin.{name}.", type_map=None, precision=config.precision
         )
-        for (peer_name, name), numbers in zip(_TABLES.items(), (CHARGES, SPINS), strict=True)
+        for peer_name, name in _TABLES.items()
     }
     return trees | {"mix_cs_mlp": records.write_layer(state, "charge_spin.mix.", precision=config.precision)}
 
