@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from dpsim.descriptors import DescriptorConfig, DPA1Config, DPA3Config, SeAttenV2Config
+from dpsim.descriptors import DescriptorConfig, DPA1Config, DPA2Config, DPA3Config, SeAttenV2Config, SeE3TebdConfig
+from dpsim.descriptors.dpa2.config import RepformerConfig, RepinitConfig
 from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.errors import ConfigError
 from dpsim.fittings import EnergyFittingConfig
@@ -44,6 +45,26 @@ _ATTENTION: Any = {
 }  # fmt: skip
 _TANH = EnergyFittingConfig(neuron=(240, 240, 240), activation_function="tanh", resnet_dt=True, precision="float32")
 
+_TANH64 = _TANH.model_copy(update={"precision": "float64"})
+
+
+def _dpa2(nlayers: int, *, attention: bool, mode: str = "concat") -> tuple[DPA2Config, EnergyFittingConfig]:
+    """The inputs that the authors of DPA-2 ship (spec dpa2.md §11)."""
+    repinit: Any = {
+        "rcut": 6.0, "rcut_smth": 0.5, "nsel": 120, "axis_neuron": 12, "tebd_input_mode": mode, "use_three_body": True,
+        "three_body_sel": 48, "three_body_rcut": 4.0, "three_body_rcut_smth": 3.5,
+    }  # fmt: skip
+    repformer: Any = {
+        "rcut": 4.0, "rcut_smth": 3.5, "nsel": 48, "nlayers": nlayers, "g1_dim": 128, "g2_dim": 32,
+        "attn2_hidden": 32, "attn2_nhead": 4, "attn2_has_gate": True, "attn1_hidden": 128, "attn1_nhead": 4,
+        "update_g1_has_attn": False, "update_g2_has_g1g1": False, "update_g2_has_attn": attention,
+        "update_style": "res_residual", "update_residual": 0.01,
+    }  # fmt: skip
+    return DPA2Config(repinit=RepinitConfig(**repinit), repformer=RepformerConfig(**repformer)), _TANH64
+
+
+_ANGLES = SeE3TebdConfig(sel=40, rcut=4.0, neuron=(2, 4, 8))
+
 PRESETS: dict[str, tuple[DescriptorConfig, EnergyFittingConfig]] = {
     "dpa3-tiny": _dpa3(
         32, 16, 16, 2, (64, 64), e_rcut=4.5, e_rcut_smth=3.8, e_sel=60, a_rcut=3.2, a_rcut_smth=2.6, a_sel=20,
@@ -55,6 +76,11 @@ PRESETS: dict[str, tuple[DescriptorConfig, EnergyFittingConfig]] = {
     "dpa3-l6": _dpa3(128, 64, 32, 6, (240, 240, 240)),
     "dpa1": (DPA1Config(**_ATTENTION, attn_layer=2, temperature=1.0, smooth_type_embedding=True), _TANH),
     "se-atten-v2": (SeAttenV2Config(**_ATTENTION, attn_layer=0), _TANH),
+    "dpa2-small": _dpa2(3, attention=False),
+    "dpa2-medium": _dpa2(6, attention=True),
+    "dpa2-large": _dpa2(12, attention=True),
+    "dpa2-compressible": _dpa2(3, attention=False, mode="strip"),
+    "se-e3-tebd": (_ANGLES, _TANH64),
 }  # fmt: skip
 """Ready-made descriptor and fitting settings by name; `dpa3-l6` is the recommended production size."""
 

@@ -318,10 +318,10 @@ class DPA2Config(Config):
         """Smallest instance that uses every part: for tests."""
         repinit = RepinitConfig(
             rcut=4.0, nsel=45, neuron=(5, 10), axis_neuron=3, tebd_dim=3, tebd_input_mode="strip", use_three_body=True,
-            three_body_neuron=(2, 4), three_body_sel=20, three_body_rcut=3.0, three_body_rcut_smth=2.0,
+            three_body_neuron=(2, 4), three_body_sel=20, three_body_rcut=3.0, three_body_rcut_smth=1.0,
         )  # fmt: skip
         repformer = RepformerConfig(
-            rcut=3.3, rcut_smth=2.5, nsel=26, nlayers=3, g1_dim=8, g2_dim=6, axis_neuron=3, update_h2=True,
+            rcut=3.3, rcut_smth=1.0, nsel=26, nlayers=3, g1_dim=8, g2_dim=6, axis_neuron=3, update_h2=True,
             attn1_hidden=4, attn1_nhead=2, attn2_hidden=4, attn2_nhead=2, attn2_has_gate=True,
             update_style="res_residual", update_residual=0.3,
         )  # fmt: skip
