@@ -13,6 +13,7 @@ from dpsim.model.peer.family import (
     Arrays,
     Context,
     DescriptorFamily,
+    Families,
     SelPlace,
     Settings,
     TorchNames,
@@ -154,7 +155,7 @@ class AttentionPeer(DescriptorFamily[AttentionSettings]):
         section.finish()
         return config
 
-    def sel_places(self, config: Settings) -> tuple[SelPlace, ...]:
+    def sel_places(self, config: Settings, families: Families) -> tuple[SelPlace, ...]:
         """See `DescriptorFamily.sel_places`."""
         return (SelPlace(("sel",), config["rcut"]),)
 

@@ -14,6 +14,7 @@ from dpsim.model.peer.family import (
     Arrays,
     Context,
     DescriptorFamily,
+    Families,
     SelPlace,
     Settings,
     TorchNames,
@@ -175,7 +176,7 @@ class DPA2Peer(DescriptorFamily[DPA2Config]):
         section.finish()
         return config
 
-    def sel_places(self, config: Settings) -> tuple[SelPlace, ...]:
+    def sel_places(self, config: Settings, families: Families) -> tuple[SelPlace, ...]:
         """See `DescriptorFamily.sel_places`."""
         first, layers = config["repinit"], config["repformer"]
         three_body = first.get("three_body_rcut", RepinitConfig.model_fields["three_body_rcut"].default)

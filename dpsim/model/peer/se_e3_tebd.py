@@ -14,6 +14,7 @@ from dpsim.model.peer.family import (
     Arrays,
     Context,
     DescriptorFamily,
+    Families,
     SelPlace,
     Settings,
     TorchNames,
@@ -102,7 +103,7 @@ class SeE3TebdPeer(DescriptorFamily[SeE3TebdConfig]):
         section.finish()
         return config
 
-    def sel_places(self, config: Settings) -> tuple[SelPlace, ...]:
+    def sel_places(self, config: Settings, families: Families) -> tuple[SelPlace, ...]:
         """See `DescriptorFamily.sel_places`."""
         return (SelPlace(("sel",), config["rcut"]),)
 

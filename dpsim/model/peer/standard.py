@@ -120,7 +120,7 @@ class StandardPeer(ModelFamily[ModelConfig]):
     def sel_places(self, config: Settings, families: Families) -> tuple[SelPlace, ...]:
         """See `ModelFamily.sel_places`."""
         inner = config["descriptor"]
-        places = families.descriptor(inner["type"], "").sel_places(inner)
+        places = families.descriptor(inner["type"], "").sel_places(inner, families)
         return tuple(place._replace(path=("descriptor", *place.path)) for place in places)
 
 
