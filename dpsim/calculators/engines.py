@@ -48,7 +48,7 @@ class ModelFacts(NamedTuple):
     @classmethod
     def of_frozen(cls, metadata: FrozenMetadata) -> ModelFacts:
         """Facts of a frozen package."""
-        spin = metadata.spin and metadata.spin.virtual_scale
+        spin = None if metadata.spin is None else metadata.spin.virtual_scale
         return cls(
             metadata.type_map, metadata.neighbors.spec, metadata.dtype, metadata.inputs, metadata.output,
             metadata.output_shape, metadata.intensive, metadata.property_name, metadata.atom_exclude_types, spin,

@@ -61,7 +61,7 @@ class SpinModelConfig(Config):
             raise ValueError(
                 f"backbone.pair_exclude_types lacks {list(lacking[0])}: types without spin have no virtual atoms"
             )
-        if not inner.descriptor.env_protection > 0:
+        if not getattr(inner.descriptor, "env_protection", 0.0) > 0:
             raise ValueError(
                 "backbone.descriptor.env_protection must be above 0: an atom without a spin is where its virtual one is"
             )
@@ -144,20 +144,25 @@ def without_neighbors(virtual_scale: Sequence[float]) -> tuple[tuple[int, int], 
 
 def doubled_settings(model: Mapping[str, Any], virtual_scale: Sequence[float]) -> dict[str, Any]:
     """Settings of a backbone as a dict from those of a model of the real types."""
-    n = len(virtual_scale)
+    n, apart = len(virtual_scale), without_neighbors(virtual_scale)
     return {
         **model,
         "type_map": doubled_type_map(model["type_map"]),
-        "descriptor": _doubled_descriptor(model["descriptor"], n),
-        "pair_exclude_types": (*without_neighbors(virtual_scale), *model.get("pair_exclude_types", ())),
+        "descriptor": _doubled_descriptor(model["descriptor"], n, apart),
+        "pair_exclude_types": (*apart, *model.get("pair_exclude_types", ())),
         "atom_exclude_types": (*model.get("atom_exclude_types", ()), *range(n, 2 * n)),
     }
 
 
-def _doubled_descriptor(settings: Mapping[str, Any], n_types: int) -> dict[str, Any]:
+def _doubled_descriptor(
+    settings: Mapping[str, Any], n_types: int, apart: tuple[tuple[int, int], ...]
+) -> dict[str, Any]:
     if settings.get("type") == "hybrid":
-        return {**settings, "list": [_doubled_descriptor(member, n_types) for member in settings["list"]]}
-    changed = {"env_protection": settings.get("env_protection") or PROTECTION}
+        return {**settings, "list": [_doubled_descriptor(member, n_types, apart) for member in settings["list"]]}
+    changed = {
+        "env_protection": settings.get("env_protection") or PROTECTION,
+        "exclude_types": (*apart, *settings.get("exclude_types", ())),
+    }
     sel = settings.get("sel")
     if isinstance(sel, list | tuple) and len(sel) == n_types:
         changed["sel"] = (*sel, *sel)

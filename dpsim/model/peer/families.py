@@ -18,10 +18,11 @@ from dpsim.model.peer.se_e2_a import SeE2APeer
 from dpsim.model.peer.se_e2_r import SeE2RPeer
 from dpsim.model.peer.se_e3 import SeE3Peer
 from dpsim.model.peer.se_e3_tebd import SeE3TebdPeer
+from dpsim.model.peer.spin import SpinPeer
 from dpsim.model.peer.standard import StandardPeer
 
 FAMILIES = Families(
-    models=(StandardPeer(), LinearPeer(), ZBLPeer(), PairTablePeer()),
+    models=(StandardPeer(), LinearPeer(), ZBLPeer(), PairTablePeer(), SpinPeer()),
     descriptors=(
         DPA3Peer(),
         DPA1Peer(),

@@ -99,6 +99,8 @@ class SelPlace(NamedTuple):
     """Å within which neighbours are counted."""
     by_type: bool = False
     """One number for each type of the neighbours."""
+    copies: int = 1
+    """How often a neighbour stands in the list: spin models list its virtual atom as well."""
 
 
 @dataclass(frozen=True)
