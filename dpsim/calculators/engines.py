@@ -36,13 +36,15 @@ class ModelFacts(NamedTuple):
     atom_exclude_types: tuple[int, ...]
     spin: tuple[float, ...] | None
     """Of spin models: see `Model.spin`."""
+    shortest: float = 0.0
+    """Å; closer pairs of atoms are refused. Of frozen models, which do not say, 0."""
 
     @classmethod
     def of_model(cls, model: Model) -> ModelFacts:
         """Facts of PyTorch modules."""
         return cls(
             model.type_map, model.neighbors, model.precision, model.inputs, model.output, model.output_shape,
-            model.intensive, model.property_name, model.atom_exclude_types, model.spin,
+            model.intensive, model.property_name, model.atom_exclude_types, model.spin, model.shortest,
         )  # fmt: skip
 
     @classmethod

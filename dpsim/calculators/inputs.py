@@ -33,7 +33,7 @@ def read_frame(facts: ModelFacts, frame: Mapping[str, Any], where: str, source: 
     Raises
     ------
     DataError
-        If shapes do not match, numbers are not finite, or the cell is flat.
+        If shapes do not match, numbers are not finite, the cell is flat, or atoms are closer than a table begins.
     ModelError
         If an element is unknown, or an input is missing or not taken.
     """
@@ -63,12 +63,23 @@ def read_frame(facts: ModelFacts, frame: Mapping[str, Any], where: str, source: 
             graph = frame_graph(*structure)
         else:
             graph = spin_graph(*structure, given.pop("spin")[real], facts.spin)
+        _check_closest(graph, facts.shortest)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     if "aparam" in given:
         virtual = np.zeros((graph.n_atoms - int(real.sum()), facts.inputs.n_aparam))
         given["aparam"] = np.concatenate([given["aparam"][real], virtual])
     return replace(graph, **given), real  # type: ignore[arg-type]
+
+
+def _check_closest(graph: FrameGraph, shortest: float) -> None:
+    distance = np.linalg.norm(graph.displacements, axis=1)
+    if distance.min(initial=shortest) < shortest:
+        e = int(distance.argmin())
+        raise DataError(
+            f"atoms {graph.center[e]} and {graph.neighbor[e]} are {distance[e]:.3g} Å apart, and the model's table of "
+            f"pair energies begins at {shortest:g} Å: move them apart"
+        )
 
 
 def _parameters(
