@@ -20,6 +20,12 @@ CHECKS: tuple[Callable[[Subject], None], ...] = tuple(
 """All checks; each takes a `Subject` and raises `ContractError`."""
 
 
+def checks_for(config: AnyModelConfig) -> tuple[Callable[[Subject], None], ...]:
+    """The checks that have a meaning for what a model predicts, as forces have for energies alone."""
+    output = config.fitting.output if isinstance(config, ModelConfig) else "energy"
+    return tuple(check for check in CHECKS if output in getattr(check, "outputs", (output,)))
+
+
 def check_all(
     config: AnyModelConfig, *, tolerances: Tolerances = DEFAULT, skip: Collection[str] = (), seed: int = 0
 ) -> None:
@@ -47,7 +53,7 @@ def check_all(
         raise ValueError(f"there is no check {sorted(unknown)[0]!r}: names are {', '.join(c.__name__ for c in CHECKS)}")
     subject = Subject.from_config(config, tolerances, seed)
     failures = []
-    for check in CHECKS:
+    for check in checks_for(config):
         if check.__name__ not in skip:
             try:
                 check(subject)

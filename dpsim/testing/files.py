@@ -23,5 +23,5 @@ def check_file_round_trip(subject: Subject) -> None:
     if state_digest(read) != state_digest(subject.model):
         raise ContractError("the digest of the model read from the file differs from that of the model written")
     for name, structure in subject.samples().items():
-        found, expected = potential.evaluate(**structure.as_frame()), subject.evaluate(structure)
+        found, expected = potential.evaluate(**subject.frame(structure)), subject.evaluate(structure)
         subject.agree_all(f"{name} with the model read from the file", found, expected, relative=0.0)

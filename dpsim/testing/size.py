@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 
 from dpsim.calculators.evaluate import Prediction
 from dpsim.testing.structures import Structure, repeated, with_images
-from dpsim.testing.subject import Subject
+from dpsim.testing.subject import Subject, turned
 
 
 def check_extensivity(subject: Subject) -> None:
-    """Two copies out of each other's sight have twice the energy and the same forces."""
+    """Two copies out of each other's sight have twice the value (an intensive one is the same) and the same forces."""
     structure = subject.molecule()
     far = np.array([10 * subject.potential.cutoff + 50.0, 0.0, 0.0])
     pair = Structure(np.concatenate([structure.positions, structure.positions + far]), np.tile(structure.types, 2))
@@ -20,7 +21,7 @@ def check_extensivity(subject: Subject) -> None:
 
 
 def check_supercell(subject: Subject) -> None:
-    """A supercell of n cells has n times the energy and the virial, and the same forces."""
+    """A supercell of n cells has n times the value (an intensive one is the same) and virial, and the same forces."""
     for name, n_atoms, seed, repeats in (("crystal", 9, 0, (2, 1, 1)), ("small cell", 2, 1, (2, 3, 2))):
         structure = subject.crystal(n_atoms, seed)
         found = subject.evaluate(repeated(structure, repeats))
@@ -30,19 +31,26 @@ def check_supercell(subject: Subject) -> None:
 
 
 def _check_copies(subject: Subject, what: str, found: Prediction, single: Prediction, copies: int) -> None:
-    subject.agree(f"{what}: energy", found.energy, copies * np.asarray(single.energy))
-    subject.agree(f"{what}: virial", found.virial, copies * np.asarray(single.virial))
-    subject.agree(f"{what}: atomic_energy", found.atomic_energy, np.tile(np.asarray(single.atomic_energy), copies))
-    subject.agree(f"{what}: forces", found.forces, np.tile(np.asarray(single.forces), (copies, 1)))
+    for field in subject.fields:
+        expected = np.asarray(getattr(single, field))
+        if field in subject.per_atom:
+            expected = np.concatenate([expected] * copies)
+        elif not subject.model.intensive:
+            expected = copies * expected
+        subject.agree(f"{what}: {field}", getattr(found, field), expected)
 
 
 def check_images(subject: Subject) -> None:
-    """Periodic images act like atoms: a cluster of explicit images gives the crystal's atomic energies."""
+    """Periodic images act like atoms: a cluster of explicit images gives the crystal's atomic values."""
     structure = subject.crystal(2, seed=1)
     layers = 1 + subject.model.message_passing_layers
     cluster = with_images(structure, layers * subject.potential.cutoff)
-    found = np.asarray(subject.evaluate(cluster).atomic_energy)[: len(structure.types)]
-    subject.agree("explicit images: atomic_energy", found, subject.evaluate(structure).atomic_energy)
+    found = _atomic(subject, cluster)[: len(structure.types)]
+    subject.agree(f"explicit images: {subject.atomic}", found, _atomic(subject, structure))
+
+
+def _atomic(subject: Subject, structure: Structure) -> np.ndarray:
+    return np.asarray(getattr(subject.evaluate(structure), subject.atomic))
 
 
 def check_batch(subject: Subject) -> None:
@@ -53,19 +61,31 @@ def check_batch(subject: Subject) -> None:
 
 
 def check_isolated_atom(subject: Subject) -> None:
-    """A lone atom has a finite energy, the same in any wide cell, and exactly no force and no virial."""
+    """A lone atom has a finite value without any direction, the same in any wide cell; no force and no virial."""
     for t in range(subject.n_types):
         alone = subject.evaluate(_single(t))
-        zero = Prediction(alone.energy, np.zeros((1, 3)), np.zeros((3, 3)), np.array([alone.energy]))
-        subject.agree_all(f"isolated atom of type {t}", alone, zero, relative=0.0)
+        value = np.asarray(getattr(alone, subject.output))
+        expected = _prediction(subject, value, value[None], 1)
+        subject.agree_all(f"isolated atom of type {t}", alone, expected, relative=0.0)
+        quarter = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # about two axes: moves any direction
+        subject.agree(f"isolated atom of type {t}, turned", turned(subject.output, value, quarter), value)
         wide = _single(t)._replace(cell=np.eye(3) * 2.5 * subject.potential.cutoff)
-        subject.agree_all(f"atom of type {t} in a wide cell", subject.evaluate(wide), zero)
+        subject.agree_all(f"atom of type {t} in a wide cell", subject.evaluate(wide), expected)
+
+
+def _prediction(subject: Subject, total: np.ndarray, atomic: np.ndarray, n_atoms: int) -> Prediction:
+    """Prediction without forces and virial."""
+    values: dict[str, Any] = {subject.output: total, subject.atomic: atomic}
+    if subject.output == "energy":
+        values |= {"forces": np.zeros((n_atoms, 3)), "virial": np.zeros((3, 3))}
+    return Prediction(**values)
 
 
 def check_empty(subject: Subject) -> None:
-    """A structure without atoms has no energy and empty arrays; one of placeholders has zeros."""
+    """A structure without atoms has a value of zero and empty arrays; one of placeholders has zeros."""
+    shape = subject.model.output_shape
     for what, structure, n in (("no atoms", _empty(), 0), ("placeholders only", _placeholders(3), 3)):
-        expected = Prediction(0.0, np.zeros((n, 3)), np.zeros((3, 3)), np.zeros(n))
+        expected = _prediction(subject, np.zeros(shape), np.zeros((n, *shape)), n)
         for cell in (None, np.eye(3) * 5.0):
             subject.agree_all(what, subject.evaluate(structure._replace(cell=cell)), expected, relative=0.0)
 
@@ -81,44 +101,43 @@ def check_placeholders(subject: Subject) -> None:
             subject.evaluate(structure),
             subject.evaluate(structure._replace(positions=positions, types=types)),
         )
-        what = f"placeholders in the {name}"
-        subject.agree(f"{what}: energy", after.energy, before.energy)
-        subject.agree(f"{what}: virial", after.virial, before.virial)
-        for field in ("atomic_energy", "forces"):
-            values = np.asarray(getattr(after, field))
-            subject.agree(f"{what}: {field}", values[real], getattr(before, field))
-            subject.agree(f"{what}: their {field}", values[~real], np.zeros_like(values[~real]), relative=0.0)
+        for field in subject.fields:
+            what, values = f"placeholders in the {name}", np.asarray(getattr(after, field))
+            if field in subject.per_atom:
+                subject.agree(f"{what}: their {field}", values[~real], np.zeros_like(values[~real]), relative=0.0)
+                values = values[real]
+            subject.agree(f"{what}: {field}", values, getattr(before, field))
 
 
 def check_pair_exclusions(subject: Subject) -> None:
     """With every pair of types excluded, atoms are isolated; with one excluded, only that interaction is gone."""
     pairs = tuple(combinations_with_replacement(range(subject.n_types), 2))
-    alone = [subject.evaluate(_single(t)).energy for t in range(subject.n_types)]
+    alone = np.array([_atomic(subject, _single(t))[0] for t in range(subject.n_types)])
     none = subject.variant(pair_exclude_types=pairs)
     for name, structure in subject.samples().items():
-        expected = np.array([alone[t] for t in structure.types])
-        prediction = none.evaluate(structure)
-        subject.agree(f"{name} with all pairs excluded: atomic_energy", prediction.atomic_energy, expected)
-        subject.agree(
-            f"{name} with all pairs excluded: forces", prediction.forces, np.zeros_like(structure.positions), 0.0
-        )
+        prediction, what = none.evaluate(structure), f"{name} with all pairs excluded"
+        subject.agree(f"{what}: {subject.atomic}", getattr(prediction, subject.atomic), alone[structure.types])
+        if "forces" in subject.fields:
+            subject.agree(f"{what}: forces", prediction.forces, np.zeros_like(structure.positions), 0.0)
     structure = subject.molecule()
     only = structure._replace(types=np.where(structure.types == 0, 0, -1))
     cross = subject.variant(pair_exclude_types=pairs[1 : subject.n_types])  # type 0 sees only itself
-    found = np.asarray(cross.evaluate(structure).atomic_energy)[structure.types == 0]
-    expected = np.asarray(subject.evaluate(only).atomic_energy)[structure.types == 0]
-    subject.agree("molecule with type 0 cut off from others: atomic_energy", found, expected)
+    found = _atomic(cross, structure)[structure.types == 0]
+    expected = _atomic(subject, only)[structure.types == 0]
+    subject.agree(f"molecule with type 0 cut off from others: {subject.atomic}", found, expected)
 
 
 def check_atom_exclusions(subject: Subject) -> None:
-    """Atoms of an excluded type have no energy of their own but act as neighbours."""
+    """Atoms of an excluded type have no value of their own, do not count in a mean, but act as neighbours."""
     excluded = subject.variant(atom_exclude_types=(subject.n_types - 1,))
     for name, structure in subject.samples().items():
-        full = np.asarray(subject.evaluate(structure).atomic_energy)
-        found = excluded.evaluate(structure)
-        expected = np.where(structure.types == subject.n_types - 1, 0.0, full)
-        subject.agree(f"{name} with an excluded type: atomic_energy", found.atomic_energy, expected)
-        subject.agree(f"{name} with an excluded type: energy", found.energy, expected.sum())
+        kept = structure.types != subject.n_types - 1
+        found, expected = excluded.evaluate(structure), _atomic(subject, structure).copy()
+        expected[~kept] = 0.0
+        total = expected.sum(axis=0) / (max(kept.sum(), 1) if subject.model.intensive else 1)
+        what = f"{name} with an excluded type"
+        subject.agree(f"{what}: {subject.atomic}", getattr(found, subject.atomic), expected)
+        subject.agree(f"{what}: {subject.output}", getattr(found, subject.output), total)
 
 
 def _empty() -> Structure:

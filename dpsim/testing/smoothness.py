@@ -10,35 +10,56 @@ from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential
 from dpsim.model.base import Model
 from dpsim.physics.neighborhood import Neighborhood, collate
-from dpsim.physics.neighbors import frame_graph
 from dpsim.testing.structures import Structure
-from dpsim.testing.subject import ContractError, Subject
+from dpsim.testing.subject import ContractError, Subject, only_for
 
 STENCIL = np.array([-2.0, -1.0, 1.0, 2.0])
 WEIGHTS = np.array([1.0, -8.0, 8.0, -1.0]) / 12.0
 """Five-point central difference (its middle weight is zero); the error is of fourth order in the step."""
 
 
+@only_for("energy")
 def check_forces(subject: Subject) -> None:
     """Forces are minus the gradient of the energy."""
     step = 1e-3
     for name, structure in (("molecule", subject.molecule(4)), ("small cell", subject.crystal(2, seed=1))):
         moves = np.eye(structure.positions.size).reshape(-1, *structure.positions.shape)
         moved = [structure._replace(positions=structure.positions + s * step * move) for move in moves for s in STENCIL]
-        slopes = subject.energies(moved).reshape(-1, 4) @ WEIGHTS / step
+        slopes = subject.totals(moved).reshape(-1, 4) @ WEIGHTS / step
         found = np.asarray(subject.evaluate(structure).forces)
         what = f"forces on the {name} and finite differences"
         subject.agree(what, found, -slopes.reshape(-1, 3), subject.tolerances.derivative)
 
 
+@only_for("energy")
 def check_virial(subject: Subject) -> None:
     """The virial is minus the derivative of the energy with respect to strain."""
     step = 1e-3
     for name, structure in (("molecule", subject.molecule()), ("small cell", subject.crystal(2, seed=1))):
         strains = [s * step * unit for unit in np.eye(9).reshape(9, 3, 3) for s in STENCIL]
-        slopes = subject.energies([_strained(structure, strain) for strain in strains]).reshape(9, 4) @ WEIGHTS / step
+        slopes = subject.totals([_strained(structure, strain) for strain in strains]).reshape(9, 4) @ WEIGHTS / step
         what = f"virial of the {name} and finite differences"
         subject.agree(what, subject.evaluate(structure).virial, -slopes.reshape(3, 3), subject.tolerances.derivative)
+
+
+@only_for("dipole")
+def check_dipole_derivatives(subject: Subject) -> None:
+    """The derivatives of a dipole with respect to positions and strain, against finite differences."""
+    step = 1e-3
+    for name, structure in (("molecule", subject.molecule(4)), ("small cell", subject.crystal(2, seed=1))):
+        moves = np.eye(structure.positions.size).reshape(-1, *structure.positions.shape)
+        moved = [structure._replace(positions=structure.positions + s * step * move) for move in moves for s in STENCIL]
+        strains = [s * step * unit for unit in np.eye(9).reshape(9, 3, 3) for s in STENCIL]
+        strained = [_strained(structure, strain) for strain in strains]
+        found = subject.potential.dipole_derivatives(**subject.frame(structure))
+        for field, structures, shape in (
+            ("dipole_forces", moved, (-1, 3, 3)),
+            ("dipole_virial", strained, (3, 3, 3)),
+        ):
+            slopes = WEIGHTS @ subject.totals(structures).reshape(-1, 4, 3) / step
+            expected = -np.moveaxis(slopes.reshape(-1, 3, 3), 2, 1) if field == "dipole_forces" else -slopes.T
+            what = f"{field} of the {name} and finite differences"
+            subject.agree(what, getattr(found, field), expected.reshape(shape), subject.tolerances.derivative)
 
 
 def _strained(structure: Structure, strain: npt.NDArray[np.float64]) -> Structure:
@@ -48,10 +69,8 @@ def _strained(structure: Structure, strain: npt.NDArray[np.float64]) -> Structur
 
 
 def check_parameter_gradient(subject: Subject) -> None:
-    """The gradient of a loss on energy, forces and virial with respect to the parameters, as training takes it."""
-    structures = [subject.molecule(4), subject.crystal(2, seed=1)]
-    graphs = [frame_graph(s.positions, s.types, s.cell, subject.model.neighbors) for s in structures]
-    hood = collate(graphs)
+    """The gradient of a loss on all that is predicted with respect to the parameters, as training takes it."""
+    hood = collate([subject.graph(s) for s in (subject.molecule(4), subject.crystal(2, seed=1))])
     groups = _parameter_groups(subject.model)
     if not groups:
         return  # a table has nothing to train
@@ -81,6 +100,9 @@ def _parameter_groups(model: Model) -> dict[str, Group]:
 
 
 def _loss(model: Model, hood: Neighborhood, *, create_graph: bool = False) -> torch.Tensor:
+    if model.output != "energy":
+        values: torch.Tensor = model(hood)
+        return (values**2).mean()
     d = model.derivatives(hood, 2, create_graph=create_graph)
     return (d.energy**2).mean() + (d.forces**2).mean() + 0.1 * (d.virial**2).mean()
 
@@ -97,19 +119,19 @@ def _difference_quotient(model: Model, hood: Neighborhood, group: Group, step: f
     for s in STENCIL:
         for (parameter, direction), value in zip(group, kept, strict=True):
             parameter.data.copy_(value + s * step * direction)
-        values.append(float(_loss(model, hood)))
+        values.append(_loss(model, hood).item())
     for (parameter, _), value in zip(group, kept, strict=True):
         parameter.data.copy_(value)
     return float(np.dot(WEIGHTS, values)) / step
 
 
 def check_cutoff(subject: Subject) -> None:
-    """Energy and forces are continuous where a neighbour crosses the cutoff."""
+    """What is predicted is continuous where a neighbour crosses the cutoff."""
     _check_crossing(subject, "the cutoff", subject.model.neighbors.cutoff)
 
 
 def check_inner_cutoffs(subject: Subject) -> None:
-    """Energy and forces are continuous where a neighbour crosses the cutoff of an inner list, as that of angles."""
+    """What is predicted is continuous where a neighbour crosses the cutoff of an inner list, as that of angles."""
     spec = subject.model.neighbors
     for radius in sorted({one.cutoff for one in spec.walk()} - {spec.cutoff}):
         _check_crossing(subject, "the cutoff of an inner list", radius)
@@ -123,7 +145,7 @@ def _check_crossing(subject: Subject, what: str, radius: float) -> None:
     types = np.arange(4) % subject.n_types
     sides = [Structure(np.vstack([base, [radius + s * step, 0.0, 0.0]]), types) for s in (-1, 1)]
     inside, outside = subject.evaluate_many(sides)
-    for name in ("energy", "forces"):
+    for name in (subject.output, *(("forces",) if "forces" in subject.fields else ())):
         where = f"{name} where a neighbour crosses {what} ({radius} Å)"
         subject.agree(where, getattr(outside, name), getattr(inside, name), subject.tolerances.jump)
 
@@ -133,8 +155,8 @@ def check_single_precision(subject: Subject) -> None:
     model = subject.model.with_precision("float32")
     potential = Potential(ModuleEngine(model, "cpu"), "the model in float32")
     for name, structure in subject.samples().items():
-        found, expected = potential.evaluate(**structure.as_frame()), subject.evaluate(structure)
-        for field in ("atomic_energy", "forces", "virial"):
+        found, expected = potential.evaluate(**subject.frame(structure)), subject.evaluate(structure)
+        for field in subject.fields[1:]:
             dtype = np.asarray(getattr(found, field)).dtype
             if dtype != np.float64:
                 raise ContractError(f"{field} of the {name} from networks in float32 is {dtype}, expected float64")

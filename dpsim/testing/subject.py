@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,10 @@ import torch
 
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, Prediction
+from dpsim.calculators.inputs import read_frame
 from dpsim.model.base import Model
 from dpsim.model.config import AnyModelConfig
+from dpsim.physics.neighbors import FrameGraph
 from dpsim.testing.structures import Structure, crystal, molecule
 
 
@@ -37,8 +40,31 @@ DEFAULT = Tolerances()
 """Tolerances of models whose switches vanish at the cutoff."""
 
 
+RANK = {"forces": 1, "virial": 2, "dipole": 1, "polarizability": 2}
+"""How many axes of a quantity turn with the structure; quantities that are not named do not turn."""
+_Check = TypeVar("_Check", bound=Callable[..., None])
+
+
+def only_for(*outputs: str) -> Callable[[_Check], _Check]:
+    """Mark a check that has a meaning for models with these outputs alone."""
+
+    def mark(check: _Check) -> _Check:
+        check.outputs = outputs  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
+def turned(name: str, values: npt.ArrayLike | None, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What a rotation or reflection `q` (3, 3) makes of a quantity with one or no axis of atoms."""
+    array, rank = np.asarray(values, dtype=np.float64), RANK.get(name.removeprefix("atomic_"), 0)
+    if rank == 0:
+        return array
+    return array @ q.T if rank == 1 else q @ array @ q.T
+
+
 class Subject:
-    """A model in float64 with random parameters and energy bias.
+    """A model in float64 with random parameters and output bias.
 
     Attributes
     ----------
@@ -60,8 +86,13 @@ class Subject:
     def from_config(cls, config: AnyModelConfig, tolerances: Tolerances = DEFAULT, seed: int = 0) -> Subject:
         """Build the model that `config` declares, in float64."""
         model = config.build(seed).with_precision("float64")
-        noise = np.random.default_rng(seed).normal(size=len(config.type_map))
-        model.out_bias.copy_(torch.from_numpy(noise))
+        rng = np.random.default_rng(seed)
+        model.out_bias.copy_(torch.from_numpy(rng.normal(size=tuple(model.out_bias.shape))))
+        for name, buffer in model.named_buffers():  # zero and one in a fresh model, which would hide mistakes
+            if name.endswith("bias_by_type"):
+                buffer.copy_(torch.from_numpy(rng.normal(size=tuple(buffer.shape))))
+            if name.endswith("out_std"):
+                buffer.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, tuple(buffer.shape))))
         return cls(model, tolerances)
 
     def variant(self, **changes: object) -> Subject:
@@ -76,17 +107,52 @@ class Subject:
         """Number of types the model knows."""
         return len(self.config.type_map)
 
+    @property
+    def output(self) -> str:
+        """What the model predicts; the field of a prediction that holds the value of a structure."""
+        return self.model.output
+
+    @property
+    def atomic(self) -> str:
+        """The field of a prediction that holds the values of the atoms."""
+        return f"atomic_{self.output}"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of its predictions that are compared."""
+        return self.output, self.atomic, *(("forces", "virial") if self.output == "energy" else ())
+
+    @property
+    def per_atom(self) -> tuple[str, ...]:
+        """Those of them with one row an atom."""
+        return tuple(name for name in self.fields if name in ("forces", self.atomic))
+
+    def frame(self, structure: Structure) -> dict[str, Any]:
+        """Arguments of `dpsim.Potential.evaluate`; parameters of atoms follow from their types."""
+        inputs, frame = self.model.inputs, structure.as_frame()
+        if inputs.n_fparam:
+            frame["fparam"] = 0.3 + 0.1 * np.arange(inputs.n_fparam)
+        if inputs.n_aparam:
+            frame["aparam"] = np.sin(structure.types[:, None] + 1.0 + np.arange(inputs.n_aparam))
+        if inputs.charge_spin:
+            frame["charge_spin"] = np.array([1.0, 2.0])
+        return frame
+
+    def graph(self, structure: Structure) -> FrameGraph:
+        """Neighbourhood of a structure, with what the model takes beside it."""
+        return read_frame(self.potential.facts, self.frame(structure), "the structure", "the model under test")[0]
+
     def evaluate(self, structure: Structure) -> Prediction:
         """Prediction for one structure."""
-        return self.potential.evaluate(**structure.as_frame())
+        return self.potential.evaluate(**self.frame(structure))
 
     def evaluate_many(self, structures: list[Structure]) -> list[Prediction]:
         """Predictions for many structures, evaluated together."""
-        return self.potential.evaluate_many(s.as_frame() for s in structures)
+        return self.potential.evaluate_many(self.frame(s) for s in structures)
 
-    def energies(self, structures: list[Structure]) -> npt.NDArray[np.float64]:
-        """Energies of many structures, eV."""
-        return np.array([p.energy for p in self.evaluate_many(structures)])
+    def totals(self, structures: list[Structure]) -> npt.NDArray[np.float64]:
+        """Values of many structures, (M, ...)."""
+        return np.array([getattr(p, self.output) for p in self.evaluate_many(structures)])
 
     def molecule(self, n_atoms: int = 6, seed: int = 0) -> Structure:
         """A random molecule."""
@@ -131,6 +197,6 @@ class Subject:
             )
 
     def agree_all(self, what: str, found: Prediction, expected: Prediction, relative: float | None = None) -> None:
-        """Compare energy, atomic energies, forces and virial of two predictions."""
-        for name in ("energy", "atomic_energy", "forces", "virial"):
+        """Compare all that two predictions hold: values, atomic values and, for energies, forces and virial."""
+        for name in self.fields:
             self.agree(f"{what}: {name}", getattr(found, name), getattr(expected, name), relative)

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from dpsim.model.config import ModelConfig
-from dpsim.testing import CHECKS, ContractError, Subject, Tolerances, check_all, tiny_models
+from dpsim.testing import CHECKS, ContractError, Subject, Tolerances, check_all, checks_for, tiny_models
 
 MODELS = tiny_models()
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", MODELS)
+CASES = [(name, check) for name, config in MODELS.items() for check in checks_for(config)]
+
+
+@pytest.mark.parametrize(("name", "check"), CASES, ids=lambda part: getattr(part, "__name__", part))
 def test_contract(name, check):
     check(Subject.from_config(MODELS[name]))
 
