@@ -144,6 +144,7 @@ def read_input(file: Path, overrides: tuple[str, ...]) -> tuple[TrainStage, tupl
 
     from dpsim.workflow.document import apply_override
     from dpsim.workflow.messages import report
+    from dpsim.workflow.peer_parts import translated
     from dpsim.workflow.schema import check_type_map
     from dpsim.workflow.stages.train import TrainStage
     from dpsim.workflow.yaml_loader import load_file
@@ -163,6 +164,7 @@ def read_input(file: Path, overrides: tuple[str, ...]) -> tuple[TrainStage, tupl
         if key in raw:
             raw[key] = _as_files(raw[key])
     raw.setdefault("uses", "train")
+    raw = translated(raw, file.parent, checked, collector)
     stage = None
     try:
         stage = TrainStage.model_validate(raw)

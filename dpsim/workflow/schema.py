@@ -19,6 +19,7 @@ from dpsim.workflow.document import Document, read_document
 from dpsim.workflow.elements import SYMBOLS
 from dpsim.workflow.interpolate import Scope, fill
 from dpsim.workflow.messages import report
+from dpsim.workflow.peer_parts import translated
 from dpsim.workflow.problems import Collector, Path, closest
 from dpsim.workflow.stage import STAGE_NAME, Resources, Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
@@ -163,7 +164,7 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
             continue  # reported with the top level
         if _left_out(raw):
             left_out.append(name)
-        made = _tasks(name, raw, resources, collector)
+        made = _tasks(name, raw, resources, collector, document.path.resolve().parent, type_map)
         tasks |= {task.name: task for task in made}
         stage_type = None if made else find_stage_type(raw["uses"]) if isinstance(raw.get("uses"), str) else None
         if stage_type is not None:
@@ -225,7 +226,14 @@ def _need_type_map(tasks: Mapping[str, Task], collector: Collector) -> None:
         collector.add("E212", (), f"'type_map: [..]' is missing at the top of the file; needed by {stages}")
 
 
-def _tasks(name: str, raw: dict[str, Any], resources: Mapping[str, Resources], collector: Collector) -> list[Task]:
+def _tasks(
+    name: str,
+    raw: dict[str, Any],
+    resources: Mapping[str, Resources],
+    collector: Collector,
+    base: FilePath,
+    type_map: tuple[str, ...],
+) -> list[Task]:
     path: Path = ("stages", name)
     if not STAGE_NAME.fullmatch(name):
         message = f"{name!r} is not a stage name: a letter, then letters, digits, '_' and '-'"
@@ -241,7 +249,10 @@ def _tasks(name: str, raw: dict[str, Any], resources: Mapping[str, Resources], c
     }
     result = []
     for task_name, point in zip(matrices.names(name, all_points), all_points, strict=True):
-        config = _stage(stage_type, fill(body, Scope(matrix=point), collector, path), path, collector)
+        filled = fill(body, Scope(matrix=point), collector, path)
+        if raw["uses"] == "train":
+            filled = translated(filled, base, type_map, collector, path)
+        config = _stage(stage_type, filled, path, collector)
         if config is not None:
             result.append(Task(task_name, name, config, granted, point))
     return result

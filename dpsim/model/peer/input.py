@@ -128,6 +128,55 @@ def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
     return TrainingInput(type_map, settings, train, valid, places, _merged(notes))
 
 
+PARTS = {
+    "model": ("fitting_net",),
+    "learning_rate": ("start_lr", "stop_lr", "stop_lr_ratio"),
+    "loss": ("start_pref_e", "limit_pref_e", "start_pref_f", "limit_pref_f", "loss_func", "use_huber"),
+    "optimizer": ("adam_beta1", "adam_beta2"),
+}
+"""Sections of the input that a train stage may have as well, and keys by which they are told from dpsim's own."""
+
+
+def is_part(key: str, node: Any) -> bool:
+    """Whether a section of a train stage is written in the words of the peer."""
+    return isinstance(node, dict) and any(name in node for name in PARTS[key])
+
+
+def translate_part(key: str, node: Any, where: str, type_map: tuple[str, ...]) -> tuple[Settings, list[str]]:
+    """One section in the words of dpsim, and what in it has no effect.
+
+    Parameters
+    ----------
+    key
+        One of `PARTS`.
+    type_map
+        Elements of the model; a section ``model`` that has its own must have the same.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first key that dpsim does not honour.
+    """
+    notes: list[str] = []
+    section = InputSection(node, where)
+    if key == "learning_rate":
+        return learning_rate_settings(section), notes
+    if key != "model":
+        return (loss_settings if key == "loss" else optimizer_settings)(section, notes), notes
+    _refuse_multi_task(section)
+    own = tuple(section.node.setdefault("type_map", list(type_map)))
+    if own != type_map:
+        raise ConfigError(f"{where}.type_map is {list(own)}, but the elements here are {list(type_map)}")
+    config, places = _model(section, Context(type_map, FAMILIES, training=True, notes=notes))
+    for place in places:
+        if isinstance(_at(config, place.path), str):
+            raise ConfigError(
+                f"{where}.{'.'.join(map(str, place.path))}: {_at(config, place.path)!r} is counted by "
+                "'dpsim train input.json' only: a number is expected here"
+            )
+    return config, _merged(notes)
+
+
 def _part(section: InputSection, key: str, default: Any = ...) -> InputSection:
     node = section.take(key) if default is ... else section.take(key, default)
     return InputSection(node, f"{section.where}: {key}" if ":" not in section.where else f"{section.where}.{key}")
@@ -313,9 +362,7 @@ def resolve_sel(found: TrainingInput) -> dict[str, Any]:
 
 
 def _factor(found: TrainingInput, place: SelPlace) -> float | None:
-    value = found.settings["model"]
-    for key in place.path:
-        value = value[key]
+    value = _at(found.settings["model"], place.path)
     if not isinstance(value, str):
         return None
     word, _, factor = value.partition(":")
@@ -327,7 +374,11 @@ def _factor(found: TrainingInput, place: SelPlace) -> float | None:
     raise ConfigError(f"model.{'.'.join(map(str, place.path))}: {value!r}: a number, auto or auto:FACTOR is expected")
 
 
-def _put(node: Any, path: tuple[str | int, ...], value: Any) -> None:
-    for key in path[:-1]:
+def _at(node: Any, path: tuple[str | int, ...]) -> Any:
+    for key in path:
         node = node[key]
-    node[path[-1]] = value
+    return node
+
+
+def _put(node: Any, path: tuple[str | int, ...], value: Any) -> None:
+    _at(node, path[:-1])[path[-1]] = value
