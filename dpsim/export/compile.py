@@ -26,7 +26,7 @@ from dpsim.export.metadata import KEY, FrozenMetadata, ListMetadata, SpinMetadat
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
 from dpsim.physics.neighborhood import InnerList, Neighborhood, collate
-from dpsim.physics.neighbors import InnerEdges, frame_graph
+from dpsim.physics.neighbors import FrameGraph, InnerEdges, NeighborSpec, frame_graph
 from dpsim.version import __version__
 
 
@@ -56,16 +56,21 @@ _FRAMES = 4
 
 
 def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
-    """A neighbourhood whose sizes all differ, so that tracing keeps them apart."""
+    """A neighbourhood whose sizes all differ, so that tracing keeps them apart.
+
+    What stands in the inner lists follows no rule but that of their sizes.
+    """
     rng = np.random.default_rng(0)
     spec, inputs = model.neighbors, model.inputs
-    side = 0.62 * min(one.cutoff for one in spec.walk())
-    grid = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    for n_atoms in range(11, 28):
-        positions = (grid[:n_atoms] + rng.uniform(-0.1, 0.1, (n_atoms, 3))) * side
-        types = rng.integers(0, model.n_row_types, n_atoms)
-        graph = frame_graph(positions, types, None, spec)
-        hood = collate([replace(graph, inner=_thinned(graph.inner, itertools.count(2, 2)))])
+    n_atoms, n_lists = 11, sum(1 for _ in spec.walk())
+    for _ in range(200):
+        graph = _example_graph(spec, model.n_row_types, n_atoms, rng)
+        spare = graph.n_edges - n_atoms - 3 * n_lists
+        if spare < 20:
+            n_atoms += max(1, n_lists // 8)
+            continue
+        sizes = itertools.count(graph.n_edges - int(rng.integers(2, spare - 10)), -3)
+        hood = collate([replace(graph, inner=_sized(spec, graph.n_edges, sizes, rng))])
         extra = torch.zeros(5, dtype=torch.int64)  # remote rows, as on several ranks
         hood = hood._replace(
             row_types=torch.cat([hood.types, extra]),
@@ -76,17 +81,27 @@ def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
         )
         if _sizes_differ(hood):
             return hood.to(device).tensors()
+        n_atoms += 1
     raise AssertionError(f"no example with lists of different sizes was found for {spec}")
 
 
-def _thinned(lists: tuple[InnerEdges, ...], lost: Iterator[int]) -> tuple[InnerEdges, ...]:
-    """Lists without some of their last edges, each a different number: lists of equal rules have equal sizes."""
-    thinned = []
-    for one in lists:
-        edge = one.edge[: max(len(one.edge) - next(lost), 0)]
-        inner = tuple(replace(part, edge=part.edge[part.edge < len(edge)]) for part in one.inner)
-        thinned.append(InnerEdges(edge, _thinned(inner, lost)))
-    return tuple(thinned)
+def _example_graph(spec: NeighborSpec, n_types: int, n_atoms: int, rng: np.random.Generator) -> FrameGraph:
+    """Atoms near a grid, some twenty neighbours each."""
+    side = 0.62 * min(one.cutoff for one in spec.walk())
+    edge = math.ceil(n_atoms ** (1 / 3))
+    grid = np.stack(np.meshgrid(*[np.arange(edge)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:n_atoms]
+    positions = (grid + rng.uniform(-0.1, 0.1, (n_atoms, 3))) * side
+    return frame_graph(positions, rng.integers(0, n_types, n_atoms), None, spec)
+
+
+def _sized(spec: NeighborSpec, around: int, sizes: Iterator[int], rng: np.random.Generator) -> tuple[InnerEdges, ...]:
+    """Inner lists of a list of `around` edges: any of these edges, as many as `sizes` says next."""
+    lists = []
+    for one in spec.inner:
+        size = next(sizes)
+        edge = np.sort(rng.permutation(around)[:size]).astype(np.int64)
+        lists.append(InnerEdges(edge, _sized(one, len(edge), sizes, rng)))
+    return tuple(lists)
 
 
 def _sizes_differ(hood: Neighborhood) -> bool:
