@@ -27,7 +27,7 @@ from dpsim.model.peer.section import StoredInput
 from dpsim.model.peer.torchscript import read_torchscript
 
 _ALIAS = re.compile(r"\._networks\.")
-_ALWAYS_INERT = ("min_nbor_dist", r"(?:.*\.)?out_std")
+_ALWAYS_INERT = (r"(?:.*\.)?min_nbor_dist", r"(?:.*\.)?out_std")
 
 
 def load_checkpoint(path: str | Path, head: str | None = None) -> Model:
