@@ -64,6 +64,8 @@ def read_table(path: str | Path, rcut: float, n_types: int) -> FloatArray:
             rows = np.loadtxt(path, dtype=np.float64, ndmin=2)
     except (ValueError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no table of pair energies ({str(error).splitlines()[0]})") from None
+    if not rows.size:
+        raise ConfigError(f"{path} is empty, expected rows of a distance in Å and the energies of the pairs in eV")
     if rows.shape[1:] != (1 + n_pairs(n_types),):
         raise ConfigError(
             f"{path} has {rows.shape[1]} columns, expected {1 + n_pairs(n_types)}: the distance and the energies of "
