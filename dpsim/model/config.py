@@ -45,11 +45,9 @@ _ATTENTION: Any = {
 }  # fmt: skip
 _TANH = EnergyFittingConfig(neuron=(240, 240, 240), activation_function="tanh", resnet_dt=True, precision="float32")
 
-_TANH64 = _TANH.model_copy(update={"precision": "float64"})
-
 
 def _dpa2(nlayers: int, *, attention: bool, mode: str = "concat") -> tuple[DPA2Config, EnergyFittingConfig]:
-    """The inputs that the authors of DPA-2 ship (spec dpa2.md §11)."""
+    """The inputs that the authors of DPA-2 ship, in single precision."""
     repinit: Any = {
         "rcut": 6.0, "rcut_smth": 0.5, "nsel": 120, "axis_neuron": 12, "tebd_input_mode": mode, "use_three_body": True,
         "three_body_sel": 48, "three_body_rcut": 4.0, "three_body_rcut_smth": 3.5,
@@ -60,10 +58,11 @@ def _dpa2(nlayers: int, *, attention: bool, mode: str = "concat") -> tuple[DPA2C
         "update_g1_has_attn": False, "update_g2_has_g1g1": False, "update_g2_has_attn": attention,
         "update_style": "res_residual", "update_residual": 0.01,
     }  # fmt: skip
-    return DPA2Config(repinit=RepinitConfig(**repinit), repformer=RepformerConfig(**repformer)), _TANH64
+    first, layers = RepinitConfig(**repinit), RepformerConfig(**repformer)
+    return DPA2Config(repinit=first, repformer=layers, precision="float32"), _TANH
 
 
-_ANGLES = SeE3TebdConfig(sel=40, rcut=4.0, neuron=(2, 4, 8))
+_ANGLES = SeE3TebdConfig(sel=40, rcut=4.0, neuron=(2, 4, 8), precision="float32")
 
 PRESETS: dict[str, tuple[DescriptorConfig, EnergyFittingConfig]] = {
     "dpa3-tiny": _dpa3(
@@ -80,7 +79,7 @@ PRESETS: dict[str, tuple[DescriptorConfig, EnergyFittingConfig]] = {
     "dpa2-medium": _dpa2(6, attention=True),
     "dpa2-large": _dpa2(12, attention=True),
     "dpa2-compressible": _dpa2(3, attention=False, mode="strip"),
-    "se-e3-tebd": (_ANGLES, _TANH64),
+    "se-e3-tebd": (_ANGLES, _TANH),
 }  # fmt: skip
 """Ready-made descriptor and fitting settings by name; `dpa3-l6` is the recommended production size."""
 

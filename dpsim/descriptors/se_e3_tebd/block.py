@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dpsim import ops
 from dpsim.descriptors.environment import Environment
 from dpsim.descriptors.se_e3_tebd.config import SeE3TebdConfig
-from dpsim.nn.linear import EmbeddingNetwork
+from dpsim.nn.linear import EmbeddingNetwork, ResidualLayer
 from dpsim.nn.message import message_sum
 from dpsim.physics.neighborhood import Neighborhood, Pairs
 
@@ -67,11 +67,13 @@ class ThreeBody(nn.Module):
         What the first layer makes of the types is computed once a type, where the layer has no residual part.
         """
         first = self.network.layers[0]
+        assert isinstance(first, ResidualLayer)
+        assert first.linear.bias is not None
         if first.copies:
             by_type = [ops.gather_rows(table, types.index_select(0, at)) for at in (pairs.ij, pairs.ik)]
             return self.network(torch.cat([theta, *by_type], dim=1))
         weight, bias = first.linear.weight, first.linear.bias
-        from_theta, from_ij, from_ik = weight.split([1, table.shape[1], table.shape[1]])
+        from_theta, from_ij, from_ik = weight.split([1, table.shape[1], table.shape[1]])  # type: ignore[no-untyped-call]
         _, g = message_sum(
             theta @ from_theta,
             ops.gather_rows(torch.addmm(bias, table, from_ij), types),
