@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from dpsim.descriptors import DescriptorConfig, DPA1Config, DPA2Config, DPA3Config, SeAttenV2Config, SeE3TebdConfig
+from dpsim.descriptors import (
+    DescriptorConfig,
+    DPA1Config,
+    DPA2Config,
+    DPA3Config,
+    SeAttenV2Config,
+    SeE2AConfig,
+    SeE2RConfig,
+    SeE3Config,
+    SeE3TebdConfig,
+)
 from dpsim.descriptors.dpa2.config import RepformerConfig, RepinitConfig
 from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.errors import ConfigError
@@ -62,6 +72,10 @@ def _dpa2(nlayers: int, *, attention: bool, mode: str = "concat") -> tuple[DPA2C
     return DPA2Config(repinit=first, repformer=layers, precision="float32"), _TANH
 
 
+_PLACES: Any = {"rcut": 6.0, "rcut_smth": 0.5, "sel": 92, "precision": "float32"}
+_RADIAL = SeE2RConfig(**_PLACES, neuron=(5, 10, 20))
+_DIRECTED = SeE2AConfig(**_PLACES, neuron=(25, 50, 100), axis_neuron=16, type_one_side=True)
+_ANGLES_OF_TYPES = SeE3Config(rcut=4.0, sel=30, neuron=(2, 4, 8), precision="float32")
 _ANGLES = SeE3TebdConfig(sel=40, rcut=4.0, neuron=(2, 4, 8), precision="float32")
 
 PRESETS: dict[str, tuple[DescriptorConfig, EnergyFittingConfig]] = {
@@ -80,6 +94,9 @@ PRESETS: dict[str, tuple[DescriptorConfig, EnergyFittingConfig]] = {
     "dpa2-large": _dpa2(12, attention=True),
     "dpa2-compressible": _dpa2(3, attention=False, mode="strip"),
     "se-e3-tebd": (_ANGLES, _TANH),
+    "se-e2-a": (_DIRECTED, _TANH),
+    "se-e2-r": (_RADIAL, _TANH),
+    "se-e3": (_ANGLES_OF_TYPES, _TANH),
 }  # fmt: skip
 """Ready-made descriptor and fitting settings by name; `dpa3-l6` is the recommended production size."""
 

@@ -44,6 +44,10 @@ class ModelConfig(Config):
             self.fitting.check_types(n_types)
         except ValueError as error:
             raise ValueError(f"fitting.{error}") from None
+        try:
+            self.neighbors()
+        except ValueError as error:
+            raise ValueError(f"descriptor.{error}") from None
         return self
 
     def neighbors(self) -> NeighborSpec:
