@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpsim.descriptors.dpa2.config import DPA2Config, RepformerConfig, RepinitConfig
+from dpsim.errors import ModelError
 from dpsim.model.peer import records
 from dpsim.model.peer.family import (
     Arrays,
@@ -123,7 +124,7 @@ class DPA2Peer(DescriptorFamily[DPA2Config]):
             "type_embedding": records.write_type_embedding(
                 state, "type_embedding.", type_map=context.type_map, precision=precision, econf=config.use_econf_tebd
             ),
-            "g1_shape_tranform": {"@class": "Identity", "@version": 1},
+            "g1_shape_tranform": _shape_tree(config, state),
             "repinit_variable": self._repinit(config, state, context),
             "repformers_variable": {
                 "g2_embd": records.write_layer(state, "g2_embedding.", precision=precision),
@@ -132,9 +133,8 @@ class DPA2Peer(DescriptorFamily[DPA2Config]):
                 "@variables": records.write_statistics(state, "environment.", layers.nsel),
             },
         }
-        for name, peer_name in (("shape", "g1_shape_tranform"), ("tebd_transform", "tebd_transform")):
-            if f"{name}.weight" in state:
-                tree[peer_name] = records.write_layer(state, f"{name}.", precision=precision)
+        if config.add_tebd_to_repinit_out:
+            tree["tebd_transform"] = records.write_layer(state, "tebd_transform.", precision=precision)
         if config.three_body is not None:
             tree["repinit_three_body_variable"] = write_block(state, "three_body.", config.three_body, context.n_types)
         return tree
@@ -217,14 +217,40 @@ def _maps(section: Section, config: DPA2Config) -> Arrays:
     """Maps between the first part and the layers."""
     state: Arrays = {}
     node, where = section.take("g1_shape_tranform"), f"{section.where}.g1_shape_tranform"
-    if config.repinit.dim_out == config.repformer.g1_dim:
-        Section(node, where).expect("Identity", (1,))
-    else:
+    if config.repinit.dim_out != config.repformer.g1_dim:
         state |= records.read_layer(node, where, "shape.")
+    elif node.get("@class") != "Layer":
+        Section(node, where).expect("Identity", (1,))
+    elif not np.array_equal(records.read_layer(node, where, "")["weight"], np.eye(config.repformer.g1_dim)):
+        raise ModelError(f"{where}: found a map between equal widths, expected none: the file is damaged")
     node, where = section.take("tebd_transform", None), f"{section.where}.tebd_transform"
     if config.add_tebd_to_repinit_out:
         state |= records.read_layer(node, where, "tebd_transform.")
     return state
+
+
+def _shape_tree(config: DPA2Config, state: Mapping[str, np.ndarray]) -> Tree:
+    """The map from the first part to the layers, in a form that the peer reads back.
+
+    Its reader decides whether there is a map without regard to the three-body part.
+
+    Raises
+    ------
+    ModelError
+        If the peer would take random numbers instead.
+    """
+    first, width, precision = config.repinit, config.repformer.g1_dim, config.precision
+    expects_none = first.neuron[-1] * first.axis_neuron == width
+    if "shape.weight" in state:
+        if expects_none:
+            raise ModelError(
+                f"neuron[-1] · axis_neuron of repinit equals g1_dim ({width}) beside a three-body part: DeePMD-kit "
+                "reads such files with random numbers, so none is written"
+            )
+        return records.write_layer(state, "shape.", precision=precision)
+    if expects_none:
+        return {"@class": "Identity", "@version": 1}
+    return records.write_layer({"weight": np.eye(width)}, "", precision=precision)
 
 
 def _layer_state(section: Section, prefix: str) -> Arrays:
