@@ -7,13 +7,14 @@ from typing import Any, get_args
 
 from dpsim.descriptors import DescriptorConfig
 from dpsim.fittings import FittingConfig
+from dpsim.model.compose.spin_config import SpinModelConfig
 from dpsim.model.config import AnyModelConfig, ModelConfig
-from dpsim.testing import files, size, smoothness, symmetry
+from dpsim.testing import files, magnetism, size, smoothness, symmetry
 from dpsim.testing.subject import DEFAULT, ContractError, Subject, Tolerances
 
 CHECKS: tuple[Callable[[Subject], None], ...] = tuple(
     check
-    for room in (symmetry, size, smoothness, files)
+    for room in (symmetry, size, smoothness, magnetism, files)
     for name, check in vars(room).items()
     if name.startswith("check_") and check.__module__ == room.__name__
 )
@@ -21,9 +22,11 @@ CHECKS: tuple[Callable[[Subject], None], ...] = tuple(
 
 
 def checks_for(config: AnyModelConfig) -> tuple[Callable[[Subject], None], ...]:
-    """The checks that have a meaning for what a model predicts, as forces have for energies alone."""
+    """The checks that have a meaning for what a model takes and predicts, as forces have for energies alone."""
     output = config.fitting.output if isinstance(config, ModelConfig) else "energy"
-    return tuple(check for check in CHECKS if output in getattr(check, "outputs", (output,)))
+    spins = isinstance(config, SpinModelConfig)
+    checks = (check for check in CHECKS if output in getattr(check, "outputs", (output,)))
+    return tuple(check for check in checks if getattr(check, "spins", spins) == spins)
 
 
 def check_all(

@@ -104,7 +104,8 @@ def _loss(model: Model, hood: Neighborhood, *, create_graph: bool = False) -> to
         values: torch.Tensor = model(hood)
         return (values**2).mean()
     d = model.derivatives(hood, 2, create_graph=create_graph)
-    return (d.energy**2).mean() + (d.forces**2).mean() + 0.1 * (d.virial**2).mean()
+    loss = (d.energy**2).mean() + (d.forces**2).mean() + 0.1 * (d.virial**2).mean()
+    return loss if d.magnetic_forces is None else loss + (d.magnetic_forces**2).mean()
 
 
 def _slope(loss: torch.Tensor, group: Group) -> float:

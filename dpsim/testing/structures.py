@@ -27,10 +27,12 @@ class Structure(NamedTuple):
     types: IntArray
     cell: FloatArray | None = None
     periodic: Periodic | None = None
+    spin: FloatArray | None = None
+    """(n, 3) μB; None: what the types say (`dpsim.testing.subject.Subject.frame`)."""
 
     def as_frame(self) -> dict[str, Any]:
         """Arguments of `dpsim.Potential.evaluate`."""
-        return self._asdict()
+        return {name: value for name, value in self._asdict().items() if name != "spin" or value is not None}
 
 
 def packing_density(spec: NeighborSpec) -> float:

@@ -14,7 +14,7 @@ from dpsim.calculators.evaluate import Potential, Prediction
 from dpsim.calculators.inputs import read_frame
 from dpsim.model.base import Model
 from dpsim.model.config import AnyModelConfig
-from dpsim.physics.neighbors import FrameGraph
+from dpsim.physics.neighbors import FrameGraph, NeighborSpec
 from dpsim.testing.structures import Structure, crystal, molecule
 
 
@@ -40,7 +40,7 @@ DEFAULT = Tolerances()
 """Tolerances of models whose switches vanish at the cutoff."""
 
 
-RANK = {"forces": 1, "virial": 2, "dipole": 1, "polarizability": 2}
+RANK = {"forces": 1, "magnetic_forces": 1, "virial": 2, "dipole": 1, "polarizability": 2}
 """How many axes of a quantity turn with the structure; quantities that are not named do not turn."""
 _Check = TypeVar("_Check", bound=Callable[..., None])
 
@@ -53,6 +53,18 @@ def only_for(*outputs: str) -> Callable[[_Check], _Check]:
         return check
 
     return mark
+
+
+def only_for_spins(check: _Check) -> _Check:
+    """Mark a check that has a meaning for models that take spins alone."""
+    check.spins = True  # type: ignore[attr-defined]
+    return check
+
+
+def not_for_spins(check: _Check) -> _Check:
+    """Mark a check that has no meaning for models that take spins."""
+    check.spins = False  # type: ignore[attr-defined]
+    return check
 
 
 def turned(name: str, values: npt.ArrayLike | None, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -120,15 +132,16 @@ class Subject:
     @property
     def fields(self) -> tuple[str, ...]:
         """Fields of its predictions that are compared."""
-        return self.output, self.atomic, *(("forces", "virial") if self.output == "energy" else ())
+        magnetic = () if self.model.spin is None else ("magnetic_forces",)
+        return self.output, self.atomic, *(("forces", "virial", *magnetic) if self.output == "energy" else ())
 
     @property
     def per_atom(self) -> tuple[str, ...]:
         """Those of them with one row an atom."""
-        return tuple(name for name in self.fields if name in ("forces", self.atomic))
+        return tuple(name for name in self.fields if name in ("forces", "magnetic_forces", self.atomic))
 
     def frame(self, structure: Structure) -> dict[str, Any]:
-        """Arguments of `dpsim.Potential.evaluate`; parameters of atoms follow from their types."""
+        """Arguments of `dpsim.Potential.evaluate`; parameters and spins of atoms follow from their types."""
         inputs, frame = self.model.inputs, structure.as_frame()
         if inputs.n_fparam:
             frame["fparam"] = 0.3 + 0.1 * np.arange(inputs.n_fparam)
@@ -136,7 +149,16 @@ class Subject:
             frame["aparam"] = np.sin(structure.types[:, None] + 1.0 + np.arange(inputs.n_aparam))
         if inputs.charge_spin:
             frame["charge_spin"] = np.array([1.0, 2.0])
+        if self.model.spin is not None:
+            frame["spin"] = self.spins(structure)
         return frame
+
+    def spins(self, structure: Structure) -> npt.NDArray[np.float64]:
+        """Spins (n, 3) of a structure: its own, or the same for all atoms of a type."""
+        if structure.spin is not None:
+            return structure.spin
+        t = structure.types[:, None] + np.array([1.0, 2.5, 4.0])
+        return np.sin(t) + 0.3 * np.cos(2.0 * t)
 
     def graph(self, structure: Structure) -> FrameGraph:
         """Neighbourhood of a structure, with what the model takes beside it."""
@@ -156,11 +178,17 @@ class Subject:
 
     def molecule(self, n_atoms: int = 6, seed: int = 0) -> Structure:
         """A random molecule."""
-        return molecule(self.model.neighbors, self.n_types, n_atoms, seed)
+        return molecule(self._room, self.n_types, n_atoms, seed)
 
     def crystal(self, n_atoms: int = 9, seed: int = 0) -> Structure:
         """A random triclinic crystal; 2 atoms make a cell smaller than the cutoff."""
-        return crystal(self.model.neighbors, self.n_types, n_atoms, seed)
+        return crystal(self._room, self.n_types, n_atoms, seed)
+
+    @property
+    def _room(self) -> NeighborSpec:
+        """Lists that structures fit into: virtual atoms take half of the places."""
+        spec = self.model.neighbors
+        return spec if self.model.spin is None else _halved(spec, self.n_types)
 
     def samples(self) -> dict[str, Structure]:
         """A molecule, a crystal, and a crystal in a cell smaller than the cutoff."""
@@ -200,3 +228,8 @@ class Subject:
         """Compare all that two predictions hold: values, atomic values and, for energies, forces and virial."""
         for name in self.fields:
             self.agree(f"{what}: {name}", getattr(found, name), getattr(expected, name), relative)
+
+
+def _halved(spec: NeighborSpec, n_types: int) -> NeighborSpec:
+    inner = tuple(_halved(one, n_types) for one in spec.inner)
+    return spec._replace(sel=(spec.sel - 1) // 2, sel_by_type=spec.sel_by_type[:n_types], inner=inner)

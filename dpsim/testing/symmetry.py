@@ -27,7 +27,8 @@ def check_rotation(subject: Subject) -> None:
         proper = random_rotation(rng)
         for operation, q in (("rotation", proper), ("reflection", -proper)):
             cell = None if structure.cell is None else structure.cell @ q.T
-            after = subject.evaluate(structure._replace(positions=structure.positions @ q.T, cell=cell))
+            spin = None if subject.model.spin is None else subject.spins(structure) @ q.T
+            after = subject.evaluate(structure._replace(positions=structure.positions @ q.T, cell=cell, spin=spin))
             for field in subject.fields:
                 expected = turned(field, getattr(before, field), q)
                 subject.agree(f"{operation} of the {name}: {field}", getattr(after, field), expected)
@@ -60,7 +61,7 @@ def _raw(subject: Subject, graph: FrameGraph) -> dict[str, np.ndarray]:
     if subject.output != "energy":
         return {subject.atomic: subject.model(hood).detach().numpy()}
     derivatives = subject.model.derivatives(hood, 1)
-    return {name: getattr(derivatives, name).numpy() for name in ("atomic_energy", "forces", "virial")}
+    return {name: getattr(derivatives, name).numpy() for name in subject.fields if name != "energy"}
 
 
 def _shuffled(graph: FrameGraph, rng: np.random.Generator) -> FrameGraph:
@@ -111,14 +112,23 @@ def check_handedness(subject: Subject) -> None:
 
 @only_for("energy")
 def check_conservation(subject: Subject) -> None:
-    """Forces add up to zero, exert no torque on a molecule, and the virial is symmetric."""
+    """Forces add up to zero and exert no torque on a molecule, and the virial is symmetric.
+
+    Where there are spins, it is the torques on atoms and spins together that vanish, and so the virial has an
+    antisymmetric part which that of the spins cancels.
+    """
     for name, structure in subject.samples().items():
         prediction = subject.evaluate(structure)
         forces, virial = np.asarray(prediction.forces), np.asarray(prediction.virial)
         subject.agree(f"sum of the forces on the {name}", forces.sum(axis=0), np.zeros(3))
-        subject.agree(f"transposed virial of the {name}", virial.T, virial)
+        spins, on_spins = np.zeros_like(forces), np.zeros_like(forces)
+        if subject.model.spin is not None:
+            spins, on_spins = subject.spins(structure), np.asarray(prediction.magnetic_forces)
+        all_strained = virial + on_spins.T @ spins
+        subject.agree(f"transposed virial of the {name}", all_strained.T, all_strained)
         if structure.cell is None:
-            subject.agree(f"torque on the {name}", np.cross(structure.positions, forces).sum(axis=0), np.zeros(3))
+            torque = np.cross(structure.positions, forces) + np.cross(spins, on_spins)
+            subject.agree(f"torque on the {name}", torque.sum(axis=0), np.zeros(3))
             expected = forces.T @ structure.positions
             subject.agree(f"virial of the {name} and its sum of force times position", virial, expected)
 
