@@ -270,8 +270,10 @@ CONTINUOUS = {
     "v2": tiny(SeAttenV2Config),
 }
 EVERY = {check.__name__ for check in CHECKS}
-CHECKED = {"check_rotation", "check_batch", "check_edge_order", "check_empty", "check_forces", "check_virial", "check_cutoff",
-           "check_parameter_gradient", "check_isolated_atom"}  # fmt: skip
+CHECKED = {
+    "check_rotation", "check_batch", "check_edge_order", "check_empty", "check_forces", "check_virial", "check_cutoff",
+    "check_parameter_gradient", "check_isolated_atom",
+}  # fmt: skip
 
 
 def subject_with_mean(config):
