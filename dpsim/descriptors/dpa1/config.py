@@ -106,6 +106,15 @@ class AttentionSettings(Config):
         """Total charge and spin multiplicity of a structure do not enter."""
         return False
 
+    @property
+    def counts_distant_neighbors(self) -> bool:
+        """Whether a neighbour beyond the cutoff that has a place in the list is not the same as an empty place.
+
+        In a hybrid such neighbours are listed. Attention that is not smooth sees them, and their types enter where
+        the mean of the environment is not zero.
+        """
+        return not self.set_davg_zero or (self.attn_layer > 0 and not self.smooth)
+
     def with_cutoff(self, cutoff: float) -> Self:
         """The same with another cutoff, in Å.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,8 @@ Width = Annotated[int, Field(gt=0)]
 
 class SeE3TebdConfig(Config):
     """Three-body embedding of the angles between neighbours, one network for all types."""
+
+    gives_basis: ClassVar[bool] = False
 
     type: Literal["se_e3_tebd"] = "se_e3_tebd"
     sel: Width = 40
