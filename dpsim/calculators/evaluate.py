@@ -14,6 +14,7 @@ from dpsim.calculators.engines import Engine, ModuleEngine, open_engine
 from dpsim.calculators.inputs import read_frame
 from dpsim.calculators.prediction import Prediction, dipole_prediction, predictions
 from dpsim.errors import ModelError
+from dpsim.physics.hessian import frame_hessian
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import FrameGraph
 
@@ -120,6 +121,39 @@ class Potential:
         graph, real = self._graph({"positions": positions, "types": types, "cell": cell, **inputs}, 0)
         hood = collate([graph])
         return dipole_prediction(self.facts, hood, *engine.component_gradients(hood), real)
+
+    def hessian(
+        self, positions: npt.ArrayLike, types: Any, cell: npt.ArrayLike | None = None, **inputs: Any
+    ) -> FloatArray:
+        """Second derivatives of the energy of one structure with respect to the positions, exact.
+
+        Arguments as those of `evaluate`. In float32 the result has few digits: load the model with
+        ``dtype="float64"``. Memory is that of some evaluations, the time that of three evaluations an atom.
+
+        Returns
+        -------
+        ndarray
+            ``(3 n_atoms, 3 n_atoms)`` in eV/Å², the coordinates atom by atom; zero for placeholders. Spins stay as
+            they are.
+
+        Raises
+        ------
+        ModelError
+            If the model predicts no energies, or is frozen, which holds first derivatives only.
+        """
+        engine = self._engine
+        if self.facts.output != "energy":
+            raise ModelError(f"{self.source} predicts {self.facts.output}: only energies have a Hessian")
+        if not isinstance(engine, ModuleEngine):
+            raise ModelError(
+                f"{self.source} is frozen and gives first derivatives only: load the .safetensors model for a Hessian"
+            )
+        graph, real = self._graph({"positions": positions, "types": types, "cell": cell, **inputs}, 0)
+        coordinates = np.flatnonzero(np.repeat(real, 3))
+        full = np.zeros((3 * len(real), 3 * len(real)))
+        found = frame_hessian(engine.model, graph, len(self.type_map), engine.device)
+        full[np.ix_(coordinates, coordinates)] = found.detach().numpy()
+        return full
 
     def descriptor(
         self, positions: npt.ArrayLike, types: Any, cell: npt.ArrayLike | None = None, **inputs: Any

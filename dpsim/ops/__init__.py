@@ -7,13 +7,14 @@ tensors that are not on the CPU, the plain versions of `dpsim.ops.reference` com
 from dpsim.ops.allocator import keep_memory
 from dpsim.ops.gather_act_reduce import ACTIVATIONS, gather_act_reduce
 from dpsim.ops.halo import halo_extend, halo_fold
-from dpsim.ops.library import load, unavailable_reason
+from dpsim.ops.library import any_order, load, unavailable_reason
 from dpsim.ops.outer import edge_outer_dot, edge_outer_mix, edge_outer_sum
 from dpsim.ops.pairs import pair_dot, pair_mix
 from dpsim.ops.rows import gather_rows, scatter_rows, segment_expand, segment_max, segment_sum
 
 __all__ = [
     "ACTIVATIONS",
+    "any_order",
     "edge_outer_dot",
     "edge_outer_mix",
     "edge_outer_sum",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dpsim.ops import reference
-from dpsim.ops.library import native
+from dpsim.ops.library import twice
 from dpsim.ops.reference import SILU, SILUT, TANH
 
 ACTIVATIONS = {"silu": SILU, "silut": SILUT, "tanh": TANH}
@@ -49,7 +49,8 @@ def gather_act_reduce(
 ) -> tuple[Tensor, Tensor]:
     """Activate ``x[m] + s[segment(m)] + b[b_index[m]]`` and sum the first `c1` columns by segment.
 
-    Differentiable twice with respect to `x`, `s`, `b` and `w`. Results do not depend on the number of threads.
+    Differentiable twice with respect to `x`, `s`, `b` and `w`, more often within `dpsim.ops.any_order`. Results do not
+    depend on the number of threads.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def gather_act_reduce(
     tuple of Tensor
         ``reduced (S, c1) = Σ_m w[m] φ(pre[m, :c1])`` and ``item (M, C - c1) = φ(pre[m, c1:])``.
     """
-    if native(x):
+    if twice(x):
         return torch.ops.dpsim.gather_act_reduce(x, s, b, w, ptr, b_index, c1, activation, threshold)
     return reference.gather_act_reduce(x, s, b, w, ptr, b_index, c1, activation, threshold)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 
@@ -47,6 +50,24 @@ def load() -> bool:
 def unavailable_reason() -> str | None:
     """One sentence on why the native operators are missing; None if they are loaded or were never asked for."""
     return _reason
+
+
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def any_order() -> Iterator[None]:
+    """Within, `gather_act_reduce` is differentiable more than twice, as Hessians in a loss need; it takes longer."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def twice(tensor: torch.Tensor) -> bool:
+    """Whether a native version that is differentiable no more than twice applies to `tensor`."""
+    return native(tensor) and not _plain.get()
 
 
 def native(tensor: torch.Tensor) -> bool:

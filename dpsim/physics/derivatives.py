@@ -31,6 +31,8 @@ class Derivatives(NamedTuple):
     """(E, 3) eV/Å."""
     magnetic_forces: Tensor | None = None
     """(N, 3) −dE/dspin, eV/μB, of spin models."""
+    displacements: Tensor | None = None
+    """(E, 3) leaf that `edge_gradient` was taken at, where its graph is kept."""
 
 
 def sum_by_frame(values: Tensor, frame: Tensor, n_frames: int) -> Tensor:
@@ -74,4 +76,5 @@ def energy_and_derivatives(
         virial=-sum_by_frame(per_edge, frame_of_edge, n_frames).reshape(-1, 3, 3),
         atomic_energy=atomic,
         edge_gradient=gradient,
+        displacements=displacements if create_graph else None,
     )

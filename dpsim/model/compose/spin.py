@@ -59,4 +59,5 @@ class SpinModel(Model):
             atomic_energy=both.atomic_energy.index_select(0, atoms),
             edge_gradient=both.edge_gradient,
             magnetic_forces=folded.magnetic,
+            displacements=both.displacements,
         )
