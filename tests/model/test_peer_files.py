@@ -233,6 +233,56 @@ def test_the_peer_reads_what_is_written(name, peer_results):
         assert np.abs(np.reshape(found[key], np.shape(expected)) - expected).max(initial=0.0) <= allowed, key
 
 
+FROZEN = (
+    "dpa1_02_attn2", "dpa2_01_small_like", "dpa3_26_chg_spin", "se_a_01", "se_r_01", "se_t_01", "se_t_tebd_02_strip",
+    "hybrid_02_mixed", "zbl_01_dpa1", "linear_01", "spin_01_se_a", "fit_polar_01", "fit_property_01_intensive",
+    "fit_dipole_01", "fit_dos_01",
+)  # fmt: skip
+"""Cases of which DeePMD-kit makes a frozen model as well: one of each family."""
+
+
+@pytest.fixture(scope="module")
+def peer_checkpoints(tmp_path_factory):
+    """Checkpoints and frozen models that DeePMD-kit makes of the models that dpsim wrote."""
+    python = os.environ.get("DPSIM_PEER_PYTHON")
+    if not python:
+        pytest.skip("DPSIM_PEER_PYTHON names no Python that has deepmd-kit 3.2.0")
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, case in CASES.items():
+        with contextlib.suppress(ModelError):  # each case says so in its own test
+            path = write_serialized(load_serialized(INDEX.parent / case["model_files"][0]), folder / f"{name}.dp")
+            script = read_tree(path)["model_def_script"] or case["params"]
+            (folder / f"{name}.json").write_text(json.dumps(script))
+    script = Path(__file__).with_name("peer_writes_pt.py")
+    tables = list(INDEX.parent.glob("*.txt"))
+    for table in tables:
+        (folder / table.name).write_bytes(table.read_bytes())
+    done = subprocess.run(
+        [python, str(script), str(folder), *FROZEN], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for table in tables:
+        (folder / table.name).unlink()  # a checkpoint has the numbers of its table
+    return folder
+
+
+@pytest.mark.parametrize("name", names)
+def test_checkpoints_of_the_peer(name, peer_checkpoints):
+    path, _ = golden_model(name)
+    problem = peer_checkpoints / f"{name}.error.txt"
+    assert not problem.is_file(), problem.read_text()
+    frame = structure_of(CASES[name])
+    arguments = {"positions": frame.pop("coord"), "types": frame.pop("atype"), **frame}
+    wanted = vars(load(path, device="cpu").evaluate(**arguments))
+    for suffix in (".pt", ".pth") if name in FROZEN else (".pt",):
+        found = vars(load(peer_checkpoints / f"{name}{suffix}", device="cpu").evaluate(**arguments))
+        for key, expected in wanted.items():
+            assert (expected is None) == (found[key] is None), key
+            if expected is not None:
+                allowed = 1e-10 * max(np.abs(expected).max(initial=0.0), 1e-2)
+                assert np.abs(found[key] - expected).max(initial=0.0) <= allowed, (suffix, key)
+
+
 def test_what_is_written_evaluates_alike(golden, tmp_path):
     data = np.load(golden / "dpa3_05_compress_linear.npz")
     source = golden / "dpa3_05_compress_linear.dp"

@@ -26,11 +26,12 @@ def script_of(model: Mapping[str, Any]) -> Tree:
     if model.get("type") != "standard":
         return {}
     fitting = _settings(model["fitting"])
-    fitting.pop("exclude_types", None)
-    if fitting.get("atom_ener", ...) is None:
-        del fitting["atom_ener"]
+    for key in ("exclude_types", "use_aparam_as_mask"):
+        fitting.pop(key, None)
     if fitting["type"] == "property":
         fitting["property_name"] = model["fitting"]["var_name"]
+    if fitting["type"] == "dos":
+        fitting["numb_dos"] = model["fitting"]["dim_out"]
     if fitting["type"] == "polar":
         fitting["scale"] = [float(number) for number in np.ravel(model["fitting"]["@variables"]["scale"])]
     return {
@@ -49,7 +50,7 @@ def _settings(section: Mapping[str, Any]) -> Tree:
             found[_ARGUMENTS[key]] = dict(value)
         elif key == "list":
             found[key] = [_settings(member) for member in value]
-        elif not key.startswith("@") and key not in _DERIVED and not isinstance(value, Mapping):
+        elif not key.startswith("@") and key not in _DERIVED and not (value is None or isinstance(value, Mapping)):
             found[key] = value
     if isinstance(embedding := section.get("type_embedding"), Mapping):
         found.setdefault("use_tebd_bias", embedding["use_tebd_bias"])
