@@ -24,7 +24,7 @@ class SeE3Config(TypedSettings):
     def lists(self, n_types: int) -> tuple[TypedList, ...]:
         """For each unordered pair of types of neighbours the list of both, seen by one network."""
         if n_types == 1 and not self.exclude_types:
-            return (TypedList(0, (0,), ()),)
+            return (TypedList(0, (0, 0), ()),)
         sel, found = places(self.sel, n_types), []
         for b in range(n_types):
             for a in range(b + 1):
