@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lammps_runs import MEASURE, System, grid, head, run_program, symbols
+from lammps_runs import MEASURE, MEASURE_SPINS, System, grid, head, run_program, symbols
 from pydantic import BaseModel
 
 from dpsim.descriptors.dpa3.config import DPA3Config
@@ -117,7 +117,7 @@ def structure(name: str) -> tuple[System, np.ndarray | None]:
     cell = np.array([[8.5, 0, 0], [2.6, 8.0, 0], [-1.9, 3.1, 9.0]])
     x = grid(48, (1, 1, 1), 4, jitter=0.0) + np.random.default_rng(4).uniform(-0.02, 0.02, (48, 3))
     system = System(x @ cell, symbols(48, 4, (*elements, *elements[1:])), cell)
-    if not hasattr(MODELS[name], "spin"):
+    if build(name).spin is None:
         return system, None
     spins = np.random.default_rng(6).normal(size=(48, 3))
     return system, spins / np.linalg.norm(spins, axis=1)[:, None] * np.linspace(0.4, 1.6, 48)[:, None]
@@ -136,14 +136,13 @@ def write_deck(name: str, model: Path, folder: Path) -> None:
     )  # fmt: skip
     if built.output == "energy":
         deck += f"pair_style dpsim {model} {words}\npair_coeff * * {' '.join(elements)}\n"
-        deck += MEASURE if spins is None else MAGNETIC + MEASURE.replace("fx fy fz", "fx fy fz c_m[*]")
+        deck += MEASURE if spins is None else MEASURE_SPINS
     else:
         deck += f"pair_style zero {built.neighbors.cutoff:.17g}\npair_coeff * *\n"
         deck += f"compute d all dpsim/tensor/atom {model} {' '.join(elements)} {words}\n" + TENSOR
     (folder / "in.lammps").write_text(deck)
 
 
-MAGNETIC = "compute m all property/atom fmx fmy fmz\n"
 TENSOR = """
 compute r all reduce sum c_d[*]
 fix r all ave/time 1 1 1 c_r[*] file totals.txt format " %.17g"
