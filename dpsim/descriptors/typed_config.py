@@ -75,7 +75,8 @@ class TypedSettings(Config):
     precision: Literal["float32", "float64"] = "float64"
     """Floating-point type of the descriptor."""
     exclude_types: tuple[tuple[int, int], ...] = ()
-    """Unordered pairs of types that do not see each other."""
+    """Unordered pairs of types that do not see each other. An excluded neighbour holds a place: unless `set_davg_zero`
+    is true the energy jumps a little where it crosses the cutoff."""
     env_protection: Annotated[float, Field(ge=0)] = 0.0
     """Added to distances before division, in Å."""
     set_davg_zero: bool = False
