@@ -24,6 +24,7 @@ def freeze(
     model: str | Path | Model,
     output: str | Path,
     *,
+    head: str | None = None,
     device: str = "cpu",
     dtype: str | None = None,
     checks: bool = True,
@@ -43,6 +44,8 @@ def freeze(
         A model file that holds weights, or a model.
     output
         Path of the package, ending in ``.pt2``.
+    head
+        Branch of a multi-task model file.
     device
         ``"cpu"`` or ``"cuda"``.
     dtype
@@ -74,7 +77,7 @@ def freeze(
     if not output.parent.is_dir():
         raise SetupError(f"{output.parent}: there is no such folder to write {output.name} into")
     check_machine(device)
-    source = model if isinstance(model, Model) else read_model(Path(model))
+    source = model if isinstance(model, Model) else read_model(Path(model), head)
     if dtype is not None:
         if dtype not in ("float32", "float64"):
             raise ModelError(f"dtype {dtype!r} is unknown: use float32 or float64")

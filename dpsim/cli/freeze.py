@@ -12,17 +12,20 @@ from dpsim.cli.common import json_option, print_json, shown
 @click.command("freeze")
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File, *.pt2")
+@click.option("--head", help="Branch of a multi-task model.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Type of numbers  [default: the model's]")
 @click.option("--no-checks", is_flag=True, help="Skip the comparison of PyTorch, frozen model, ASE and LAMMPS.")
 @json_option
-def command(model: Path, output: Path, device: str, dtype: str | None, no_checks: bool, as_json: bool) -> None:
+def command(
+    model: Path, output: Path, head: str | None, device: str, dtype: str | None, no_checks: bool, as_json: bool
+) -> None:
     """Compile MODEL for LAMMPS and ASE, and check that the result says the same through every door."""
     from dpsim.calculators.freeze import freeze
     from dpsim.workflow.progress import ProgressLine
 
     with ProgressLine() as progress:
-        card = freeze(model, output, device=device, dtype=dtype, checks=not no_checks, progress=progress)
+        card = freeze(model, output, head=head, device=device, dtype=dtype, checks=not no_checks, progress=progress)
     if as_json:
         print_json(card)
         return

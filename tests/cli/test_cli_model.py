@@ -98,6 +98,14 @@ def test_what_cannot_be_converted(golden, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["own.dp"]
 
 
+def test_freezing_asks_which_head(golden, tmp_path, capsys):
+    arguments = ["freeze", str(golden / "ckpt_multi.ckpt-6.pt"), "-o", str(tmp_path / "a.pt2")]
+    for more, message in (([], "has several heads: choose one head of"), (["--head", "c"], "has no head 'c'")):
+        assert run([*arguments, *more]) == 4
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["ckpt_dpa3.ckpt-5.pt", "ckpt_dpa3.pth", "dpa3_01_plain.dp", "dpa3_01_plain.yaml"])
 @pytest.mark.parametrize("keep", [0, 3, 100, 0.3, 0.9, -1])
 def test_truncated_files(golden, tmp_path, capsys, name, keep):

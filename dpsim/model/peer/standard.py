@@ -162,8 +162,10 @@ def input_settings(section: InputSection, context: Context) -> Settings:
 
 
 def read_output(section: Section) -> Arrays:
-    """``out_bias`` and ``out_std`` (n_types, n) of a serialised model."""
-    return {name: np.asarray(section.array(name), dtype=np.float64)[0] for name in OUTPUT}
+    """``out_bias`` and ``out_std`` (n_types, n) of a serialised model; old files have no deviation: it is one."""
+    bias = np.asarray(section.array("out_bias"), dtype=np.float64)
+    std = section.array("out_std", None)
+    return {"out_bias": bias[0], "out_std": (np.ones_like(bias) if std is None else std.astype(np.float64))[0]}
 
 
 def write_output(state: Mapping[str, np.ndarray]) -> Tree:
