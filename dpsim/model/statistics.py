@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,10 @@ def composition(types: npt.NDArray[np.int64], n_types: int) -> npt.NDArray[np.fl
 
 
 def energy_bias(
-    compositions: Sequence[npt.NDArray[np.float64]], energies: Sequence[float], excluded: Sequence[int] = ()
+    compositions: Sequence[npt.NDArray[np.float64]] | npt.NDArray[np.float64],
+    energies: Sequence[float] | npt.NDArray[np.float64],
+    excluded: Sequence[int] = (),
+    preset: Mapping[int, float] | None = None,
 ) -> EnergyBias:
     """Minimum-norm least-squares fit of energies by composition.
 
@@ -41,19 +44,25 @@ def energy_bias(
         eV, one a frame.
     excluded
         Types without an energy of their own.
+    preset
+        Energies by type that are given: they are taken out before the others are fitted.
 
     Raises
     ------
     DataError
-        If there is no frame with an energy.
+        If there is no frame with an energy, and not every type has a preset one.
     """
-    if not len(energies):
+    types, values = list(preset or {}), np.array(list((preset or {}).values()))
+    if not len(energies) and not types:
         raise DataError("no frame of the training data has an energy: the energy bias of the elements cannot be fitted")
     a = np.array(compositions, dtype=np.float64)
     a[:, list(excluded)] = 0.0
-    y = np.asarray(energies, dtype=np.float64)
-    bias = np.linalg.lstsq(a, y, rcond=None)[0].astype(np.float64)
-    return EnergyBias(bias, float(np.std(y - a @ bias)), len(y))
+    y = np.asarray(energies, dtype=np.float64) - a[:, types] @ values
+    a[:, types] = 0.0
+    bias = np.linalg.lstsq(a, y, rcond=None)[0].astype(np.float64) if len(y) else np.zeros(a.shape[1])
+    residual = float(np.std(y - a @ bias)) if len(y) else 0.0
+    bias[types] = values
+    return EnergyBias(bias, residual, len(y))
 
 
 class EnvironmentStatistics(NamedTuple):

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from dpsim.config import Config, Force, first_problem
 from dpsim.errors import ConfigError
-from dpsim.model.config import ModelConfig
+from dpsim.model.config import AnyModelConfig
 from dpsim.train.model_section import CustomModel, ModelSection, PresetModel
 
 Count = Annotated[int, Field(gt=0)]
@@ -197,7 +197,8 @@ class TrainConfig(Config):
     """A training: model, number of steps, and how the steps are made."""
 
     model: ModelSection | None = None
-    """A preset by name, or descriptor and fitting in full. None: the model that training starts from."""
+    """A preset by name, descriptor and fitting in full, or a model made of others (``type: zbl`` or ``linear``). None:
+    the model that training starts from."""
     steps: Count
     """Steps in total. Raising it continues a finished training; the learning rate then decays over the new total."""
     batch_size: Annotated[int | str, BeforeValidator(_batch_size)] = "auto:128"
@@ -245,7 +246,7 @@ class TrainConfig(Config):
         return cls(model=CustomModel.tiny(), steps=4, batch_size=2, log_every=1, validate_every=2, checkpoint_every=2)
 
 
-def resolve_model(config: TrainConfig, type_map: Sequence[str]) -> ModelConfig:
+def resolve_model(config: TrainConfig, type_map: Sequence[str]) -> AnyModelConfig:
     """Complete settings of the model that a training asks for.
 
     Parameters

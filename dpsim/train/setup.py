@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from dpsim.descriptors.environment import Environment
 from dpsim.errors import ConfigError, DataError
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
-from dpsim.model.config import ModelConfig
+from dpsim.model.config import AnyModelConfig, read_config
 from dpsim.model.statistics import energy_bias, environment_statistics
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet, Scan
@@ -78,9 +78,7 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
         pairs = "; ".join(f"{key}: {state.config[key]!r} became {now[key]!r}" for key in changed)
         raise ConfigError(f"{path} was made with other settings ({pairs}): {advice}, or put them back")
     if config.model is not None:
-        difference = _difference(
-            resolve_model(config, state.model_config["type_map"]), ModelConfig.model_validate(state.model_config)
-        )
+        difference = _difference(resolve_model(config, state.model_config["type_map"]), read_config(state.model_config))
         if difference:
             raise ConfigError(f"{path} holds another model ({difference}): {advice}, or put the settings back")
     for name, digest in origin.items():
@@ -122,25 +120,36 @@ def load_initial(source: ModelSource, config: TrainConfig) -> Model:
             raise ConfigError(
                 f"the model to start from differs from `model` ({difference}): leave `model` out, or make them equal"
             )
-        return model.with_precision(wanted.descriptor.precision, wanted.fitting.precision)
-    parts = model.config.descriptor, model.config.fitting
-    return model.with_precision(*(config.precision or part.precision for part in parts))
+        return _copy(model, wanted)
+    return _copy(model, model.config if config.precision is None else model.config.with_precision(config.precision))
+
+
+def _copy(model: Model, config: AnyModelConfig) -> Model:
+    """The same parameters in a model of its own, with settings that differ in the precision alone."""
+    copy: Model = config.build(0).to(model.device)
+    copy.load_state_dict(model.state_dict())
+    return copy
 
 
 def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMaker | None = None) -> Model:
     """Model with parameters from the seed, and energy bias and environment scales from the data."""
     model = resolve_model(config, frames.type_map).build(config.seed)
     _set_environment_scales(model, maker or BatchMaker(frames, model.neighbors))
-    if len(found.energies):
-        _set_energy_bias(model, found)
+    preset = config.model.preset_out_bias if config.model is not None else {}
+    if len(found.energies) or preset:
+        _set_energy_bias(model, found, preset)
     return model
 
 
-def _set_energy_bias(model: Model, found: Scan) -> None:
-    fit = energy_bias(list(found.compositions), list(found.energies), model.config.atom_exclude_types)
+def _set_energy_bias(model: Model, found: Scan, preset: Mapping[str, float]) -> None:
+    unknown = sorted(set(preset) - set(model.type_map))
+    if unknown:
+        raise ConfigError(f"model.preset_out_bias: {unknown[0]!r} is not in the type map {list(model.type_map)}")
+    given = {model.type_map.index(name): energy for name, energy in preset.items()}
+    fit = energy_bias(found.compositions, found.energies, model.config.atom_exclude_types, given)
     model.out_bias.copy_(torch.from_numpy(fit.bias))
     per_element = ", ".join(
-        f"{name} {bias:.4f}" if count else f"{name} none (not in the data)"
+        f"{name} {bias:.4f}" if count or name in preset else f"{name} none (not in the data)"
         for name, bias, count in zip(model.type_map, fit.bias, found.atoms, strict=True)
     )
     log.info(
@@ -159,8 +168,9 @@ def _set_environment_scales(model: Model, maker: BatchMaker) -> None:
         environment = model.get_submodule(block.module)
         assert isinstance(environment, Environment)
         stddev = np.full_like(found.stddev, block.constant_stddev) if block.constant_stddev else found.stddev
-        environment.mean.copy_(torch.from_numpy(found.mean[:, : environment.columns]))
-        environment.stddev.copy_(torch.from_numpy(stddev[:, : environment.columns]))
+        rows = list(block.rows or range(len(stddev)))
+        environment.mean[rows] = torch.from_numpy(found.mean[:, : environment.columns]).to(environment.mean)
+        environment.stddev[rows] = torch.from_numpy(stddev[:, : environment.columns]).to(environment.stddev)
         log.info("%s: scales (radial, angular) %s", block.module, np.array2string(found.stddev[:, :2], precision=4))
 
 
@@ -205,7 +215,7 @@ def check_validation(found: Scan, config: TrainConfig) -> None:
         )
 
 
-def _difference(a: ModelConfig, b: ModelConfig) -> str:
+def _difference(a: AnyModelConfig, b: AnyModelConfig) -> str:
     """First place where two model settings differ, precision and order of equal values aside; empty if none."""
     return _first_difference(a.model_dump(mode="json"), b.model_dump(mode="json"), "")
 

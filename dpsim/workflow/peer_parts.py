@@ -3,7 +3,8 @@
     model: {deepmd: input.json}
     loss: {type: ener, start_pref_e: 0.02, limit_pref_e: 1, start_pref_f: 1000, limit_pref_f: 1}
 
-They are translated before the stage is validated, so that the cache key of the stage depends on what they say.
+They are translated before the stage is validated, so that the cache key of the stage depends on what they say. So are
+tables of pair energies that a model in dpsim's own words names.
 """
 
 from __future__ import annotations
@@ -41,10 +42,13 @@ def translated(
 
         named = set(node) == {"deepmd"}
         if not named and not peer.is_part(key, node):
+            if key == "model" and node.get("type") in ("linear", "zbl"):
+                result[key] = _with_tables(node, base, len(type_map), collector, (*path, key))
             continue
         try:
             where, section = _section(key, node["deepmd"], base) if named else (key, node)
-            result[key], notes = peer.translate_part(key, section, where, type_map)
+            folder = (base / node["deepmd"]).parent if named else base
+            result[key], notes = peer.translate_part(key, section, where, type_map, folder)
         except ConfigError as error:
             collector.add("E405", (*path, key), str(error))
             del result[key]
@@ -54,6 +58,17 @@ def translated(
         for note in notes:
             log.warning("%s: %s", ".".join(map(str, path)) or "input", note)
     return result
+
+
+def _with_tables(node: dict[str, Any], base: FilePath, n_types: int, collector: Collector, path: Path) -> Any:
+    """Return the section with tables instead of the names of their files, so that the key depends on the numbers."""
+    from dpsim.train.composed_section import with_tables
+
+    try:
+        return with_tables(node, base, n_types)
+    except ConfigError as error:
+        collector.add("E405", path, str(error))
+        return {"preset": "dpa3-tiny"}  # so that the rest of the stage is checked
 
 
 def _section(key: str, name: Any, base: FilePath) -> tuple[str, Any]:

@@ -48,9 +48,26 @@ def test_excluded_types_have_no_bias():
     assert counts[0, 1] == 2.0  # the caller's array is left alone
 
 
+def test_preset_energies_are_kept_and_the_rest_is_fitted():
+    rng = np.random.default_rng(2)
+    counts = rng.integers(1, 9, (30, 3)).astype(float)
+    energies = counts @ np.array([-5.0, 2.0, 1.0]) + rng.normal(size=30)
+    found = energy_bias(counts, energies, preset={1: 7.0})
+    others = counts[:, [0, 2]]
+    rest = energies - 7.0 * counts[:, 1]
+    expected = np.linalg.solve(others.T @ others, others.T @ rest)
+    np.testing.assert_allclose(found.bias, [expected[0], 7.0, expected[1]], rtol=1e-10)
+    assert found.residual == pytest.approx(np.std(rest - others @ expected), rel=1e-10)
+    every = energy_bias(counts, energies, preset={0: 1.0, 1: 2.0, 2: 3.0})
+    assert every.bias.tolist() == [1.0, 2.0, 3.0]
+
+
 def test_no_energies():
     with pytest.raises(DataError, match="no frame of the training data has an energy"):
         energy_bias([], [])
+    alone = energy_bias(np.zeros((0, 2)), [], preset={1: 4.0})
+    assert alone.bias.tolist() == [0.0, 4.0]
+    assert (alone.residual, alone.n_frames) == (0.0, 0)
 
 
 def dense_statistics(frames, spec, rcut_smth, n_types, protection):

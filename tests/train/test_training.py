@@ -120,7 +120,7 @@ def test_energy_bias_is_logged_and_used(emt: Path, tmp_path: Path, settings: Set
 def test_environment_scales_come_from_the_data_if_asked(emt: Path, tmp_path: Path, settings: Settings) -> None:
     model = settings().model_dump(mode="json")["model"]
     model["descriptor"]["repflow"]["fix_stat_std"] = 0.0
-    stddev = load_model(run(settings(model=model, steps=1), emt, tmp_path / "t").last).descriptor.stddev
+    stddev = load_model(run(settings(model=model, steps=1), emt, tmp_path / "t").last).descriptor.environment.stddev
     assert stddev.shape == (2, 4)
     assert (stddev > 0.01).all()
     assert not (stddev == 0.3).any()

@@ -38,13 +38,11 @@ def pair_of_types(n_types: int) -> npt.NDArray[np.int64]:
     return np.maximum(index, index.T)
 
 
-def read_table(path: str | Path, rcut: float, n_types: int) -> FloatArray:
-    """Table of a text file, extended to the cutoff: ``(P, 1 + C)``.
+def read_rows(path: str | Path, n_types: int) -> FloatArray:
+    """Table of a text file as it stands there: ``(P, 1 + C)``.
 
     Parameters
     ----------
-    rcut
-        Å
     n_types
         Number of types, for which the table must have all pairs.
 
@@ -73,6 +71,21 @@ def read_table(path: str | Path, rcut: float, n_types: int) -> FloatArray:
         )
     try:
         check_table(rows)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return rows
+
+
+def read_table(path: str | Path, rcut: float, n_types: int) -> FloatArray:
+    """Table of a text file, extended to the cutoff `rcut` (Å).
+
+    Raises
+    ------
+    ConfigError
+        As `read_rows`, or if the step is too small for the cutoff.
+    """
+    rows = read_rows(path, n_types)
+    try:
         return extended(rows, rcut)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None

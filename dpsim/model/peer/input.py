@@ -129,7 +129,7 @@ def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
 
 
 PARTS = {
-    "model": ("fitting_net",),
+    "model": ("fitting_net", "use_srtab"),
     "learning_rate": ("start_lr", "stop_lr", "stop_lr_ratio"),
     "loss": ("start_pref_e", "limit_pref_e", "start_pref_f", "limit_pref_f", "loss_func", "use_huber"),
     "optimizer": ("adam_beta1", "adam_beta2"),
@@ -139,10 +139,13 @@ PARTS = {
 
 def is_part(key: str, node: Any) -> bool:
     """Whether a section of a train stage is written in the words of the peer."""
-    return isinstance(node, dict) and any(name in node for name in PARTS[key])
+    by_type = key == "model" and isinstance(node, dict) and node.get("type") == "linear_ener"
+    return isinstance(node, dict) and (by_type or any(name in node for name in PARTS[key]))
 
 
-def translate_part(key: str, node: Any, where: str, type_map: tuple[str, ...]) -> tuple[Settings, list[str]]:
+def translate_part(
+    key: str, node: Any, where: str, type_map: tuple[str, ...], base: Path = Path()
+) -> tuple[Settings, list[str]]:
     """One section in the words of dpsim, and what in it has no effect.
 
     Parameters
@@ -151,6 +154,8 @@ def translate_part(key: str, node: Any, where: str, type_map: tuple[str, ...]) -
         One of `PARTS`.
     type_map
         Elements of the model; a section ``model`` that has its own must have the same.
+    base
+        Folder to which the names of files are relative.
 
     Raises
     ------
@@ -167,7 +172,8 @@ def translate_part(key: str, node: Any, where: str, type_map: tuple[str, ...]) -
     own = tuple(section.node.setdefault("type_map", list(type_map)))
     if own != type_map:
         raise ConfigError(f"{where}.type_map is {list(own)}, but the elements here are {list(type_map)}")
-    config, places = _model(section, Context(type_map, FAMILIES, training=True, notes=notes))
+    context = Context(type_map, FAMILIES, training=True, notes=notes, folder=base)
+    config, places = _model(section, context)
     for place in places:
         if isinstance(_at(config, place.path), str):
             raise ConfigError(
@@ -191,14 +197,30 @@ def _refuse_multi_task(*sections: InputSection) -> None:
 
 def _model(section: InputSection, context: Context) -> tuple[Settings, tuple[SelPlace, ...]]:
     section.require(
-        data_stat_nbatch=10, data_stat_protect=0.01, data_bias_nsample=10, preset_out_bias=None, finetune_head=None,
-        hessian_mode=False,
+        data_stat_nbatch=10, data_stat_protect=0.01, data_bias_nsample=10, finetune_head=None, hessian_mode=False,
     )  # fmt: skip
+    preset = _preset_bias(section, context.type_map)
     section.ignore("srtab_add_bias", "bridging_r_inner", "bridging_r_outer")
     family, config = FAMILIES.from_input(section, context)
     places = family.sel_places(config, context.families)
     del config["type_map"]
-    return {key: value for key, value in config.items() if (key, value) != ("type", "standard")}, places
+    settings = {key: value for key, value in config.items() if (key, value) != ("type", "standard")}
+    return settings | ({"preset_out_bias": preset} if preset else {}), places
+
+
+def _preset_bias(section: InputSection, type_map: Sequence[str]) -> dict[str, float]:
+    """Energies by element of ``preset_out_bias``, which the peer gives by type, null where they are fitted."""
+    node = section.take("preset_out_bias", None)
+    if not node:
+        return {}
+    where = f"{section.where}.preset_out_bias"
+    given = node.get("energy") if isinstance(node, dict) and set(node) == {"energy"} else None
+    if not isinstance(given, list) or len(given) != len(type_map):
+        raise ConfigError(f"{where}: {node!r}: expected {{energy: [...]}} with a number or null for each element")
+    flat = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in given]
+    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in flat):
+        raise ConfigError(f"{where}.energy: {given!r}: expected a number or null for each element")
+    return {name: float(value) for name, value in zip(type_map, flat, strict=True) if value is not None}
 
 
 def _old_forms(training: InputSection, root: InputSection) -> None:
