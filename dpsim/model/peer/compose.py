@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from dpsim.descriptors import DescriptorConfig
 from dpsim.errors import ConfigError
 from dpsim.model.compose.config import LinearModelConfig, PairTableConfig, ZBLModelConfig
-from dpsim.model.compose.table import pair_of_types, read_table, spline
+from dpsim.model.compose.table import pair_of_types, read_rows, read_table, spline
 from dpsim.model.peer.family import (
     Arrays,
     Context,
@@ -299,11 +299,15 @@ def _common_type_map(members: Sequence[Section], section: InputSection) -> Any:
 
 
 def _table(name: Any, rcut: float, n_types: int, section: InputSection, context: Context) -> list[list[float]]:
-    """Rows of the table of a file beside the input, or of the tensors of a checkpoint."""
+    """Rows of the table of a file beside the input, or of the tensors of a checkpoint.
+
+    A training's settings have the table as it stands in the file, to be extended to the cutoff there.
+    """
     if context.tensors is None:
         path = Path(str(name))
         beside = context.folder / path if context.folder is not None else path
-        return read_table(beside if beside.exists() or not path.exists() else path, rcut, n_types).tolist()
+        path = beside if beside.exists() or not path.exists() else path
+        return (read_rows(path, n_types) if context.training else read_table(path, rcut, n_types)).tolist()
     if not {"tab_info", "tab_data"} <= set(context.tensors):
         raise section.error(f"{section.where}: the checkpoint has no table of pair energies: the file is damaged")
     r_first, step, intervals, n_tab = (float(x) for x in np.asarray(context.tensors["tab_info"]))
