@@ -42,7 +42,7 @@ def load_serialized(path: str | Path) -> Model:
         config, state = family.read(section, Context(type_map, FAMILIES))
         return assemble(config, state, where)
     except ValidationError as error:
-        raise ModelError(first_problem(error, where)) from None
+        raise ModelError(first_problem(error, f"{where}: model")) from None
     except DAMAGED as error:
         raise ModelError(
             f"{where}: the model's sections are not as expected ({error!r}): the file is damaged"
@@ -81,7 +81,7 @@ def assemble(config: Settings, state: Arrays, where: str) -> Model:
     try:
         model = read_config(config).build(0)
     except ValidationError as error:
-        raise ModelError(first_problem(error, where)) from None
+        raise ModelError(first_problem(error, f"{where}: model")) from None
     fill(model, state, where)
     return model
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from dpsim.config import first_problem
 from dpsim.descriptors import DescriptorConfig
+from dpsim.errors import ModelError
 from dpsim.model.config import ModelConfig
 from dpsim.model.peer import records
 from dpsim.model.peer.family import (
@@ -42,7 +44,7 @@ class StandardPeer(ModelFamily[ModelConfig]):
         inner = section.section("descriptor")
         family = families.descriptor(inner.node.get("type"), inner.where)
         descriptor, state = family.read(inner, context)
-        mixed = mixed_types(descriptor)
+        mixed = mixed_types(descriptor, inner.where)
         inner = section.section("fitting")
         fitting_family = families.fitting(inner.node.get("type"), inner.where)
         fitting, fitting_state = fitting_family.read(inner, context.inside(mixed_types=mixed))
@@ -127,9 +129,18 @@ class StandardPeer(ModelFamily[ModelConfig]):
 OUTPUT = ("out_bias", "out_std")
 
 
-def mixed_types(descriptor: Settings) -> bool:
-    """Whether one fitting net serves all types with this descriptor; raises pydantic's `ValidationError`."""
-    config: Any = TypeAdapter[Any](DescriptorConfig).validate_python(descriptor)
+def mixed_types(descriptor: Settings, where: str) -> bool:
+    """Whether one fitting net serves all types with this descriptor.
+
+    Raises
+    ------
+    ModelError
+        If the settings of the descriptor are not valid; `where` names their section.
+    """
+    try:
+        config: Any = TypeAdapter[Any](DescriptorConfig).validate_python(descriptor)
+    except ValidationError as error:
+        raise ModelError(first_problem(error, where)) from None
     return bool(config.mixed_types)
 
 
