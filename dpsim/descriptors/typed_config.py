@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from dpsim.config import Config, Distance, Length
+from dpsim.config import Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
+from dpsim.descriptors.settings import DescriptorSettings
 from dpsim.errors import ConfigError
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
@@ -54,7 +55,7 @@ class TypedList(NamedTuple):
     """Types (centre, neighbour) of its edges; empty: all edges."""
 
 
-class TypedSettings(Config):
+class TypedSettings(DescriptorSettings):
     """What these descriptors share."""
 
     gives_basis: ClassVar[bool] = False
@@ -94,21 +95,6 @@ class TypedSettings(Config):
     def mixed_types(self) -> bool:
         """Each type has a fitting net of its own."""
         return False
-
-    @property
-    def takes_charge_spin(self) -> bool:
-        """Whether total charge and spin multiplicity enter."""
-        return False
-
-    @property
-    def default_chg_spin(self) -> None:
-        """They do not enter."""
-        return None
-
-    @property
-    def message_passing_layers(self) -> int:
-        """Neighbours enter with their type alone."""
-        return 0
 
     @property
     def counts_distant_neighbors(self) -> bool:

@@ -42,7 +42,7 @@ class PotentialModel(Model):
             fitting.numb_aparam,
             config.descriptor.takes_charge_spin,
             fitting.default_fparam,
-            config.descriptor.default_chg_spin if config.descriptor.takes_charge_spin else None,
+            config.descriptor.default_charge_spin,
         )
         self.register_buffer("out_bias", torch.zeros(n_types, *fitting.bias_shape, dtype=torch.float64))
         self.register_buffer("out_std", torch.ones(n_types, *fitting.bias_shape, dtype=torch.float64))

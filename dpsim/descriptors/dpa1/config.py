@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dpsim.config import Config, Distance, Length
+from dpsim.config import Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
+from dpsim.descriptors.settings import DescriptorSettings
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
 
@@ -19,7 +20,7 @@ Width = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class AttentionSettings(Config):
+class AttentionSettings(DescriptorSettings):
     """What DPA-1 and se_atten_v2 share."""
 
     sel: Width = 120
@@ -90,21 +91,6 @@ class AttentionSettings(Config):
     def smooth(self) -> bool:
         """Whether attention, and the effect of types, fade out with the switch."""
         raise NotImplementedError
-
-    @property
-    def mixed_types(self) -> bool:
-        """One list for neighbours of all types."""
-        return True
-
-    @property
-    def message_passing_layers(self) -> int:
-        """No message passing."""
-        return 0
-
-    @property
-    def takes_charge_spin(self) -> bool:
-        """Total charge and spin multiplicity of a structure do not enter."""
-        return False
 
     @property
     def counts_distant_neighbors(self) -> bool:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from dpsim.config import Config, Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
 from dpsim.descriptors.se_e3_tebd.config import SeE3TebdConfig
+from dpsim.descriptors.settings import DescriptorSettings
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
 
@@ -172,7 +173,7 @@ class RepformerConfig(Config):
         return self.nlayers > 1 and (self.update_g2_has_attn or self.update_h2)
 
 
-class DPA2Config(Config):
+class DPA2Config(DescriptorSettings):
     """DPA-2: attention and message passing between atoms and pairs of atoms (arXiv:2312.15492)."""
 
     type: Literal["dpa2"] = "dpa2"
@@ -216,16 +217,6 @@ class DPA2Config(Config):
                     "the larger radius must not have the smaller number"
                 )
         return self
-
-    @property
-    def mixed_types(self) -> bool:
-        """One list for neighbours of all types."""
-        return True
-
-    @property
-    def takes_charge_spin(self) -> bool:
-        """It does not."""
-        return False
 
     @property
     def message_passing_layers(self) -> int:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from dpsim.config import Config, Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
+from dpsim.descriptors.settings import DescriptorSettings
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import CHARGES, SPINS, NeighborSpec
 
@@ -121,7 +122,7 @@ class RepFlowConfig(Config):
         return self.e_sel / factor, self.a_sel / factor
 
 
-class DPA3Config(Config):
+class DPA3Config(DescriptorSettings):
     """DPA-3: message passing on the line-graph series of the atomic structure (arXiv:2506.01686)."""
 
     type: Literal["dpa3"] = "dpa3"
@@ -167,9 +168,9 @@ class DPA3Config(Config):
         return self.add_chg_spin_ebd
 
     @property
-    def mixed_types(self) -> bool:
-        """One list for neighbours of all types."""
-        return True
+    def default_charge_spin(self) -> tuple[int, int] | None:
+        """`default_chg_spin`."""
+        return self.default_chg_spin
 
     @property
     def message_passing_layers(self) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
 
-from dpsim.config import Config
 from dpsim.descriptors.blocks import EnvironmentBlock
+from dpsim.descriptors.settings import DescriptorSettings
 from dpsim.physics.neighbors import NeighborSpec
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dpsim.descriptors.hybrid.descriptor import Hybrid
 
 
-class HybridConfig(Config):
+class HybridConfig(DescriptorSettings):
     """Several descriptors side by side: their features follow each other.
 
     The members share the places of the neighbours: neighbours are counted within the largest cutoff.
@@ -46,10 +46,9 @@ class HybridConfig(Config):
         return any(member.takes_charge_spin for member in self.list)
 
     @property
-    def default_chg_spin(self) -> tuple[int, int] | None:
+    def default_charge_spin(self) -> tuple[int, int] | None:
         """Charge and multiplicity where none are given: of the first member that takes them."""
-        found = [getattr(member, "default_chg_spin", None) for member in self.list if member.takes_charge_spin]
-        return found[0] if found else None
+        return next((member.default_charge_spin for member in self.list if member.takes_charge_spin), None)
 
     @property
     def message_passing_layers(self) -> int:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dpsim.config import Config, Distance, Length
+from dpsim.config import Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
+from dpsim.descriptors.settings import DescriptorSettings
 from dpsim.errors import ConfigError
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Width = Annotated[int, Field(gt=0)]
 
 
-class SeE3TebdConfig(Config):
+class SeE3TebdConfig(DescriptorSettings):
     """Three-body embedding of the angles between neighbours, one network for all types."""
 
     gives_basis: ClassVar[bool] = False
@@ -63,21 +64,6 @@ class SeE3TebdConfig(Config):
         if not self.rcut_smth < self.rcut:
             raise ValueError(f"rcut_smth ({self.rcut_smth} Å) must be smaller than rcut ({self.rcut} Å)")
         return self
-
-    @property
-    def mixed_types(self) -> bool:
-        """One list for neighbours of all types."""
-        return True
-
-    @property
-    def takes_charge_spin(self) -> bool:
-        """It does not."""
-        return False
-
-    @property
-    def message_passing_layers(self) -> int:
-        """No message passing."""
-        return 0
 
     def with_cutoff(self, cutoff: float) -> SeE3TebdConfig:
         """The same with another cutoff, in Å.
