@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from dpsim.calculators.ase_frame import SPIN_ARRAY, frame_of
 from dpsim.calculators.evaluate import Potential, Prediction, load
 from dpsim.errors import ModelError
 
@@ -31,6 +32,10 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
     Results are float64: ``energy`` (= ``free_energy``), ``forces``, ``energies`` (per atom), ``stress`` (eV/Å³,
     tensile positive, Voigt xx yy zz yz xz xy) and ``stresses`` (per atom; only their sum, the stress, is defined for
     message passing). Stress needs a cell that is periodic in all three directions.
+
+    Spin models take the spins from the array ``spin`` of the structure, else from its initial magnetic moments, in μB;
+    a moment that is a number is along z. They also give ``magnetic_forces`` ``(n, 3)``, −dE/dspin in eV/μB. ASE moves
+    atoms, not spins.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "energies", "stresses"]
@@ -59,22 +64,38 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
         """Compute everything at once; called by ASE."""
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        periodic = atoms.pbc.any()
         full = bool(atoms.pbc.all()) and atoms.cell.rank == 3
         if {"stress", "stresses"} & set(properties) and not full:
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions, found pbc={atoms.pbc.tolist()}"
             )
-        predictions = [
-            potential.evaluate(
-                atoms.positions,
-                atoms.get_chemical_symbols() or np.zeros(0, dtype=int),
-                atoms.cell.array if periodic else None,
-                periodic=atoms.pbc if periodic else None,
-            )
-            for potential in self.potentials
-        ]
+        predictions = [potential.evaluate(**frame_of(atoms, potential)) for potential in self.potentials]
         self.results = self._results(predictions, atoms.get_volume() if full else None)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What of the structure changed since the last calculation; spins count, wherever they stand."""
+        changes: list[str] = super().check_state(atoms, tol)
+        if self.atoms is not None and any(potential.facts.spin is not None for potential in self.potentials):
+            before, now = (a.arrays.get(SPIN_ARRAY) for a in (self.atoms, atoms))
+            if (before is None) != (now is None) or not np.array_equal(before, now):
+                changes.append(SPIN_ARRAY)
+        return changes
+
+    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Second derivatives of the energy with respect to the positions, ``(3n, 3n)`` in eV/Å².
+
+        They are those of the first model, exact, and left as they are by constraints. ASE's vibrations come from
+        ``VibrationsData.from_2d(atoms, calc.get_hessian(atoms)).get_frequencies()``.
+
+        Raises
+        ------
+        ModelError
+            If the model is frozen.
+        """
+        structure = self.atoms if atoms is None else atoms
+        if structure is None:
+            raise ModelError("there is no structure yet: give get_hessian one")
+        return self.potentials[0].hessian(**frame_of(structure, self.potentials[0]))
 
     def _results(self, predictions: list[Prediction], volume: float | None) -> dict[str, Any]:
         first = predictions[0]
@@ -84,6 +105,8 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
             "forces": first.forces,
             "energies": first.atomic_energy,
         }
+        if first.magnetic_forces is not None:
+            results["magnetic_forces"] = first.magnetic_forces
         if volume is not None:
             assert first.virial is not None
             assert first.atomic_virial is not None

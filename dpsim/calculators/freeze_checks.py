@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from dpsim.calculators.ase import DPCalculator
+from dpsim.calculators.ase_frame import frame_of, spins_of
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, Prediction, load
 from dpsim.calculators.single_point import lammps_single_point
@@ -40,8 +41,11 @@ class Check:
 
 
 def check_structures(type_map: Sequence[str], seed: int = 0) -> list[Atoms]:
-    """A cluster, a triclinic crystal-like cell and a cell smaller than most cutoffs, of the model's elements."""
-    rng = np.random.default_rng(seed)
+    """A cluster, a triclinic crystal-like cell and a cell smaller than most cutoffs, of the model's elements.
+
+    Atoms have random spins, which only spin models look at.
+    """
+    rng, spins = np.random.default_rng(seed), np.random.default_rng((seed, 1))
 
     def lattice(n: int, spacing: float, pbc: bool, skew: float) -> Atoms:
         grid = np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) * spacing
@@ -50,7 +54,7 @@ def check_structures(type_map: Sequence[str], seed: int = 0) -> list[Atoms]:
         positions = grid @ np.linalg.inv(np.eye(3) * n * spacing) @ cell + rng.normal(0, 0.12, grid.shape)
         symbols = [type_map[t] for t in rng.integers(0, len(type_map), len(grid))]
         symbols[: len(type_map)] = list(type_map)[: len(grid)]
-        return Atoms(symbols, positions, cell=cell, pbc=pbc)
+        return Atoms(symbols, positions, cell=cell, pbc=pbc, magmoms=spins.normal(size=(len(grid), 3)))
 
     return [lattice(2, 1.9, False, 0.0), lattice(3, 2.1, True, 0.7), lattice(2, 1.8, True, 0.0)]
 
@@ -83,7 +87,11 @@ def run_checks(
     checks += finite_differences(model, structures[1])
     if lammps:
         progress(2, "comparing with LAMMPS")
-        found = [lammps_single_point(frozen, atoms, model.type_map) for atoms in structures]
+        spins = [None if model.spin is None else spins_of(atoms) for atoms in structures]
+        found = [
+            lammps_single_point(frozen, atoms, model.type_map, spins=spin)
+            for atoms, spin in zip(structures, spins, strict=True)
+        ]
         checks.append(_largest("lammps_vs_pytorch", found, expected, tolerance))
     return checks
 
@@ -124,21 +132,25 @@ def _slope(function: Callable[[float], float]) -> float:
 
 
 def _energy(potential: Potential, atoms: Atoms, positions: np.ndarray, cell: np.ndarray) -> float:
-    energy = potential.evaluate(positions, atoms.get_chemical_symbols(), cell if atoms.pbc.all() else None).energy
+    moved = atoms.copy()
+    moved.set_cell(cell)
+    moved.positions = positions
+    energy = _evaluate(potential, moved).energy
     assert energy is not None
     return energy
 
 
 def _evaluate(potential: Potential, atoms: Atoms) -> Prediction:
-    cell = atoms.cell.array if atoms.pbc.all() else None
-    return potential.evaluate(atoms.positions, atoms.get_chemical_symbols(), cell)
+    return potential.evaluate(**frame_of(atoms, potential))
 
 
 def _through_ase(potential: Potential, atoms: Atoms) -> Prediction:
     copy = atoms.copy()
     copy.calc = DPCalculator(potential)
     virial = -copy.get_stress(voigt=False) * copy.get_volume() if copy.pbc.all() else None
-    return Prediction(energy=copy.get_potential_energy(), forces=copy.get_forces(), virial=virial)
+    energy, forces = copy.get_potential_energy(), copy.get_forces()
+    magnetic = copy.calc.results.get("magnetic_forces")
+    return Prediction(energy=energy, forces=forces, virial=virial, magnetic_forces=magnetic)
 
 
 def _largest(name: str, found: Sequence[Prediction], expected: Sequence[Prediction], tolerance: float) -> Check:
@@ -156,6 +168,10 @@ def _difference(found: Prediction, expected: Prediction) -> float:
         abs(found.energy - expected.energy) / max(abs(expected.energy), 1.0),
         float(np.abs(found.forces - expected.forces).max() / max(np.abs(expected.forces).max(), 1e-3)),
     ]
+    if found.magnetic_forces is not None:
+        assert expected.magnetic_forces is not None
+        scale = max(np.abs(expected.magnetic_forces).max(), 1e-3)
+        worst.append(float(np.abs(found.magnetic_forces - expected.magnetic_forces).max() / scale))
     if found.virial is not None:
         scale = max(np.abs(expected.virial).max(), 1e-3)
         symmetric = 0.5 * (expected.virial + expected.virial.T)

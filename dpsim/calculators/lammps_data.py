@@ -143,9 +143,16 @@ def elements_of(atoms: Atoms, type_map: tuple[str, ...], place: str = "the start
 
 
 def write_data(
-    path: Path, atoms: Atoms, elements: tuple[str, ...], box: LammpsBox, *, tilt: bool, velocities: bool
+    path: Path,
+    atoms: Atoms,
+    elements: tuple[str, ...],
+    box: LammpsBox,
+    *,
+    tilt: bool,
+    velocities: bool,
+    spins: Array | None = None,
 ) -> None:
-    """Write a LAMMPS data file, ``atom_style atomic``, ``units metal``.
+    """Write a LAMMPS data file, ``atom_style atomic`` (with spins ``spin``), ``units metal``.
 
     Parameters
     ----------
@@ -161,6 +168,8 @@ def write_data(
         Write tilt factors even if they are zero, so that a barostat may change them.
     velocities
         Write the velocities of `atoms`.
+    spins
+        (n_atoms, 3) μB.
 
     Raises
     ------
@@ -174,13 +183,22 @@ def write_data(
     lines += _bounds(box, tilt)
     lines += ["", "Atom Type Labels", "", *(f"{i} {element}" for i, element in enumerate(elements, 1))]
     lines += ["", "Masses", "", *(f"{i} {mass!r}" for i, mass in enumerate(_masses(atoms, elements), 1))]
-    lines += ["", "Atoms # atomic", ""]
-    positions = box.to_lammps(atoms.positions)
-    lines += [f"{i} {t} {_numbers(row)}" for i, (t, row) in enumerate(zip(types, positions, strict=True), 1)]
+    lines += ["", f"Atoms # {'atomic' if spins is None else 'spin'}", ""]
+    rows = box.to_lammps(atoms.positions)
+    if spins is not None:
+        rows = np.concatenate([rows, _spin_columns(box.to_lammps(spins))], axis=1)
+    lines += [f"{i} {t} {_numbers(row)}" for i, (t, row) in enumerate(zip(types, rows, strict=True), 1)]
     if velocities:
         speeds = box.to_lammps(atoms.get_velocities() * (1000.0 * units.fs))
         lines += ["", "Velocities", "", *(f"{i} {_numbers(row)}" for i, row in enumerate(speeds, 1))]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _spin_columns(spins: Array) -> Array:
+    """Direction and length (n, 4) of spins (n, 3); LAMMPS wants a direction of those without length, too."""
+    length = np.linalg.norm(spins, axis=1, keepdims=True)
+    direction = np.where(length > 0, spins / np.where(length > 0, length, 1.0), [0.0, 0.0, 1.0])
+    return np.concatenate([direction, length], axis=1)
 
 
 def _bounds(box: LammpsBox, tilt: bool) -> list[str]:

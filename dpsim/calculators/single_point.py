@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from dpsim.calculators.evaluate import Prediction
 from dpsim.calculators.lammps_data import elements_of, lammps_box, write_data
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 LAMMPS_BAR_PER_EV_A3 = 1.6021765e6
 """LAMMPS's own ``nktv2p`` in ``units metal``; the CODATA value differs by 8e-8."""
 _TIMEOUT = 300.0
+FloatArray = npt.NDArray[np.float64]
 
 
-def lammps_single_point(model: Path, atoms: Atoms, type_map: tuple[str, ...], ranks: int = 1) -> Prediction:
+def lammps_single_point(
+    model: Path, atoms: Atoms, type_map: tuple[str, ...], ranks: int = 1, spins: FloatArray | None = None
+) -> Prediction:
     """Energy, forces and (periodic cells) virial of a structure by LAMMPS.
 
     Parameters
@@ -34,6 +38,8 @@ def lammps_single_point(model: Path, atoms: Atoms, type_map: tuple[str, ...], ra
         Elements the model knows.
     ranks
         MPI ranks.
+    spins
+        (n_atoms, 3) μB, for spin models.
 
     Raises
     ------
@@ -46,8 +52,8 @@ def lammps_single_point(model: Path, atoms: Atoms, type_map: tuple[str, ...], ra
     elements = elements_of(atoms, type_map)
     with tempfile.TemporaryDirectory(prefix="dpsim-lammps-") as name:
         folder = Path(name)
-        write_data(folder / "start.data", atoms, elements, box, tilt=False, velocities=False)
-        deck = _deck(model.resolve(), elements, box.boundary)
+        write_data(folder / "start.data", atoms, elements, box, tilt=False, velocities=False, spins=spins)
+        deck = _deck(model.resolve(), elements, box.boundary, "atomic" if spins is None else "spin")
         (folder / "in.lammps").write_text(deck)
         argv, env = lammps_command(ranks, folder / "in.lammps")
         done = subprocess.run(argv, env=env, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
@@ -60,28 +66,30 @@ def lammps_single_point(model: Path, atoms: Atoms, type_map: tuple[str, ...], ra
     return Prediction(
         energy=float(row[0]),
         forces=box.from_lammps(forces[:, 1:4]),
-        virial=None if volume is None else _virial(row[1:], volume, box.rotation),
+        virial=None if volume is None else _virial(row[1:], box.rotation),
     )
 
 
-def _virial(pressure: np.ndarray, volume: float, rotation: np.ndarray) -> np.ndarray:
-    xx, yy, zz, xy, xz, yz = pressure * volume / LAMMPS_BAR_PER_EV_A3
-    tensor = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+def _virial(stress: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    xx, yy, zz, xy, xz, yz, yx, zx, zy = -stress / LAMMPS_BAR_PER_EV_A3
+    tensor = np.array([[xx, xy, xz], [yx, yy, yz], [zx, zy, zz]]).T  # LAMMPS names the distance first
     return rotation.T @ tensor @ rotation
 
 
-def _deck(model: Path, elements: tuple[str, ...], boundary: str) -> str:
-    terms = ["pe", *(f"c_press[{i}]" for i in range(1, 7))]
+def _deck(model: Path, elements: tuple[str, ...], boundary: str, style: str) -> str:
+    # the pressure has the upper triangle alone, and the virial of a spin model is not symmetric
+    terms = ["pe", *(f"c_stress[{i}]" for i in range(1, 10))]
     return "\n".join(
         [
             "units metal",
-            "atom_style atomic",
+            f"atom_style {style}",
             f"boundary {boundary}",
             "box tilt large",
             "read_data start.data",
             f'pair_style dpsim "{model}"',
             f"pair_coeff * * {' '.join(elements)}",
-            "compute press all pressure NULL virial",
+            "compute atomic all centroid/stress/atom NULL virial",
+            f"compute stress all reduce sum {' '.join(f'c_atomic[{i}]' for i in range(1, 10))}",
             f"thermo_style custom {' '.join(terms)}",
             *(f"variable v{i} equal {term}" for i, term in enumerate(terms)),
             "run 0",

@@ -26,6 +26,7 @@ _CHUNK = 64
 @json_option
 def command(model: Path, file: Path, output: Path, index: str, head: str | None, device: str, as_json: bool) -> None:
     """Write FILE (any format of ASE) with the predictions of MODEL as dpsim_energy, dpsim_forces, dpsim_stress."""
+    from dpsim.calculators.ase_frame import frame_of
     from dpsim.calculators.evaluate import load
     from dpsim.workflow.progress import ProgressLine
 
@@ -35,8 +36,10 @@ def command(model: Path, file: Path, output: Path, index: str, head: str | None,
     with ProgressLine() as progress:
         for start in range(0, len(structures), _CHUNK):
             chunk = structures[start : start + _CHUNK]
-            frames = [_frame(atoms, f"{file}#{start + number}") for number, atoms in enumerate(chunk)]
-            predictions = potential.evaluate_many(frames)
+            sources = [f"{file}#{start + number}" for number in range(len(chunk))]
+            predictions = potential.evaluate_many(
+                {**frame_of(atoms, potential), "source": source} for atoms, source in zip(chunk, sources, strict=True)
+            )
             for atoms, prediction in zip(chunk, predictions, strict=True):
                 energies.append(_store(atoms, prediction, model))
             progress(start + len(chunk), len(structures), "structures")
@@ -57,17 +60,14 @@ def _read(file: Path, index: str) -> list[Atoms]:
     return found if isinstance(found, list) else [found]
 
 
-def _frame(atoms: Atoms, source: str) -> dict[str, Any]:
-    frame = {"positions": atoms.positions, "types": atoms.get_chemical_symbols(), "source": source}
-    return {**frame, "cell": atoms.cell.array, "periodic": atoms.pbc} if atoms.pbc.any() else frame
-
-
 def _store(atoms: Atoms, prediction: Any, model: Path) -> float:
     """Put a prediction on its structure, dropping results of other calculators; return the energy."""
     atoms.calc = None
     energy = float(prediction.energy)
     atoms.info.update(dpsim_energy=energy, arch="dpsim", model=model.name)
     atoms.arrays["dpsim_forces"] = prediction.forces
+    if prediction.magnetic_forces is not None:
+        atoms.arrays["dpsim_magnetic_forces"] = prediction.magnetic_forces
     if atoms.pbc.all():
         stress = -(prediction.virial + prediction.virial.T) / (2 * atoms.get_volume())
         atoms.info["dpsim_stress"] = stress

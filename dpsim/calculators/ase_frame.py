@@ -1,0 +1,60 @@
+"""What `Potential.evaluate` is to be given for a structure of ASE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpsim.errors import DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from dpsim.calculators.evaluate import Potential
+
+SPIN_ARRAY = "spin"
+"""Array of an ASE structure that holds spins, in μB, as structures read from extended XYZ have it."""
+
+
+def frame_of(atoms: Atoms, potential: Potential) -> dict[str, Any]:
+    """Arguments of `Potential.evaluate` for a structure, with its spins where the model takes them.
+
+    Raises
+    ------
+    DataError
+        If the model takes spins and the structure has none.
+    """
+    periodic = bool(atoms.pbc.any())
+    frame = {
+        "positions": atoms.positions,
+        "types": atoms.get_chemical_symbols() or np.zeros(0, dtype=int),
+        "cell": atoms.cell.array if periodic else None,
+        "periodic": atoms.pbc if periodic else None,
+    }
+    return frame if potential.facts.spin is None else {**frame, "spin": spins_of(atoms)}
+
+
+def spins_of(atoms: Atoms) -> npt.NDArray[np.float64]:
+    """Spins (n, 3) of a structure in μB: its array ``spin``, else its initial magnetic moments.
+
+    Moments that are numbers, as of a collinear calculation, are along z.
+
+    Raises
+    ------
+    DataError
+        If it has neither, or they are of another shape.
+    """
+    name = SPIN_ARRAY if atoms.has(SPIN_ARRAY) else "initial_magmoms"
+    if not atoms.has(name):
+        raise DataError(
+            "the model takes spins and the structure has none: give it some with "
+            "atoms.set_initial_magnetic_moments, one number or three an atom, in μB"
+        )
+    values = np.asarray(atoms.get_array(name), dtype=np.float64)
+    if values.ndim == 1:
+        values = values[:, None] * np.array([0.0, 0.0, 1.0])
+    if values.shape != (len(atoms), 3):
+        raise DataError(f"{name} has shape {values.shape}, expected one number or three for each of {len(atoms)} atoms")
+    return values
