@@ -28,13 +28,32 @@ class Field(NamedTuple):
     extxyz: str | None
     """Name under which it is written to extended XYZ (``REF_`` prefix, see WORKFLOW C), if it is."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Base names under which it is read: for values of atoms, ``atom_x`` and ``atomic_x`` mean the same."""
+        for one, other in (("atom_", "atomic_"), ("atomic_", "atom_")):
+            if self.file.startswith(one):
+                return self.file, other + self.file.removeprefix(one)
+        return (self.file,)
+
 
 FIELDS: tuple[Field, ...] = (
     Field("energy", "energy", "frame", (), "eV", True, "REF_energy"),
     Field("forces", "force", "atom", (3,), "eV/Å", True, "REF_forces"),
     Field("virial", "virial", "frame", (3, 3), "eV", True, "REF_virial"),
     Field("atomic_energy", "atom_ener", "atom", (), "eV", True, None),
+    Field("energy_coefficient", "atom_ener_coeff", "atom", (), "1", True, None),
     Field("force_weight", "atom_pref", "atom", (), "1", True, None),
+    Field("drdq", "drdq", "atom", (3, -1), "", True, None),
+    Field("dipole", "dipole", "frame", (3,), "", True, None),
+    Field("atomic_dipole", "atomic_dipole", "atom", (3,), "", True, None),
+    Field("polarizability", "polarizability", "frame", (3, 3), "", True, None),
+    Field("atomic_polarizability", "atomic_polarizability", "atom", (3, 3), "", True, None),
+    Field("atomic_weight", "atomic_weight", "atom", (), "1", True, None),
+    Field("dos", "dos", "frame", (-1,), "", True, None),
+    Field("atomic_dos", "atom_dos", "atom", (-1,), "", True, None),
+    Field("property", "property", "frame", (-1,), "", True, None),
+    Field("atomic_population", "atomic_population", "atom", (2,), "", True, None),
     Field("fparam", "fparam", "frame", (-1,), "", False, None),
     Field("aparam", "aparam", "atom", (-1,), "", False, None),
     Field("spin", "spin", "atom", (3,), "μB", False, None),
@@ -43,4 +62,9 @@ FIELDS: tuple[Field, ...] = (
 )
 
 BY_NAME = {field.name: field for field in FIELDS}
-BY_FILE = {field.file: field for field in FIELDS}
+BY_FILE = {file: field for field in FIELDS for file in field.files}
+
+
+def fields_of_property(name: str) -> tuple[Field, ...]:
+    """All fields, where ``property`` lies in ``<name>.npy``; an empty name changes nothing."""
+    return tuple(entry._replace(file=name) if entry.name == "property" and name else entry for entry in FIELDS)

@@ -12,6 +12,7 @@ import numpy as np
 from dpsim.data.frame import Frame
 from dpsim.data.npy import System, read_type_map
 from dpsim.errors import DataError
+from dpsim.fields import fields_of_property
 
 __all__ = ["Dataset", "System", "find_systems", "open_dataset"]
 
@@ -68,7 +69,11 @@ class Dataset:
 
 
 def open_dataset(
-    paths: str | Path | Sequence[str | Path], type_map: Sequence[str] | None = None, *, patterns: Sequence[str] = ()
+    paths: str | Path | Sequence[str | Path],
+    type_map: Sequence[str] | None = None,
+    *,
+    patterns: Sequence[str] = (),
+    property_name: str = "",
 ) -> Dataset:
     """Open all systems in or below some folders.
 
@@ -81,6 +86,8 @@ def open_dataset(
         Symbols to which `Frame.types` shall refer. None joins the maps of the systems, in the order met.
     patterns
         If given, only systems whose path below the searched folder matches one of these globs.
+    property_name
+        The field ``property`` is read from ``<property_name>.npy``.
 
     Raises
     ------
@@ -96,7 +103,8 @@ def open_dataset(
     names = _join_type_maps([path for path, _ in ordered]) if type_map is None else tuple(type_map)
     if len(set(names)) != len(names):
         raise DataError(f"type_map ({' '.join(names)}) has a symbol twice, expected every symbol once")
-    return Dataset([System(path, name, names or None) for path, name in ordered])
+    fields = fields_of_property(property_name)
+    return Dataset([System(path, name, names or None, fields) for path, name in ordered])
 
 
 def find_systems(path: Path, patterns: Sequence[str] = ()) -> list[tuple[Path, str]]:

@@ -6,6 +6,7 @@ A system is a folder with ``type.raw``, ``type_map.raw`` and ``set.*`` folders o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from dpsim.errors import DataError
 from dpsim.fields import FIELDS, Field
 
 PLAIN, MIXED = "deepmd/npy", "deepmd/npy/mixed"
+SELECTABLE = ("atomic_dipole", "atomic_polarizability")
+"""Fields whose files may hold the atoms of some types alone, as those of Wannier centres do; the others get zeros."""
 CARD = "dataset.json"
 """File beside the arrays that names the format and remembers where the frames came from."""
 
@@ -33,6 +36,8 @@ class System:
         Name for messages and tables; the name of the folder if empty.
     type_map
         Symbols to which `Frame.types` refer; None takes those of ``type_map.raw``.
+    fields
+        What is read where it is there.
 
     Raises
     ------
@@ -40,8 +45,14 @@ class System:
         If a file is missing or has the wrong shape, or an element that occurs is not in `type_map`.
     """
 
-    def __init__(self, path: str | Path, name: str = "", type_map: Sequence[str] | None = None):
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        name: str = "",
+        type_map: Sequence[str] | None = None,
+        fields: Sequence[Field] = FIELDS,
+    ):
+        self.path, self.fields = Path(path), tuple(fields)
         self.name = name or self.path.name
         self.periodic = not (self.path / "nopbc").exists()
         self._file_types = _read_types(self.path / "type.raw")
@@ -50,7 +61,7 @@ class System:
         folders = sorted(folder for folder in self.path.glob("set.*") if folder.is_dir())
         if not folders:
             raise DataError(f"{self.path} has no set.* folder, expected at least set.000: {_hint(self.path)}")
-        self._sets = [_Set(folder, self.n_places, self.periodic) for folder in folders]
+        self._sets = [_Set(folder, self._file_types, self.periodic, self.fields) for folder in folders]
         self._offsets = np.cumsum([0] + [one.n_frames for one in self._sets])
         self.n_frames = int(self._offsets[-1])
         self.mixed = self._same_kind()
@@ -73,7 +84,9 @@ class System:
     @property
     def labels(self) -> dict[str, int]:
         """Number of frames that have each field, for the fields that occur."""
-        counts = {entry.name: sum(one.n_frames for one in self._sets if entry.name in one.arrays) for entry in FIELDS}
+        counts = {
+            entry.name: sum(one.n_frames for one in self._sets if entry.name in one.arrays) for entry in self.fields
+        }
         return {name: count for name, count in counts.items() if count}
 
     def has(self, field: str) -> bool:
@@ -121,9 +134,9 @@ class System:
             check_finite(positions, "coordinates", where)
             check_cell(cell, len(types), where)
         labels = {}
-        for entry in FIELDS:
+        for entry in self.fields:
             if entry.name in one.arrays:
-                value = _value(one.arrays[entry.name], entry, one.n_frames, row, real)
+                value = one.value(entry, row, real)
                 if check:
                     check_finite(value, entry.name, where)
                 labels[entry.name] = value
@@ -150,7 +163,7 @@ class System:
         return True in kinds
 
     def _check_widths(self) -> None:
-        for entry in FIELDS:
+        for entry in self.fields:
             widths = {
                 _width(one.arrays[entry.name], one.n_frames): one for one in self._sets if entry.name in one.arrays
             }
@@ -235,7 +248,8 @@ class System:
 class _Set:
     """The arrays of one ``set.*`` folder, shapes checked."""
 
-    def __init__(self, path: Path, n_places: int, periodic: bool):
+    def __init__(self, path: Path, types: np.ndarray, periodic: bool, fields: Sequence[Field]):
+        n_places = len(types)
         self.path = path
         self.coord = _array(path, "coord", "the coordinates of the frames")
         self.n_frames = self.coord.shape[0] if len(self.coord.shape) > 1 else 1
@@ -249,18 +263,38 @@ class _Set:
             self.real_types = _array(path, "real_atom_types", "types")
             self._expect(self.real_types, (n_places,), f"{n_places} atoms in type.raw")
         self.arrays: dict[str, ArrayFile] = {}
-        for entry in FIELDS:
-            if (path / f"{entry.file}.npy").exists():
-                self.arrays[entry.name] = self._field(entry, n_places)
+        self.selected: dict[str, np.ndarray] = {}
+        for entry in fields:
+            there = [name for name in entry.files if (path / f"{name}.npy").exists()]
+            if len(there) > 1:
+                raise DataError(f"{path} has {there[0]}.npy and {there[1]}.npy, which mean the same: remove one")
+            if there:
+                self.arrays[entry.name] = self._field(entry, there[0], types)
 
-    def _field(self, entry: Field, n_places: int) -> ArrayFile:
-        array = _array(self.path, entry.file, entry.name)
+    def _field(self, entry: Field, file: str, types: np.ndarray) -> ArrayFile:
+        array, n_places = _array(self.path, file, entry.name), len(types)
         places = (n_places,) if entry.kind == "atom" else ()
         components = int(np.prod([n for n in entry.shape if n > 0], dtype=np.int64))
+        if entry.name in SELECTABLE and self.real_types is None and self.n_frames:
+            chosen = _of_some_types(types, array.count / (self.n_frames * components))
+            if chosen is not None:
+                self.selected[entry.name] = chosen
+                places = (int(chosen.sum()),)
         reason = f"{n_places} atoms in type.raw, " if entry.kind == "atom" else ""
         number = "any number of components" if -1 in entry.shape else f"{components} component{'s' * (components != 1)}"
         self._expect(array, (*places, *entry.shape), f"{reason}{number} {'each' if places else 'for each frame'}")
         return array
+
+    def value(self, entry: Field, row: int, real: np.ndarray) -> np.ndarray:
+        """Value of a field of one frame, for the `real` places."""
+        flat = _row(self.arrays[entry.name], self.n_frames, row)
+        if entry.kind == "frame":
+            return flat.reshape(entry.shape)
+        if entry.name not in self.selected:
+            return flat.reshape(len(real), *entry.shape)[real]
+        full = np.zeros((len(real), *entry.shape))
+        full[self.selected[entry.name]] = flat.reshape(-1, *entry.shape)
+        return full[real]
 
     def _expect(self, array: ArrayFile, value: tuple[int, ...], reason: str) -> None:
         size = int(np.prod([n for n in value if n > 0], dtype=np.int64))
@@ -290,9 +324,14 @@ def _width(array: ArrayFile, n_frames: int) -> int:
     return array.count // n_frames if n_frames else 0
 
 
-def _value(array: ArrayFile, entry: Field, n_frames: int, row: int, real: np.ndarray) -> np.ndarray:
-    flat = _row(array, n_frames, row)
-    return flat.reshape(len(real), *entry.shape)[real] if entry.kind == "atom" else flat.reshape(entry.shape)
+def _of_some_types(types: np.ndarray, count: float) -> np.ndarray | None:
+    """Places of the types whose atoms are as many as `count`; None unless just one choice of types fits."""
+    kinds, sizes = np.unique(types, return_counts=True)
+    if count >= len(types) or count <= 0 or len(kinds) > 12:
+        return None
+    choices = itertools.product((False, True), repeat=len(kinds))
+    fitting = [choice for choice in choices if sizes[list(choice)].sum() == count]
+    return np.isin(types, kinds[list(fitting[0])]) if len(fitting) == 1 else None
 
 
 def _hint(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpsim.data import Frame, System, open_dataset, write_mixed
+from dpsim.data import Frame, System, open_dataset, write_mixed, write_npy
 from dpsim.errors import DataError
 
 
@@ -313,6 +313,49 @@ def test_published_examples_open(shared: Path) -> None:
     spin = open_dataset(folder / "spin/data_reformat")
     assert spin[0].labels["spin"].shape == spin[0].labels["magnetic_forces"].shape == (32, 3)
     assert open_dataset(folder / "water_dplr")[0].labels["virial"].shape == (3, 3)
+    wannier = open_dataset(folder / "water_dplr")[0]
+    assert wannier.labels["atomic_dipole"].shape == (384, 3)
+    np.testing.assert_array_equal(wannier.labels["atomic_dipole"].any(axis=1), wannier.types == 0)
+    tensors = open_dataset(folder / "water_tensor" / "polar")
+    assert tensors.labels == {"polarizability": 160, "atomic_polarizability": 120}
+
+
+def small_system(folder: Path, types: list[int], **arrays: np.ndarray) -> Path:
+    """Two frames of atoms in a row, with the arrays named."""
+    write_npy([Frame(np.arange(3.0 * len(types)).reshape(-1, 3), np.array(types), None)] * 2, folder, ["O", "H", "C"])
+    (system,) = (path.parent for path in folder.rglob("type.raw"))
+    for name, values in arrays.items():
+        np.save(system / "set.000" / f"{name}.npy", values)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["atom_dipole", "atomic_dipole"])
+def test_tensors_of_selected_types(tmp_path: Path, name: str) -> None:
+    """Two of five atoms: they can only be those of type 1."""
+    values = np.arange(12.0).reshape(2, 6) + 1
+    data = open_dataset(small_system(tmp_path / "d", [0, 1, 0, 1, 0], **{name: values}))
+    found = data[1].labels["atomic_dipole"]
+    np.testing.assert_array_equal(found[[1, 3]], values[1].reshape(2, 3))
+    assert not found[[0, 2, 4]].any()
+
+
+def test_selected_types_must_be_certain(tmp_path: Path) -> None:
+    folder = small_system(tmp_path / "d", [0, 1, 2, 2], atomic_dipole=np.zeros((2, 3)))
+    with pytest.raises(DataError, match=r"atomic_dipole\.npy has shape \(2, 3\), expected \(2, 12\)"):
+        open_dataset(folder)
+
+
+def test_both_names_of_a_field_are_too_many(tmp_path: Path) -> None:
+    zeros = np.zeros((2, 2))
+    folder = small_system(tmp_path / "d", [0, 1], atom_ener=zeros, atomic_ener=zeros)
+    with pytest.raises(DataError, match=r"has atom_ener\.npy and atomic_ener\.npy, which mean the same: remove one"):
+        open_dataset(folder)
+
+
+def test_a_property_lies_in_the_file_of_its_name(tmp_path: Path) -> None:
+    folder = small_system(tmp_path / "d", [0, 1], gap=np.array([[1.0, 2.0], [3.0, 4.0]]))
+    assert open_dataset(folder, property_name="gap")[1].labels["property"].tolist() == [3.0, 4.0]
+    assert "property" not in open_dataset(folder)[1].labels
 
 
 def test_placeholders_do_not_survive_writing(tmp_path: Path) -> None:
