@@ -9,8 +9,9 @@ import click
 
 
 @click.command("schema")
+@click.option("--presets", is_flag=True, help="List the models that `model: NAME` stands for instead.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
-def command(out: Path | None) -> None:
+def command(presets: bool, out: Path | None) -> None:
     """Print the JSON Schema of workflow files.
 
     With the line '# yaml-language-server: $schema=FILE' at the top of a workflow, editors complete and check it.
@@ -18,10 +19,20 @@ def command(out: Path | None) -> None:
     from dpsim.workflow.files import write_atomic
     from dpsim.workflow.json_schema import json_schema
 
-    text = json.dumps(json_schema(), indent=1) + "\n"
+    text = _presets() if presets else json.dumps(json_schema(), indent=1) + "\n"
     if out is None:
         click.echo(text, nl=False)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, text)
     click.echo(f"wrote {out}", err=True)
+
+
+def _presets() -> str:
+    from dpsim.model.presets import PRESETS
+
+    lines = [f"{'preset':<18} {'cutoff':>7} {'parameters':>11}  (for two elements)"]
+    for name, preset in PRESETS.items():
+        cutoff = preset.descriptor.neighbors(2).cutoff
+        lines.append(f"{name:<18} {cutoff:>5.1f} Å {preset.parameters:>11,}  {preset.about}")
+    return "\n".join(lines) + "\n"

@@ -17,9 +17,15 @@ from dpsim.config import Config, InnerErrors, Length
 from dpsim.descriptors import DescriptorConfig
 from dpsim.descriptors.dpa3.config import DPA3Config
 from dpsim.fittings import EnergyFittingConfig, FittingConfig
-from dpsim.model.config import PRESETS, ModelConfig
+from dpsim.model.presets import PRESETS
+from dpsim.model.standard import ModelConfig
 
 _Part = TypeVar("_Part", bound=Config)
+_PRESET_SCHEMA: dict[str, Any] = {
+    "enum": list(PRESETS),
+    # what editors show beside each choice
+    "enumDescriptions": [f"{p.about}; {p.parameters:,} parameters for two elements" for p in PRESETS.values()],
+}
 
 
 class Section(Config):
@@ -65,7 +71,7 @@ class StandardSection(Section):
 class PresetModel(StandardSection):
     """Ready-made settings by name, with changes."""
 
-    preset: Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)})]
+    preset: Annotated[str, Field(json_schema_extra=_PRESET_SCHEMA)]
     """Name of the preset."""
     cutoff: Length | None = None
     """Cutoff radius instead of the preset's; switch widths stay, `e_sel` grows with the volume."""
@@ -88,7 +94,7 @@ class PresetModel(StandardSection):
 
     def parts(self) -> tuple[DescriptorConfig, FittingConfig]:
         """Settings of the preset with the changes applied."""
-        descriptor, fitting = PRESETS[self.preset]
+        descriptor, fitting, *_ = PRESETS[self.preset]
         if self.cutoff is not None:
             if place := _cutoff_in(self.descriptor, "descriptor"):
                 raise ValueError(f"cutoff and {place} exclude each other: give one")

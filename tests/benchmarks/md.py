@@ -26,7 +26,7 @@ from training import peer_input, water
 from dpsim.data import write_npy
 from dpsim.export.compile import compile_model
 from dpsim.lammps.launcher import lammps_command
-from dpsim.model.config import PRESETS, preset
+from dpsim.model.presets import PRESETS, preset
 from dpsim.train.config import TrainConfig
 
 TYPE_MAP = ("O", "H")

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from dpsim.data import Frame, open_dataset, write_npy
-from dpsim.model.config import PRESETS
+from dpsim.model.presets import PRESETS
 from dpsim.train.config import TrainConfig, resolve_model
 
 TYPE_MAP = ("O", "H")

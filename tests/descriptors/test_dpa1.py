@@ -15,11 +15,12 @@ from dpsim.descriptors import DPA1Config, SeAttenV2Config
 from dpsim.errors import ConfigError
 from dpsim.export.compile import trace
 from dpsim.fittings import EnergyFittingConfig
-from dpsim.model.config import ModelConfig, preset
+from dpsim.model.config import ModelConfig
 from dpsim.model.peer.dpa1 import DPA1Peer, SeAttenV2Peer
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context
 from dpsim.model.peer.section import InputSection
+from dpsim.model.presets import preset
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import NeighborSpec, frame_graph
 from dpsim.testing import CHECKS, ContractError, Subject, check_all

@@ -13,7 +13,8 @@ from dpsim import ops
 from dpsim.descriptors import DPA2Config
 from dpsim.descriptors.environment import Environment
 from dpsim.export.compile import trace
-from dpsim.model.config import ModelConfig, preset
+from dpsim.model.config import ModelConfig
+from dpsim.model.presets import preset
 from dpsim.nn.activation import activation
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph

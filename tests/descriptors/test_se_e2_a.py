@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from dpsim.descriptors import SeE2AConfig
-from dpsim.model.config import ModelConfig, preset
+from dpsim.model.config import ModelConfig
+from dpsim.model.presets import preset
 from dpsim.model.statistics import environment_statistics
 from dpsim.physics.neighbors import frame_graph
 

@@ -11,7 +11,8 @@ from dpsim import ops
 from dpsim.descriptors import SeE3TebdConfig
 from dpsim.errors import ConfigError
 from dpsim.export.compile import trace
-from dpsim.model.config import ModelConfig, preset
+from dpsim.model.config import ModelConfig
+from dpsim.model.presets import preset
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph
 from dpsim.testing import CHECKS, check_all

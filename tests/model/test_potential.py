@@ -8,7 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from dpsim.errors import ConfigError
-from dpsim.model.config import PRESETS, ModelConfig, preset
+from dpsim.model.config import ModelConfig
+from dpsim.model.presets import PRESETS, preset
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph
 
@@ -119,6 +120,8 @@ def test_presets(name):
     assert config.type_map == ("Cu",)
     model = config.build(0)
     assert model.precision == config.fitting.precision == "float32"
+    two = preset(name, ("O", "H")).build(0)
+    assert sum(p.numel() for p in two.parameters()) == PRESETS[name].parameters
 
 
 def test_unknown_preset():

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from dpsim.errors import ConfigError
-from dpsim.model.config import PRESETS
+from dpsim.model.presets import PRESETS
 from dpsim.train.config import TrainConfig, resolve_model
 
 
