@@ -29,7 +29,7 @@ class CombinedModel(EnergyModel):
             types = torch.tensor(config.types_in(member), dtype=torch.int64)
             self.register_buffer(f"types_{index}", types, persistent=False)
         self.inputs = common_inputs([model.inputs for model in members])
-        self.message_passing_layers = sum(model.message_passing_layers for model in members)
+        self.message_passing_layers = max(model.message_passing_layers for model in members)
         self.shortest = max(model.shortest for model in members)
         self.add_output(len(config.type_map), config.atom_exclude_types)
 
