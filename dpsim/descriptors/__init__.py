@@ -11,6 +11,7 @@ from dpsim.descriptors.dpa1.config import DPA1Config, SeAttenV2Config
 from dpsim.descriptors.dpa2.config import DPA2Config
 from dpsim.descriptors.dpa3.config import DPA3Config
 from dpsim.descriptors.hybrid.config import HybridConfig
+from dpsim.descriptors.loc_frame.config import LocFrameConfig
 from dpsim.descriptors.se_e2_a.config import SeE2AConfig
 from dpsim.descriptors.se_e2_r.config import SeE2RConfig
 from dpsim.descriptors.se_e3.config import SeE3Config
@@ -25,6 +26,7 @@ _Any = (
     | SeE2AConfig
     | SeE2RConfig
     | SeE3Config
+    | LocFrameConfig
     | HybridConfig
 )
 
@@ -46,6 +48,7 @@ __all__ = [
     "DPA3Config",
     "DescriptorConfig",
     "HybridConfig",
+    "LocFrameConfig",
     "SeAttenV2Config",
     "SeE2AConfig",
     "SeE2RConfig",

@@ -16,6 +16,7 @@ from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.config import AnyModelConfig, read_config
 from dpsim.model.statistics import energy_bias, environment_statistics
+from dpsim.train.component_scales import set_component_scales
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet, Scan
 from dpsim.train.loader import BatchMaker
@@ -169,9 +170,13 @@ def _set_environment_scales(model: Model, maker: BatchMaker) -> None:
         assert isinstance(environment, Environment)
         stddev = np.full_like(found.stddev, block.constant_stddev) if block.constant_stddev else found.stddev
         rows = list(block.rows or range(len(stddev)))
-        environment.mean[rows] = torch.from_numpy(found.mean[:, : environment.columns]).to(environment.mean)
-        environment.stddev[rows] = torch.from_numpy(stddev[:, : environment.columns]).to(environment.stddev)
+        # the types of centres are the last axis but one, the same for all types of neighbours
+        environment.mean[..., rows, :] = torch.from_numpy(found.mean[:, : environment.columns]).to(environment.mean)
+        environment.stddev[..., rows, :] = torch.from_numpy(stddev[:, : environment.columns]).to(environment.stddev)
         log.info("%s: scales (radial, angular) %s", block.module, np.array2string(found.stddev[:, :2], precision=4))
+    graphs = (maker.graph(i) for i in maker.frames.spread(STATISTICS_FRAMES))
+    for name in set_component_scales(model, graphs):
+        log.info("%s: scales of all components are set", name)
 
 
 def type_map_for(resume: Resume | None, initial: Model | None, asked: Sequence[str] | None) -> tuple[str, ...] | None:

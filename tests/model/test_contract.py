@@ -13,7 +13,18 @@ from dpsim.testing import CHECKS, ContractError, Subject, Tolerances, check_all,
 MODELS = tiny_models()
 
 
-CASES = [(name, check) for name, config in MODELS.items() for check in checks_for(config)]
+BROKEN = {
+    "loc_frame-ener": {  # mirror images differ, neighbours at one distance have no order, nothing fades out
+        "check_rotation", "check_edge_order", "check_supercell", "check_images", "check_cutoff",
+    },
+}  # fmt: skip
+"""What a model breaks by its definition; its own tests say what holds instead."""
+CASES = [
+    (name, check)
+    for name, config in MODELS.items()
+    for check in checks_for(config)
+    if check.__name__ not in BROKEN.get(name, ())
+]
 
 
 @pytest.mark.parametrize(("name", "check"), CASES, ids=lambda part: getattr(part, "__name__", part))
