@@ -1,7 +1,8 @@
 """DPRc, the correction of a QM/MM calculation: a hybrid of two descriptors, exclusions and vacuum types.
 
 O and H are treated quantum mechanically, Ow and Hw are molecular mechanics; the model sees QM-QM pairs up to 4 Å and
-QM-MM pairs up to 3 Å. The QM part has no places for MM atoms (``sel`` 0): they would count as empty otherwise. MM atoms count only as far as QM atoms are near (spec fittings.md §6).
+QM-MM pairs up to 3 Å. MM atoms count only as far as QM atoms are near (spec fittings.md §6). The QM part has no places
+for MM atoms (``sel`` 0): an excluded neighbour takes an empty place, which counts where the mean is not zero.
 """
 
 from __future__ import annotations
