@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Tag
 
 from dpsim.train.composed_section import LinearModel, ZBLModel
+from dpsim.train.spin_section import SpinModel
 from dpsim.train.standard_section import CustomModel, PresetModel
 
 
@@ -14,7 +15,7 @@ def _form(value: Any) -> str:
     if isinstance(value, PresetModel) or (isinstance(value, dict) and "preset" in value):
         return "preset"
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return kind if kind in ("linear", "zbl") else "custom"
+    return kind if kind in ("linear", "zbl", "spin") else "custom"
 
 
 def _named(value: Any) -> Any:
@@ -26,10 +27,13 @@ ModelSection = Annotated[
         Annotated[PresetModel, Tag("preset")]
         | Annotated[CustomModel, Tag("custom")]
         | Annotated[LinearModel, Tag("linear")]
-        | Annotated[ZBLModel, Tag("zbl")],
+        | Annotated[ZBLModel, Tag("zbl")]
+        | Annotated[SpinModel, Tag("spin")],
         Discriminator(_form),
     ],
-    BeforeValidator(_named, json_schema_input_type=str | PresetModel | CustomModel | LinearModel | ZBLModel),
+    BeforeValidator(
+        _named, json_schema_input_type=str | PresetModel | CustomModel | LinearModel | ZBLModel | SpinModel
+    ),
 ]
 
-__all__ = ["CustomModel", "LinearModel", "ModelSection", "PresetModel", "ZBLModel"]
+__all__ = ["CustomModel", "LinearModel", "ModelSection", "PresetModel", "SpinModel", "ZBLModel"]

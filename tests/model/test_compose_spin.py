@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dpsim import DPCalculator
 from dpsim.calculators.engines import ModuleEngine
@@ -22,6 +22,7 @@ from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context
 from dpsim.model.peer.section import InputSection
 from dpsim.testing import CHECKS, check_all
+from dpsim.train.model_section import ModelSection, SpinModel
 
 TYPES = np.array([0, 1, 0, 1, 0])
 
@@ -289,7 +290,32 @@ def test_exclusions_of_the_descriptor_have_no_effect_there():
 
 
 def test_numbers_of_neighbours_to_be_counted_are_doubled():
-    family, settings = from_input({"use_spin": [0], "virtual_scale": 0.3}, {**DESCRIPTOR, "sel": "auto"})
+    context = Context(("Ni", "O"), FAMILIES, training=True)
+    descriptor = {**DESCRIPTOR, "sel": "auto"}
+    family, settings = from_input({"use_spin": [0], "virtual_scale": 0.3}, descriptor, context)
     (place,) = family.sel_places(settings, FAMILIES)
-    assert place.path == ("backbone", "descriptor", "sel")
+    assert place.path == ("model", "descriptor", "sel")
     assert (place.by_type, place.copies) == (True, 2)
+
+
+def test_input_of_the_peer_for_training_names_elements():
+    context = Context(("Ni", "O"), FAMILIES, training=True)
+    _, settings = from_input({"use_spin": [0], "virtual_scale": 0.3}, context=context)
+    type_map = settings.pop("type_map")
+    section = TypeAdapter(ModelSection).validate_python(settings)
+    _, expected = from_input({"use_spin": [0], "virtual_scale": 0.3})
+    assert section.resolve(type_map, None) == read_config(expected)
+
+
+def test_section_of_a_training():
+    section = TypeAdapter(ModelSection).validate_python(
+        {"type": "spin", "model": {"preset": "dpa3-tiny"}, "virtual_scale": {"Fe": 0.3}, "pair_exclude_types": [[0, 1]]}
+    )
+    config = section.resolve(("O", "Fe"), "float64")
+    assert config.virtual_scale == (0.0, 0.3)
+    assert config.precision == "float64"
+    assert (0, 1) in config.backbone.pair_exclude_types
+    with pytest.raises(ConfigError, match=r"virtual_scale: 'Fe' is not in the type map \['O'\]"):
+        section.resolve(("O",), None)
+    with pytest.raises(ValidationError, match="type_map stands in the part"):
+        SpinModel(type="spin", model={"preset": "dpa3-tiny", "type_map": ["O"]}, virtual_scale={"O": 0.1})

@@ -100,7 +100,7 @@ class SelPlace(NamedTuple):
     by_type: bool = False
     """One number for each type of the neighbours."""
     copies: int = 1
-    """How often a neighbour stands in the list: spin models list its virtual atom as well."""
+    """How often a neighbour counts in a number for all types: spin models list its virtual atom as well."""
 
 
 @dataclass(frozen=True)

@@ -379,7 +379,7 @@ def resolve_sel(found: TrainingInput) -> dict[str, Any]:
     settings = json.loads(json.dumps(found.settings))
     for place, factor in wanted:
         *by_type, total = [4 * ((int(n * factor) + 3) // 4) for n in most[place.cutoff]]
-        _put(settings["model"], place.path, (by_type if place.by_type else total) * place.copies)
+        _put(settings["model"], place.path, by_type if place.by_type else total * place.copies)
     return dict(settings)
 
 

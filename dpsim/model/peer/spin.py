@@ -73,14 +73,18 @@ class SpinPeer(ModelFamily[SpinModelConfig]):
         scale = _virtual_scale(section.section("spin"), type_map)
         _drop_exclusions(section, context.notes)
         _, settings = context.families.from_input(section, context)
+        if context.training:  # as the section of a training has it, where elements stand for types
+            del settings["type_map"]
+            by_element = {name: value for name, value in zip(type_map, scale, strict=True) if value}
+            return {"type": self.type, "type_map": type_map, "virtual_scale": by_element, "model": settings}
         backbone = doubled_settings(settings, scale)
         return {"type": self.type, "type_map": type_map, "virtual_scale": scale, "backbone": backbone}
 
     def sel_places(self, config: Settings, families: Families) -> tuple[SelPlace, ...]:
-        """See `ModelFamily.sel_places`."""
-        backbone = config["backbone"]
-        places = families.model(backbone["type"], "").sel_places(backbone, families)
-        return tuple(place._replace(path=("backbone", *place.path), copies=2) for place in places)
+        """See `ModelFamily.sel_places`; numbers by type are doubled with the model."""
+        plain = config["model"]
+        places = families.model(plain["type"], "").sel_places(plain, families)
+        return tuple(place._replace(path=("model", *place.path), copies=2) for place in places)
 
 
 def _virtual_scale(section: Section, type_map: Sequence[str]) -> list[float]:
