@@ -64,6 +64,26 @@ void pair_dot(const T *q, const T *k, const PairPointers &at, int64_t H, int64_t
 template <typename T>
 void pair_mix(const T *p, const T *v, const PairPointers &at, int64_t H, int64_t D, bool transpose, T *out);
 
+// ---- functions of one number from tables of quintics (kernels_tabulate.cpp) ---------------------
+
+// Intervals of a table: `below` of them in [start, lower), `inside` in [lower, upper), `above` in
+// [upper, end), of one width each.
+struct TableGrid {
+  double start, lower, upper, end;
+  int64_t below, inside, above;
+};
+
+// out (E, M): derivative of the given order, at x (E), of M functions. Row r of table
+// (intervals, 6, M) holds their polynomials in the distance from the lower end of interval r,
+// constants first. Outside the table the functions go on in straight lines.
+template <typename T>
+void tabulate(const T *x, const T *table, const TableGrid &grid, int64_t order, int64_t E, int64_t M, T *out);
+
+// out (E): the same times g (E, M), summed over the functions.
+template <typename T>
+void tabulate_dot(const T *x, const T *table, const T *g, const TableGrid &grid, int64_t order, int64_t E, int64_t M,
+                  T *out);
+
 // ---- gather + activation + weighted segment sum (kernels_fused.cpp) -----------------------------
 
 enum class Activation : int64_t { silu = 0, silut = 1, tanh = 2 };

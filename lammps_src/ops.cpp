@@ -215,6 +215,56 @@ Tensor pair_mix(const Tensor &p_, const Tensor &v_, const Tensor &edge_ptr, cons
   return out;
 }
 
+// ---- functions of one number from tables ------------------------------------------------------------
+
+constexpr int64_t kTableTerms = 6;
+
+kernels::TableGrid table_grid(const char *name, const Tensor &grid_, int64_t intervals) {
+  TORCH_CHECK(grid_.scalar_type() == at::kDouble && grid_.dim() == 1 && grid_.size(0) == 7, name, ": grid is ",
+              grid_.scalar_type(), grid_.sizes(), ", expected float64 (7)");
+  const Tensor grid = grid_.contiguous();
+  const double *g = grid.const_data_ptr<double>();
+  const kernels::TableGrid found{g[0], g[1], g[2], g[3], static_cast<int64_t>(g[4]), static_cast<int64_t>(g[5]),
+                                 static_cast<int64_t>(g[6])};
+  const bool ascends = g[0] <= g[1] && g[1] < g[2] && g[2] <= g[3];
+  const bool counts = (found.below > 0 || (found.below == 0 && g[0] == g[1])) && found.inside > 0 &&
+                      (found.above > 0 || (found.above == 0 && g[2] == g[3]));
+  TORCH_CHECK(ascends && counts && found.below + found.inside + found.above == intervals, name,
+              ": the grid must ascend and have as many intervals as the table (", intervals, ")");
+  return found;
+}
+
+Tensor tabulate(const Tensor &x_, const Tensor &table_, const Tensor &grid_, int64_t order) {
+  constexpr const char *name = "dpsim::tabulate";
+  TORCH_CHECK(x_.dim() == 1 && table_.dim() == 3, name, ": x is ", x_.sizes(), " and table is ", table_.sizes(),
+              ", expected (items) and (intervals, 6, columns)");
+  const int64_t E = x_.size(0), S = table_.size(0), M = table_.size(2);
+  const Tensor x = x_.contiguous(), table = rows(name, "table", table_, x, {S, kTableTerms, M});
+  const auto grid = table_grid(name, grid_, S);
+  Tensor out = at::empty({E, M}, x.options());
+  DPSIM_FLOAT(x.scalar_type(), name, [&] {
+    kernels::tabulate(x.const_data_ptr<scalar_t>(), table.const_data_ptr<scalar_t>(), grid, order, E, M,
+                      out.data_ptr<scalar_t>());
+  });
+  return out;
+}
+
+Tensor tabulate_dot(const Tensor &x_, const Tensor &table_, const Tensor &g_, const Tensor &grid_, int64_t order) {
+  constexpr const char *name = "dpsim::tabulate_dot";
+  TORCH_CHECK(x_.dim() == 1 && table_.dim() == 3, name, ": x is ", x_.sizes(), " and table is ", table_.sizes(),
+              ", expected (items) and (intervals, 6, columns)");
+  const int64_t E = x_.size(0), S = table_.size(0), M = table_.size(2);
+  const Tensor x = x_.contiguous(), table = rows(name, "table", table_, x, {S, kTableTerms, M});
+  const Tensor g = rows(name, "g", g_, x, {E, M});
+  const auto grid = table_grid(name, grid_, S);
+  Tensor out = at::empty({E}, x.options());
+  DPSIM_FLOAT(x.scalar_type(), name, [&] {
+    kernels::tabulate_dot(x.const_data_ptr<scalar_t>(), table.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(),
+                          grid, order, E, M, out.data_ptr<scalar_t>());
+  });
+  return out;
+}
+
 // ---- gather + activation + weighted segment sum -----------------------------------------------------
 
 // The arguments that the operator and its derivatives share, checked and contiguous.
@@ -341,6 +391,8 @@ TORCH_LIBRARY(dpsim, m) {
   m.def("edge_outer_mix(Tensor t, Tensor h, Tensor ptr) -> Tensor", tags);
   m.def("pair_dot(Tensor q, Tensor k, Tensor edge_ptr, Tensor pair_ptr, SymInt pairs) -> Tensor", tags);
   m.def("pair_mix(Tensor p, Tensor v, Tensor edge_ptr, Tensor pair_ptr, bool transpose) -> Tensor", tags);
+  m.def("tabulate(Tensor x, Tensor table, Tensor grid, int order) -> Tensor", tags);
+  m.def("tabulate_dot(Tensor x, Tensor table, Tensor g, Tensor grid, int order) -> Tensor", tags);
   m.def("gather_act_reduce(" DPSIM_FUSED_SCHEMA ") -> (Tensor reduced, Tensor item)", tags);
   m.def("gather_act_reduce_backward(Tensor? grad_reduced, Tensor? grad_item, " DPSIM_FUSED_SCHEMA
         ") -> (Tensor dx, Tensor ds, Tensor db, Tensor dw)", tags);
@@ -366,6 +418,8 @@ TORCH_LIBRARY_IMPL(dpsim, CPU, m) {
   m.impl("edge_outer_mix", &dpsim::edge_outer_mix);
   m.impl("pair_dot", &dpsim::pair_dot);
   m.impl("pair_mix", &dpsim::pair_mix);
+  m.impl("tabulate", &dpsim::tabulate);
+  m.impl("tabulate_dot", &dpsim::tabulate_dot);
   m.impl("gather_act_reduce", &dpsim::gather_act_reduce);
   m.impl("gather_act_reduce_backward", &dpsim::gather_act_reduce_backward);
   m.impl("gather_act_reduce_double_backward", &dpsim::gather_act_reduce_double_backward);

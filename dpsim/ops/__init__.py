@@ -7,10 +7,11 @@ tensors that are not on the CPU, the plain versions of `dpsim.ops.reference` com
 from dpsim.ops.allocator import keep_memory
 from dpsim.ops.gather_act_reduce import ACTIVATIONS, gather_act_reduce
 from dpsim.ops.halo import halo_extend, halo_fold
-from dpsim.ops.library import any_order, load, unavailable_reason
+from dpsim.ops.library import any_order, is_any_order, load, unavailable_reason
 from dpsim.ops.outer import edge_outer_dot, edge_outer_mix, edge_outer_sum
 from dpsim.ops.pairs import pair_dot, pair_mix
 from dpsim.ops.rows import gather_rows, scatter_rows, segment_expand, segment_max, segment_sum
+from dpsim.ops.tabulate import tabulate
 
 __all__ = [
     "ACTIVATIONS",
@@ -22,6 +23,7 @@ __all__ = [
     "gather_rows",
     "halo_extend",
     "halo_fold",
+    "is_any_order",
     "keep_memory",
     "load",
     "pair_dot",
@@ -30,5 +32,6 @@ __all__ = [
     "segment_expand",
     "segment_max",
     "segment_sum",
+    "tabulate",
     "unavailable_reason",
 ]

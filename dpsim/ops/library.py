@@ -52,22 +52,25 @@ def unavailable_reason() -> str | None:
     return _reason
 
 
-_plain: ContextVar[bool] = ContextVar("plain", default=False)
+_any_order: ContextVar[bool] = ContextVar("any_order", default=False)
 
 
 @contextlib.contextmanager
 def any_order() -> Iterator[None]:
-    """Within, `gather_act_reduce` is differentiable more than twice, as Hessians in a loss need; it takes longer."""
-    token = _plain.set(True)
+    """Within, what is computed is differentiable more than twice, as Hessians in a loss need; it takes longer.
+
+    Elsewhere `gather_act_reduce` and layer norms, whose third derivative torch gets wrong, are not.
+    """
+    token = _any_order.set(True)
     try:
         yield
     finally:
-        _plain.reset(token)
+        _any_order.reset(token)
 
 
-def twice(tensor: torch.Tensor) -> bool:
-    """Whether a native version that is differentiable no more than twice applies to `tensor`."""
-    return native(tensor) and not _plain.get()
+def is_any_order() -> bool:
+    """Whether more than two derivatives are asked for (`any_order`)."""
+    return _any_order.get()
 
 
 def native(tensor: torch.Tensor) -> bool:
@@ -87,8 +90,9 @@ def _register() -> None:
     from dpsim.ops.outer import register as register_outer
     from dpsim.ops.pairs import register as register_pairs
     from dpsim.ops.rows import register as register_rows
+    from dpsim.ops.tabulate import register as register_tables
 
-    for register in (register_halo, register_rows, register_outer, register_pairs, register_fused):
+    for register in (register_halo, register_rows, register_outer, register_pairs, register_tables, register_fused):
         register()
 
 

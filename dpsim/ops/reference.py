@@ -156,6 +156,30 @@ def _groups(counts: list[int], heads: int) -> Iterator[tuple[int, int]]:
     yield start, len(counts)
 
 
+def tabulate(x: Tensor, table: Tensor, grid: Tensor) -> Tensor:
+    """Quintics of the interval that each number lies in, and straight lines outside the table."""
+    start, lower, upper, end, below, inside, above = grid.unbind()
+    at = torch.maximum(torch.minimum(x.detach().to(grid.dtype), end), start)
+    is_below, is_above = at < lower, (at >= upper) & (above > 0)
+    bounds = torch.stack([start, lower, upper, end])
+    counts = torch.stack([below, inside, above])
+    part = 1 + is_above.to(torch.int64) - is_below.to(torch.int64)
+    count, origin = counts.index_select(0, part), bounds.index_select(0, part)
+    width = (bounds.index_select(0, part + 1) - origin) / count
+    number = torch.minimum(((at - origin) / width).floor(), count - 1)
+    first = torch.cumsum(counts, 0) - counts
+    rows = table.index_select(0, (first.index_select(0, part) + number).to(torch.int64))
+    u = ((at - (origin + number * width)).to(x.dtype)).unsqueeze(1)
+    beyond = at.to(x.dtype) != x.detach()
+    u = u + torch.where(beyond, 0.0, x - x.detach()).unsqueeze(1)  # the derivative is that of the polynomial
+    value, slope = rows[:, 5], 5.0 * rows[:, 5]
+    for k in range(4, -1, -1):
+        value = value * u + rows[:, k]
+        if k:
+            slope = slope * u + k * rows[:, k]
+    return value + torch.where(beyond, x - at.to(x.dtype), 0.0).unsqueeze(1) * slope
+
+
 def activate(x: Tensor, activation: int, threshold: float = 0.0) -> Tensor:
     """Activation function by its code: 0 silu, 1 silut (silu below `threshold`, tanh above), 2 tanh."""
     if activation == TANH:
