@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dpsim import ops
+
 _SHORTEST = 1e-12
 
 
@@ -32,7 +34,18 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(M, width)`` to the same shape."""
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """``weight (x − μ) / √(σ² + eps) + bias`` over the columns of ``(M, K)``; within `dpsim.ops.any_order` step by step.
+
+    torch's own function takes mean and variance for constants in its second derivative, so that the third is wrong.
+    """
+    if not ops.is_any_order():
+        return functional.layer_norm(x, weight.shape, weight, bias, eps)
+    centered = x - x.mean(-1, keepdim=True)
+    return centered * ((centered * centered).mean(-1, keepdim=True) + eps).rsqrt() * weight + bias
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dpsim.ops import reference
-from dpsim.ops.library import twice
+from dpsim.ops.library import is_any_order, native
 from dpsim.ops.reference import SILU, SILUT, TANH
 
 ACTIVATIONS = {"silu": SILU, "silut": SILUT, "tanh": TANH}
@@ -74,7 +74,7 @@ def gather_act_reduce(
     tuple of Tensor
         ``reduced (S, c1) = Σ_m w[m] φ(pre[m, :c1])`` and ``item (M, C - c1) = φ(pre[m, c1:])``.
     """
-    if twice(x):
+    if native(x) and not is_any_order():
         return torch.ops.dpsim.gather_act_reduce(x, s, b, w, ptr, b_index, c1, activation, threshold)
     return reference.gather_act_reduce(x, s, b, w, ptr, b_index, c1, activation, threshold)
 

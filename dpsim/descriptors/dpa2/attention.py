@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dpsim import ops
 from dpsim.nn.linear import Linear
+from dpsim.nn.norm import layer_norm
 from dpsim.nn.softmax import segment_softmax
 from dpsim.physics.neighborhood import Neighborhood
 
@@ -160,7 +160,7 @@ class PairAttention(nn.Module):
         mixed = ops.pair_mix(weights, mapped, hood.edge_ptr, hood.pairs.ptr).sum(1)
         assert self.head.bias is not None
         norm = self.norm
-        return functional.layer_norm(mixed + self.head.bias, (self.width,), norm.weight, norm.bias, norm.eps)
+        return layer_norm(mixed + self.head.bias, norm.weight, norm.bias, norm.eps)
 
     def vector_update(self, weights: Tensor, h2: Tensor, hood: Neighborhood) -> Tensor:
         """Update ``(E, 3)`` of the vectors."""
