@@ -38,7 +38,7 @@ class LayerNorm(nn.Module):
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """``weight (x − μ) / √(σ² + eps) + bias`` over the columns of ``(M, K)``; within `dpsim.ops.any_order` step by step.
+    """``weight (x − μ) / √(σ² + eps) + bias`` over the columns of ``(M, K)``; step by step within `dpsim.ops.any_order`.
 
     torch's own function takes mean and variance for constants in its second derivative, so that the third is wrong.
     """
