@@ -38,9 +38,10 @@ class LayerNorm(nn.Module):
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """``weight (x − μ) / √(σ² + eps) + bias`` over the columns of ``(M, K)``; step by step within `dpsim.ops.any_order`.
+    """Map ``(M, K)`` to ``weight (x − μ) / √(σ² + eps) + bias`` over the columns.
 
-    torch's own function takes mean and variance for constants in its second derivative, so that the third is wrong.
+    torch's own function takes mean and variance for constants in its second derivative, so that the third is wrong;
+    within `dpsim.ops.any_order` it is computed step by step.
     """
     if not ops.is_any_order():
         return functional.layer_norm(x, weight.shape, weight, bias, eps)
