@@ -101,6 +101,8 @@ void PairDPSim::settings(int narg, char **arg)
                "\"compute ID group dpsim/tensor/atom {} ...\"", models[0], info.output, models[0]);
   impl->loaded = true;
   comm_forward = impl->model.comm_size();
+  for (int i = 1; allocated && i <= atom->ntypes; ++i)    // the elements of an earlier model are not those of this one
+    for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = 0;
 }
 
 void PairDPSim::coeff(int narg, char **arg)

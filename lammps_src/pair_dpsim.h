@@ -1,4 +1,12 @@
-// pair_style dpsim: a frozen dpsim model as a LAMMPS pair style.
+// A frozen dpsim model as a LAMMPS pair style.
+//
+//   pair_style dpsim MODEL.pt2 [device auto|cpu|cuda] [mpi auto|device|host]
+//                              [fparam v1 v2 ...] [aparam v1 v2 ...] [charge_spin q s]
+//   pair_coeff * * El1 El2 ...        # for each atom type an element, or NULL under hybrid
+//
+// fparam, aparam (the same for all atoms) and charge_spin belong to models that take them. Spin models need
+// "atom_style spin" and metal units; they add to fm, which LAMMPS understands in rad/ps. The pressure then is that
+// at fixed spins, with the upper triangle of the virial: strain as LAMMPS changes boxes.
 #pragma once
 
 #include "pair.h"
