@@ -32,6 +32,7 @@ class TypeEmbedding(nn.Module):
         self, type_map: Sequence[str], width: int, *, bias: bool = False, econf: bool = False, dtype: torch.dtype
     ) -> None:
         super().__init__()
+        self.names = tuple(type_map)
         n_in = DIM if econf else len(type_map)
         inputs = torch.eye(n_in, dtype=dtype)
         if econf:
