@@ -38,6 +38,8 @@ class ModelFacts(NamedTuple):
     """Of spin models: see `Model.spin`."""
     shortest: float = 0.0
     """Å; closer pairs of atoms are refused. Of frozen models, which do not say, 0."""
+    long_range: bool = False
+    """Whether there is an electrostatic energy of the whole cell as well."""
 
     @classmethod
     def of_model(cls, model: Model) -> ModelFacts:
@@ -45,6 +47,7 @@ class ModelFacts(NamedTuple):
         return cls(
             model.type_map, model.neighbors, model.precision, model.inputs, model.output, model.output_shape,
             model.intensive, model.property_name, model.atom_exclude_types, model.spin, model.shortest,
+            model.long_range,
         )  # fmt: skip
 
     @classmethod

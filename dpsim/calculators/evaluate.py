@@ -12,8 +12,10 @@ import numpy.typing as npt
 from dpsim import ops
 from dpsim.calculators.engines import Engine, ModuleEngine, open_engine
 from dpsim.calculators.inputs import read_frame
+from dpsim.calculators.long_range import with_electrostatics
 from dpsim.calculators.prediction import Prediction, dipole_prediction, predictions
 from dpsim.errors import ModelError
+from dpsim.model.compose.dplr import DPLRModel
 from dpsim.physics.hessian import frame_hessian
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import FrameGraph
@@ -139,7 +141,7 @@ class Potential:
         Raises
         ------
         ModelError
-            If the model predicts no energies, or is frozen, which holds first derivatives only.
+            If the model predicts no energies, has electrostatics, or is frozen, which holds first derivatives only.
         """
         engine = self._engine
         if self.facts.output != "energy":
@@ -148,6 +150,8 @@ class Potential:
             raise ModelError(
                 f"{self.source} is frozen and gives first derivatives only: load the .safetensors model for a Hessian"
             )
+        if self.facts.long_range:
+            raise ModelError(f"{self.source} has electrostatics, whose second derivatives are not there: use forces")
         graph, real = self._graph({"positions": positions, "types": types, "cell": cell, **inputs}, 0)
         coordinates = np.flatnonzero(np.repeat(real, 3))
         full = np.zeros((3 * len(real), 3 * len(real)))
@@ -181,9 +185,13 @@ class Potential:
         return read_frame(self.facts, frame, where, self.source)
 
     def _run(self, batch: list[tuple[FrameGraph, BoolArray]]) -> list[Prediction]:
-        hood = collate([graph for graph, _ in batch])
+        graphs, masks = [graph for graph, _ in batch], [real for _, real in batch]
+        hood = collate(graphs)
         atomic, gradient = self._engine.run(hood)
-        return list(predictions(self.facts, hood, atomic, gradient, [real for _, real in batch]))
+        found = list(predictions(self.facts, hood, atomic, gradient, masks))
+        if isinstance(self._engine, ModuleEngine) and isinstance(self._engine.model, DPLRModel):
+            return list(with_electrostatics(self._engine.model, hood, graphs, found, masks))
+        return found
 
 
 def load(path: str | Path, head: str | None = None, device: str = "auto", dtype: str | None = None) -> Potential:

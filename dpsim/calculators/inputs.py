@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpsim.calculators.engines import ModelFacts
+from dpsim.calculators.long_range import placed
 from dpsim.errors import DataError, ModelError
 from dpsim.physics.neighbors import CHARGES, SPINS, FrameGraph, frame_graph
 from dpsim.physics.spin import spin_graph
@@ -64,6 +65,8 @@ def read_frame(facts: ModelFacts, frame: Mapping[str, Any], where: str, source: 
         else:
             graph = spin_graph(*structure, given.pop("spin")[real], facts.spin)
         _check_closest(graph, facts.shortest)
+        if facts.long_range:
+            graph = placed(graph, *structure)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     if "aparam" in given:

@@ -85,11 +85,11 @@ def predictions(
             continue
         yield Prediction(
             energy=float(energies[rows].sum()),
-            forces=_full(forces[rows], real),
+            forces=full_rows(forces[rows], real),
             virial=virials[rows].sum(axis=0),
-            atomic_energy=_full(energies[rows], real),
-            atomic_virial=_full(virials[rows], real),
-            magnetic_forces=None if magnetic is None else _full(magnetic[rows], real),
+            atomic_energy=full_rows(energies[rows], real),
+            atomic_virial=full_rows(virials[rows], real),
+            magnetic_forces=None if magnetic is None else full_rows(magnetic[rows], real),
         )
 
 
@@ -123,17 +123,17 @@ def dipole_prediction(
     (plain,) = predictions(facts, hood, atomic, None, [real])
     forces = np.stack([forces_from_edges(gradient, hood).numpy() for gradient in gradients], axis=1)
     virial = -np.einsum("cek,el->ckl", gradients.numpy(), hood.displacements.numpy())
-    return replace(plain, dipole_forces=_full(forces, real), dipole_virial=virial)
+    return replace(plain, dipole_forces=full_rows(forces, real), dipole_virial=virial)
 
 
 def _tensor(facts: ModelFacts, values: FloatArray, counted: BoolArray, real: BoolArray) -> Prediction:
     total = values.sum(axis=0)
     if facts.intensive:
         total = total / max(np.count_nonzero(counted), 1)
-    return Prediction(**{facts.output: total, f"atomic_{facts.output}": _full(values, real)})
+    return Prediction(**{facts.output: total, f"atomic_{facts.output}": full_rows(values, real)})
 
 
-def _full(values: FloatArray, real: BoolArray) -> FloatArray:
+def full_rows(values: FloatArray, real: BoolArray) -> FloatArray:
     """Rows of all atoms, zero for placeholders."""
     out = np.zeros((len(real), *values.shape[1:]))
     out[real] = values

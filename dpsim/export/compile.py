@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dpsim import ops
-from dpsim.errors import SetupError
+from dpsim.errors import ModelError, SetupError
 from dpsim.export.metadata import KEY, FrozenMetadata, ListMetadata, SpinMetadata
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
@@ -198,9 +198,16 @@ def compile_model(model: Model, output: str | Path, *, device: str = "cpu") -> F
 
     Raises
     ------
+    ModelError
+        If the model has electrostatics.
     SetupError
         If there is no working C++ compiler, or no GPU for ``"cuda"``.
     """
+    if model.long_range:
+        raise ModelError(
+            "a model with electrostatics cannot be frozen, as its energy is no function of neighbours: use it from "
+            "Python or ASE, or freeze the short-range model and the dipole model that it is made of, each by itself"
+        )
     check_machine(device)
     output = Path(output)
     metadata = describe(model, device)

@@ -41,11 +41,14 @@ class Model(nn.Module):
     """Whether the value of a structure is the mean of its atoms instead of the sum."""
     property_name: str = ""
     message_passing_layers: int = 0
+    long_range: bool = False
+    """Whether `forward` gives the short-range part of the energy only; the rest depends on positions and cell."""
     shortest: float = 0.0
     """Å; closer pairs of atoms are not what the model was made for."""
     spin: tuple[float, ...] | None = None
     """Of spin models, by type: distance of a virtual atom from its atom for a spin of 1 μB, in Å."""
     out_bias: Tensor
+    out_std: Tensor
 
     def __init__(self, config: AnyModelConfig) -> None:
         super().__init__()

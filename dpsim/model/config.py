@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from dpsim.model.compose.config import LinearModelConfig, PairTableConfig, ZBLModelConfig
+from dpsim.model.compose.dplr_config import DPLRModelConfig
 from dpsim.model.compose.spin_config import SpinModelConfig
 from dpsim.model.standard import ModelConfig
 
-AnyModelConfig = ModelConfig | PairTableConfig | LinearModelConfig | ZBLModelConfig | SpinModelConfig
+AnyModelConfig = ModelConfig | PairTableConfig | LinearModelConfig | ZBLModelConfig | SpinModelConfig | DPLRModelConfig
 """Union of the settings of all kinds of models."""
 
 
@@ -23,6 +24,7 @@ def read_config(settings: Mapping[str, Any]) -> AnyModelConfig:
 
 __all__ = [
     "AnyModelConfig",
+    "DPLRModelConfig",
     "LinearModelConfig",
     "ModelConfig",
     "PairTableConfig",

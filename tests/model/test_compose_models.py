@@ -218,5 +218,5 @@ def test_wrong_settings_of_zbl_models():
     with pytest.raises(ValidationError, match=r"sw_rmin \(2.5 Å\) must be smaller than sw_rmax \(2.5 Å\)"):
         ZBLModelConfig.model_validate(ZBLModelConfig.tiny().model_dump() | {"sw_rmin": 2.5})
     dipole = learned().model_dump() | {"fitting": {"type": "dipole"}}
-    with pytest.raises(ValidationError, match="part 0 predicts 'dipole', expected energies"):
+    with pytest.raises(ValidationError, match="part 0 predicts 'dipole', expected 'energy'"):
         ZBLModelConfig.model_validate(ZBLModelConfig.tiny().model_dump() | {"model": dipole})

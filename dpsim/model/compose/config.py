@@ -24,7 +24,7 @@ NOWHERE = ((-1, -1),)
 """For `NeighborSpec.only`, where an empty tuple means everywhere: no pair of types."""
 
 
-class _Composed(Config):
+class ComposedConfig(Config):
     """What all of them have."""
 
     type_map: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -57,7 +57,7 @@ class _Composed(Config):
             return self.module()
 
 
-class PairTableConfig(_Composed):
+class PairTableConfig(ComposedConfig):
     """Energies of pairs from a table, half of each given to either atom: ``E_i = ½ Σ_j u(r_ij)``.
 
     The table is part of the settings: a model file needs no other. Closer than its first distance the energy goes on
@@ -150,13 +150,18 @@ MemberConfig = Annotated[
 """What can be part of another model."""
 
 
-class _Combined(_Composed):
+class CombinedConfig(ComposedConfig):
     """Several models of the same atoms."""
 
     @property
-    def members(self) -> tuple[ModelConfig | PairTableConfig, ...]:
+    def members(self) -> tuple[Any, ...]:
         """Settings of the parts, in their order."""
         raise NotImplementedError
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What each part has to predict."""
+        return ("energy",) * len(self.members)
 
     @model_validator(mode="after")
     def _check_members(self) -> Self:
@@ -167,11 +172,12 @@ class _Combined(_Composed):
                     f"part {index} does not know {', '.join(missing)}: its type_map {list(member.type_map)} must "
                     f"hold all of {list(self.type_map)}"
                 )
-            if isinstance(member, ModelConfig) and member.fitting.output != "energy":
-                raise ValueError(f"part {index} predicts {member.fitting.output!r}, expected energies")
+            found = member.fitting.output if isinstance(member, ModelConfig) else "energy"
+            if found != self.outputs[index]:
+                raise ValueError(f"part {index} predicts {found!r}, expected {self.outputs[index]!r}")
         return self
 
-    def types_in(self, member: ModelConfig | PairTableConfig) -> tuple[int, ...]:
+    def types_in(self, member: ComposedConfig | ModelConfig) -> tuple[int, ...]:
         """Type in a member of each type of the model."""
         return tuple(member.type_map.index(name) for name in self.type_map)
 
@@ -198,7 +204,7 @@ class _Combined(_Composed):
         return min(member.precision for member in self.members)
 
 
-class LinearModelConfig(_Combined):
+class LinearModelConfig(CombinedConfig):
     """Weighted sum of the energies of other models."""
 
     type: Literal["linear"] = "linear"
@@ -243,7 +249,7 @@ class LinearModelConfig(_Combined):
         return cls(type_map=("O", "H"), models=(ModelConfig.tiny(), PairTableConfig.tiny()), weights=(0.7, 0.4))
 
 
-class ZBLModelConfig(_Combined):
+class ZBLModelConfig(CombinedConfig):
     """A learned model that gives way to a table of pair energies where atoms come close.
 
     ``E_i = (1 − w_i) E_i^model + w_i E_i^table``, where ``w_i`` falls from one to zero as the (soft) distance of the

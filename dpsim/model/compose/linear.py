@@ -16,12 +16,13 @@ from dpsim.physics.neighbors import ModelInputs
 
 if TYPE_CHECKING:
     from dpsim.model.compose.config import LinearModelConfig, ZBLModelConfig
+    from dpsim.model.compose.dplr_config import DPLRModelConfig
 
 
 class CombinedModel(EnergyModel):
     """Several models of the same atoms; each sees its own list of edges and its own numbering of the types."""
 
-    def __init__(self, config: LinearModelConfig | ZBLModelConfig) -> None:
+    def __init__(self, config: LinearModelConfig | ZBLModelConfig | DPLRModelConfig) -> None:
         super().__init__(config)
         members = [_member(member) for member in config.members]
         self.models = nn.ModuleList(members)
@@ -35,14 +36,16 @@ class CombinedModel(EnergyModel):
 
     def member_energies(self, hood: Neighborhood) -> list[Tensor]:
         """Atomic energies ``(N,)`` of each part, its own bias included."""
-        energies = []
-        for index, model in enumerate(self.models):
-            types = self.get_buffer(f"types_{index}")
-            part = hood.within(index)._replace(
-                types=types.index_select(0, hood.types), row_types=types.index_select(0, hood.row_types)
-            )
-            energies.append(model(part))
-        return energies
+        return [self.member(index, hood) for index in range(len(self.models))]
+
+    def member(self, index: int, hood: Neighborhood) -> Tensor:
+        """Atomic outputs ``(N, ...)`` of a part."""
+        types = self.get_buffer(f"types_{index}")
+        part = hood.within(index)._replace(
+            types=types.index_select(0, hood.types), row_types=types.index_select(0, hood.row_types)
+        )
+        output: Tensor = self.models[index](part)
+        return output
 
 
 class LinearModel(CombinedModel):
