@@ -1,37 +1,36 @@
-"""Reading system folders in the layouts ``deepmd/npy`` and ``deepmd/npy/mixed``.
+"""Reading systems in the layouts ``deepmd/npy`` and ``deepmd/npy/mixed``, in folders or in HDF5 (``deepmd/hdf5``).
 
 A system is a folder with ``type.raw``, ``type_map.raw`` and ``set.*`` folders of arrays with one row a frame;
-``real_atom_types.npy`` in the sets gives each frame its own types (mixed), an empty file ``nopbc`` open boundaries.
+``real_atom_types.npy`` in the sets gives each frame its own types (mixed), an empty file ``nopbc`` open boundaries,
+and ``numb_copy.npy`` says how often each frame counts.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dpsim.data.arrays import ArrayFile
 from dpsim.data.files import read_json
 from dpsim.data.frame import Frame, check_cell, check_finite, formula
+from dpsim.data.set_arrays import FrameArrays
+from dpsim.data.store import Store, hdf5_group, store_at
 from dpsim.errors import DataError
 from dpsim.fields import FIELDS, Field
 
-PLAIN, MIXED = "deepmd/npy", "deepmd/npy/mixed"
-SELECTABLE = ("atomic_dipole", "atomic_polarizability")
-"""Fields whose files may hold the atoms of some types alone, as those of Wannier centres do; the others get zeros."""
+PLAIN, MIXED, HDF5 = "deepmd/npy", "deepmd/npy/mixed", "deepmd/hdf5"
 CARD = "dataset.json"
 """File beside the arrays that names the format and remembers where the frames came from."""
 
 
 class System:
-    """One system folder: frames with the same number of places for atoms, read when asked for.
+    """One system: frames with the same number of places for atoms, read when asked for.
 
     Parameters
     ----------
     path
-        Folder with ``type.raw``.
+        Folder with ``type.raw``, or group of an HDF5 file: ``file.hdf5#/group``.
     name
         Name for messages and tables; the name of the folder if empty.
     type_map
@@ -54,15 +53,17 @@ class System:
     ):
         self.path, self.fields = Path(path), tuple(fields)
         self.name = name or self.path.name
-        self.periodic = not (self.path / "nopbc").exists()
-        self._file_types = _read_types(self.path / "type.raw")
+        store = store_at(self.path)
+        self.periodic = not store.has("nopbc")
+        self._file_types = _read_types(store)
         self.n_places = len(self._file_types)
-        self.file_type_map = read_type_map(self.path)
-        folders = sorted(folder for folder in self.path.glob("set.*") if folder.is_dir())
-        if not folders:
-            raise DataError(f"{self.path} has no set.* folder, expected at least set.000: {_hint(self.path)}")
-        self._sets = [_Set(folder, self._file_types, self.periodic, self.fields) for folder in folders]
-        self._offsets = np.cumsum([0] + [one.n_frames for one in self._sets])
+        self.file_type_map = _read_type_map(store)
+        sets = store.sets()
+        if not sets:
+            raise DataError(f"{self.path} has no set.* folder, expected at least set.000: {_hint(store)}")
+        self._sets = [FrameArrays(one, self._file_types, self.periodic, self.fields) for one in sets]
+        self._offsets = np.cumsum([0] + [len(one.taken) for one in self._sets])
+        self._file_offsets = np.cumsum([0] + [one.n_frames for one in self._sets])
         self.n_frames = int(self._offsets[-1])
         self.mixed = self._same_kind()
         self._check_widths()
@@ -78,14 +79,16 @@ class System:
 
     @property
     def format(self) -> str:
-        """``deepmd/npy`` or ``deepmd/npy/mixed``."""
+        """``deepmd/npy``, ``deepmd/npy/mixed`` or ``deepmd/hdf5``."""
+        if hdf5_group(self.path) is not None:
+            return HDF5
         return MIXED if self.mixed else PLAIN
 
     @property
     def labels(self) -> dict[str, int]:
         """Number of frames that have each field, for the fields that occur."""
         counts = {
-            entry.name: sum(one.n_frames for one in self._sets if entry.name in one.arrays) for entry in self.fields
+            entry.name: sum(len(one.taken) for one in self._sets if entry.name in one.arrays) for entry in self.fields
         }
         return {name: count for name, count in counts.items() if count}
 
@@ -99,14 +102,20 @@ class System:
         types = self._lookup[self._raw_types(one, row)]
         return types[types >= 0]
 
+    def n_atoms(self, i: int) -> int:
+        """Return the number of atoms of frame `i`, without placeholders."""
+        return len(self.types(i)) if self.mixed else self.n_places
+
     def formula(self, i: int) -> str:
         """Return the composition of frame `i`, for example ``O64H128``."""
         return formula(self.types(i), self.type_map)
 
     def origin(self, i: int) -> str:
         """Return what frame `i` was made from; the name of the system where it is not known."""
-        self._locate(i)
-        return self._origins[i] if self._origins else self.name
+        if not self._origins:
+            return self.name
+        one, row = self._locate(i)
+        return self._origins[int(self._file_offsets[self._sets.index(one)]) + row]
 
     def frame(self, i: int, *, check: bool = True) -> Frame:
         """Read frame `i`.
@@ -128,8 +137,8 @@ class System:
         types = self._lookup[self._raw_types(one, row)]
         real = types >= 0
         types = types[real]
-        positions = _row(one.coord, one.n_frames, row).reshape(self.n_places, 3)[real]
-        cell = None if one.box is None else _row(one.box, one.n_frames, row).reshape(3, 3)
+        positions = one.row(one.coord, row).reshape(self.n_places, 3)[real]
+        cell = None if one.box is None else one.row(one.box, row).reshape(3, 3)
         if check:
             check_finite(positions, "coordinates", where)
             check_cell(cell, len(types), where)
@@ -142,16 +151,16 @@ class System:
                 labels[entry.name] = value
         return Frame(positions, types, cell, labels, where, self.origin(i))
 
-    def _locate(self, i: int) -> tuple[_Set, int]:
+    def _locate(self, i: int) -> tuple[FrameArrays, int]:
         if not 0 <= i < self.n_frames:
             raise IndexError(f"frame {i} of {self.path}, which has {self.n_frames}")
         k = int(np.searchsorted(self._offsets, i, side="right")) - 1
-        return self._sets[k], i - int(self._offsets[k])
+        return self._sets[k], int(self._sets[k].taken[i - int(self._offsets[k])])
 
-    def _raw_types(self, one: _Set, row: int) -> np.ndarray:
+    def _raw_types(self, one: FrameArrays, row: int) -> np.ndarray:
         if one.real_types is None:
             return self._file_types
-        return one.real_types.rows(one.n_frames)[row].astype(np.int64)
+        return one.real_types.read(one.n_frames, row, row + 1)[0].astype(np.int64)
 
     def _same_kind(self) -> bool:
         kinds = {one.real_types is not None: one for one in self._sets}
@@ -164,9 +173,7 @@ class System:
 
     def _check_widths(self) -> None:
         for entry in self.fields:
-            widths = {
-                _width(one.arrays[entry.name], one.n_frames): one for one in self._sets if entry.name in one.arrays
-            }
+            widths = {one.width(entry.name): one for one in self._sets if entry.name in one.arrays}
             if len(widths) > 1:
                 (_, first), (_, second) = sorted(widths.items())[:2]
                 raise DataError(
@@ -202,15 +209,16 @@ class System:
                     self._bad_element(one, start, int(index), names)
         return table
 
-    def _block(self, one: _Set, start: int) -> np.ndarray:
+    def _block(self, one: FrameArrays, start: int) -> np.ndarray:
         if one.real_types is None:
             return self._file_types[None]
-        return np.asarray(one.real_types.rows(one.n_frames)[start : start + 4096]).astype(np.int64)
+        stop = min(start + 4096, one.n_frames)
+        return np.asarray(one.real_types.read(one.n_frames, start, stop)).astype(np.int64)
 
-    def _types_file(self, one: _Set) -> str:
+    def _types_file(self, one: FrameArrays) -> str:
         return str(self.path / "type.raw") if one.real_types is None else str(one.real_types.path)
 
-    def _bad_index(self, one: _Set, start: int, index: int, names: Sequence[str]) -> None:
+    def _bad_index(self, one: FrameArrays, start: int, index: int, names: Sequence[str]) -> None:
         frame = start + int(np.argwhere(self._block(one, start) == index)[0, 0])
         lowest = "-1 (placeholder)" if self.mixed else "0"
         raise DataError(
@@ -218,7 +226,7 @@ class System:
             f"the type map has {len(names)} names ({' '.join(names)})"
         )
 
-    def _bad_element(self, one: _Set, start: int, index: int, names: Sequence[str]) -> None:
+    def _bad_element(self, one: FrameArrays, start: int, index: int, names: Sequence[str]) -> None:
         frame = start + int(np.argwhere(self._block(one, start) == index)[0, 0])
         raise DataError(
             f"{self._types_file(one)}: frame {frame} of {one.path.name} has element {names[index]}, "
@@ -237,114 +245,26 @@ class System:
             )
         runs = stored.get("origins", [])
         origins = [origin for origin, count in runs for _ in range(count)]
-        if origins and len(origins) != self.n_frames:
+        n_frames = int(self._file_offsets[-1])
+        if origins and len(origins) != n_frames:
             raise DataError(
-                f"{card} tells of {len(origins)} frames, but the sets hold {self.n_frames}: "
+                f"{card} tells of {len(origins)} frames, but the sets hold {n_frames}: "
                 "delete this file, or write the system again"
             )
         return origins
 
 
-class _Set:
-    """The arrays of one ``set.*`` folder, shapes checked."""
-
-    def __init__(self, path: Path, types: np.ndarray, periodic: bool, fields: Sequence[Field]):
-        n_places = len(types)
-        self.path = path
-        self.coord = _array(path, "coord", "the coordinates of the frames")
-        self.n_frames = self.coord.shape[0] if len(self.coord.shape) > 1 else 1
-        self._expect(self.coord, (n_places, 3), f"{n_places} atoms in type.raw, 3 components each")
-        self.box: ArrayFile | None = None
-        if periodic:
-            self.box = _array(path, "box", "cells; for open boundaries put an empty file `nopbc` beside type.raw")
-            self._expect(self.box, (9,), "9 numbers for each frame")
-        self.real_types: ArrayFile | None = None
-        if (path / "real_atom_types.npy").exists():
-            self.real_types = _array(path, "real_atom_types", "types")
-            self._expect(self.real_types, (n_places,), f"{n_places} atoms in type.raw")
-        self.arrays: dict[str, ArrayFile] = {}
-        self.selected: dict[str, np.ndarray] = {}
-        for entry in fields:
-            there = [name for name in entry.files if (path / f"{name}.npy").exists()]
-            if len(there) > 1:
-                raise DataError(f"{path} has {there[0]}.npy and {there[1]}.npy, which mean the same: remove one")
-            if there:
-                self.arrays[entry.name] = self._field(entry, there[0], types)
-
-    def _field(self, entry: Field, file: str, types: np.ndarray) -> ArrayFile:
-        array, n_places = _array(self.path, file, entry.name), len(types)
-        places = (n_places,) if entry.kind == "atom" else ()
-        components = int(np.prod([n for n in entry.shape if n > 0], dtype=np.int64))
-        if entry.name in SELECTABLE and self.real_types is None and self.n_frames:
-            chosen = _of_some_types(types, array.count / (self.n_frames * components))
-            if chosen is not None:
-                self.selected[entry.name] = chosen
-                places = (int(chosen.sum()),)
-        reason = f"{n_places} atoms in type.raw, " if entry.kind == "atom" else ""
-        number = "any number of components" if -1 in entry.shape else f"{components} component{'s' * (components != 1)}"
-        self._expect(array, (*places, *entry.shape), f"{reason}{number} {'each' if places else 'for each frame'}")
-        return array
-
-    def value(self, entry: Field, row: int, real: np.ndarray) -> np.ndarray:
-        """Value of a field of one frame, for the `real` places."""
-        flat = _row(self.arrays[entry.name], self.n_frames, row)
-        if entry.kind == "frame":
-            return flat.reshape(entry.shape)
-        if entry.name not in self.selected:
-            return flat.reshape(len(real), *entry.shape)[real]
-        full = np.zeros((len(real), *entry.shape))
-        full[self.selected[entry.name]] = flat.reshape(-1, *entry.shape)
-        return full[real]
-
-    def _expect(self, array: ArrayFile, value: tuple[int, ...], reason: str) -> None:
-        size = int(np.prod([n for n in value if n > 0], dtype=np.int64))
-        shape, rows = array.shape, self.n_frames
-        flat = len(shape) < 2 or shape[0] == 1  # one line of numbers for the whole set, as older tools write
-        fits = array.count % (rows * size) == 0 if -1 in value and rows * size else array.count == rows * size
-        if not fits or not (flat or shape[0] == rows) or (array.count == 0 and rows * size > 0):
-            width = f"{size}*n" if -1 in value else str(size)
-            raise DataError(
-                f"{self.path.parent.name}/{self.path.name}/{array.path.name} has shape {shape}, "
-                f"expected ({rows}, {width}): {reason}"
-            )
-
-
-def _array(folder: Path, name: str, meaning: str) -> ArrayFile:
-    path = folder / f"{name}.npy"
-    if not path.is_file():
-        raise DataError(f"{path} is missing, expected {meaning}")
-    return ArrayFile(path)
-
-
-def _row(array: ArrayFile, n_frames: int, row: int) -> np.ndarray:
-    return np.array(array.rows(n_frames)[row], np.float64)
-
-
-def _width(array: ArrayFile, n_frames: int) -> int:
-    return array.count // n_frames if n_frames else 0
-
-
-def _of_some_types(types: np.ndarray, count: float) -> np.ndarray | None:
-    """Places of the types whose atoms are as many as `count`; None unless just one choice of types fits."""
-    kinds, sizes = np.unique(types, return_counts=True)
-    if count >= len(types) or count <= 0 or len(kinds) > 12:
-        return None
-    choices = itertools.product((False, True), repeat=len(kinds))
-    fitting = [choice for choice in choices if sizes[list(choice)].sum() == count]
-    return np.isin(types, kinds[list(fitting[0])]) if len(fitting) == 1 else None
-
-
-def _hint(path: Path) -> str:
-    if (path / "coord.raw").exists():
+def _hint(store: Store) -> str:
+    if store.has("coord.raw"):
         return "this is the text format deepmd/raw, run `dpsim data convert` on it first"
     return "frames lie in set.000/coord.npy and so on"
 
 
-def _read_types(path: Path) -> np.ndarray:
-    try:
-        words = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+def _read_types(store: Store) -> np.ndarray:
+    path = store.path / "type.raw"
+    if not store.has("type.raw"):
+        raise DataError(f"{path} is missing, expected the type of each atom, counted from 0")
+    words = store.words("type.raw")
     for place, word in enumerate(words):
         if not word.lstrip("-").isdigit():
             raise DataError(
@@ -356,18 +276,21 @@ def _read_types(path: Path) -> np.ndarray:
 
 
 def read_type_map(path: Path) -> tuple[str, ...] | None:
-    """Return the symbols of ``type_map.raw`` of a system folder, None if it has no such file.
+    """Return the symbols of ``type_map.raw`` of a system, None if it has no such file.
 
     Raises
     ------
     DataError
         If a symbol stands there twice.
     """
-    file = path / "type_map.raw"
-    if not file.is_file():
+    return _read_type_map(store_at(path))
+
+
+def _read_type_map(store: Store) -> tuple[str, ...] | None:
+    if not store.has("type_map.raw"):
         return None
-    names = tuple(file.read_text(encoding="utf-8").split())
+    names = tuple(store.words("type_map.raw"))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError(f"{file} has {', '.join(twice)} twice, expected every symbol once")
+        raise DataError(f"{store.path / 'type_map.raw'} has {', '.join(twice)} twice, expected every symbol once")
     return names

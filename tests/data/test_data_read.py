@@ -135,7 +135,7 @@ def test_no_more_files_stay_open_than_allowed(tmp_path: Path, monkeypatch: pytes
         system_folder(tmp_path / f"s{i}")
     dataset = open_dataset(tmp_path)
     assert sum(1 for _ in dataset) == 15
-    assert len(arrays._cache._maps) <= 4
+    assert len(arrays.cache._maps) <= 4
 
 
 def test_columns_first_arrays_give_the_same_values(tmp_path: Path) -> None:
