@@ -1,4 +1,4 @@
-"""Numbers taken from the data before training: the energy bias of each element and environment scales."""
+"""Numbers taken from the data before training: the output bias of each element and environment scales."""
 
 from __future__ import annotations
 
@@ -13,13 +13,60 @@ from dpsim.errors import DataError
 from dpsim.physics.neighbors import FrameGraph, IntArray
 
 
-class EnergyBias(NamedTuple):
-    """Least-squares energy of each element (spec common.md §11.1)."""
+class Moments(NamedTuple):
+    """Sums over rows of numbers, group by group; those of different data add up."""
+
+    number: npt.NDArray[np.float64]
+    """(groups,) of rows"""
+    total: npt.NDArray[np.float64]
+    """(groups, k) sums"""
+    square: npt.NDArray[np.float64]
+    """(groups, k) sums of squares"""
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[np.float64], group: npt.NDArray[np.int64], n_groups: int) -> Moments:
+        """Of rows (M, k), each of a group (M,)."""
+        number = np.bincount(group, minlength=n_groups).astype(np.float64)
+        total, square = np.zeros((2, n_groups, rows.shape[1]))
+        np.add.at(total, group, rows)
+        np.add.at(square, group, rows**2)
+        return cls(number, total, square)
+
+    def joined(self, other: Moments | None) -> Moments:
+        """Sums over both; None counts as nothing.
+
+        Raises
+        ------
+        ValueError
+            If their rows have different numbers of components.
+        """
+        if other is None:
+            return self
+        if self.total.shape != other.total.shape:
+            raise ValueError(
+                f"found {self.total.shape[1]} numbers where other frames have {other.total.shape[1]}: "
+                "expected equally many in all"
+            )
+        return Moments(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """(groups, k); zero for empty groups."""
+        return self.total / np.maximum(self.number, 1)[:, None]
+
+    @property
+    def std(self) -> npt.NDArray[np.float64]:
+        """(groups, k) deviation of the rows from their mean."""
+        return np.sqrt(np.maximum(self.square / np.maximum(self.number, 1)[:, None] - self.mean**2, 0.0))
+
+
+class OutputBias(NamedTuple):
+    """What each type contributes on average to what is predicted (spec common.md §11.1)."""
 
     bias: npt.NDArray[np.float64]
-    """(n_types,) eV; zero for elements that do not occur."""
-    residual: float
-    """Standard deviation of what is left of the energies, eV per frame."""
+    """(n_types, k); zero for types that do not occur."""
+    std: npt.NDArray[np.float64]
+    """(n_types, k) standard deviation of what is left, of a structure (of an atom for `bias_of_atoms`)."""
     n_frames: int
 
 
@@ -28,41 +75,78 @@ def composition(types: npt.NDArray[np.int64], n_types: int) -> npt.NDArray[np.fl
     return np.bincount(types[types >= 0], minlength=n_types).astype(np.float64)
 
 
-def energy_bias(
+def output_bias(
     compositions: Sequence[npt.NDArray[np.float64]] | npt.NDArray[np.float64],
-    energies: Sequence[float] | npt.NDArray[np.float64],
+    values: npt.ArrayLike,
     excluded: Sequence[int] = (),
+    *,
     preset: Mapping[int, float] | None = None,
-) -> EnergyBias:
-    """Minimum-norm least-squares fit of energies by composition.
+    mean: bool = False,
+) -> OutputBias:
+    """Minimum-norm least-squares fit of the values of structures by composition.
 
     Parameters
     ----------
     compositions
-        Atom counts ``(n_types,)`` of each frame that has an energy.
-    energies
-        eV, one a frame.
+        Atom counts ``(n_types,)`` of each of M structures.
+    values
+        (M,) or (M, k), for example energies in eV.
     excluded
-        Types without an energy of their own.
+        Types without an output of their own.
     preset
-        Energies by type that are given: they are taken out before the others are fitted.
+        Contributions by type that are given: they are taken out before the others are fitted.
+    mean
+        Values are means over the atoms that are not excluded, instead of sums.
 
     Raises
     ------
     DataError
-        If there is no frame with an energy, and not every type has a preset one.
+        If there is no structure, and not every type has a preset contribution.
     """
-    types, values = list(preset or {}), np.array(list((preset or {}).values()))
-    if not len(energies) and not types:
-        raise DataError("no frame of the training data has an energy: the energy bias of the elements cannot be fitted")
+    y = _rows(values)
+    given = preset or {}
+    types, contributions = list(given), np.array(list(given.values()), dtype=np.float64).reshape(-1, 1)
+    if not len(y) and not types:
+        raise DataError("no frame of the training data has a label: the bias of the elements cannot be fitted")
     a = np.array(compositions, dtype=np.float64)
     a[:, list(excluded)] = 0.0
-    y = np.asarray(energies, dtype=np.float64) - a[:, types] @ values
+    if mean:
+        a /= np.maximum(a.sum(axis=1, keepdims=True), 1)
+    y = y - a[:, types] @ contributions
     a[:, types] = 0.0
-    bias = np.linalg.lstsq(a, y, rcond=None)[0].astype(np.float64) if len(y) else np.zeros(a.shape[1])
-    residual = float(np.std(y - a @ bias)) if len(y) else 0.0
-    bias[types] = values
-    return EnergyBias(bias, residual, len(y))
+    bias = np.zeros((a.shape[1], y.shape[1]))
+    if len(y):
+        bias += np.linalg.lstsq(a, y, rcond=None)[0]
+    std = np.std(y - a @ bias, axis=0) if len(y) else np.zeros(bias.shape[1])
+    bias[types] = contributions
+    return OutputBias(bias, np.tile(std, (len(bias), 1)), len(y))
+
+
+def _rows(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Values (M,) or (M, k) as (M, k)."""
+    rows = np.asarray(values, dtype=np.float64)
+    return rows.reshape(len(rows), -1) if len(rows) else np.zeros((0, 1))
+
+
+def shared_bias(
+    compositions: npt.NDArray[np.float64], values: npt.ArrayLike, excluded: Sequence[int] = (), *, mean: bool = False
+) -> OutputBias:
+    """Mean and deviation of the values of structures per atom, the same for all types; arguments as of `output_bias`.
+
+    Raises
+    ------
+    DataError
+        If there is no structure.
+    """
+    y = _rows(values)
+    if not len(y):
+        raise DataError("no frame of the training data has a label: the bias of the elements cannot be fitted")
+    a = np.array(compositions, dtype=np.float64)
+    n_types = a.shape[1]
+    if not mean:
+        a[:, list(excluded)] = 0.0
+        y = y / np.maximum(a.sum(axis=1, keepdims=True), 1)
+    return OutputBias(np.tile(y.mean(axis=0), (n_types, 1)), np.tile(y.std(axis=0), (n_types, 1)), len(y))
 
 
 class EnvironmentStatistics(NamedTuple):

@@ -7,17 +7,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from dpsim.config import Config, Force, first_problem
+from dpsim.config import Config, first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.config import AnyModelConfig
+from dpsim.train.loss_config import (
+    AtLeastZero,
+    DOSLossConfig,
+    EnergyLossConfig,
+    LossConfig,
+    PopulationLossConfig,
+    PropertyLossConfig,
+    Rate,
+    TensorLossConfig,
+)
 from dpsim.train.model_section import CustomModel, ModelSection, PresetModel
 
 Count = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0)]
 Factor = Annotated[float, Field(ge=0, le=1)]
-AtLeastZero = Annotated[float, Field(ge=0)]
-
-DEFAULT_HUBER_DELTA = 0.01
 
 
 class _LearningRate(Config):
@@ -88,84 +94,6 @@ LearningRateConfig = Annotated[
 ]
 
 
-def _prefactors(value: Any) -> Any:
-    if value is False or value == "off":
-        return (0.0, 0.0)
-    return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-Prefactors = Annotated[
-    tuple[AtLeastZero, AtLeastZero],
-    BeforeValidator(
-        _prefactors, json_schema_input_type=AtLeastZero | Literal["off", False] | tuple[AtLeastZero, AtLeastZero]
-    ),
-]
-"""Weight at the start and at the end of the schedule; one number stands for both, ``off`` for none."""
-
-
-class LossConfig(Config):
-    """Sum of terms, each with a weight that follows the learning rate.
-
-    A weight is ``limit + (start − limit) · rate(t) / rate_start``. Frames without a label do not enter its term.
-    """
-
-    type: Literal["mse", "mae", "huber"] = "mse"
-    """Squared errors, absolute errors, or squared below `huber_delta` and linear above."""
-    energy: Prefactors = (0.02, 1.0)
-    """[start, limit] of the energies of frames; errors are per atom."""
-    forces: Prefactors = (1000.0, 1.0)
-    """[start, limit] of the force components."""
-    virial: Prefactors = (0.0, 0.0)
-    """[start, limit] of the virial; errors are per atom."""
-    atomic_energy: Prefactors = (0.0, 0.0)
-    """[start, limit] of the energies of atoms (label ``atom_ener``)."""
-    weighted_forces: Prefactors = (0.0, 0.0)
-    """[start, limit] of the forces weighted atom by atom (label ``atom_pref``)."""
-    huber_delta: Rate | tuple[Rate, Rate, Rate] = DEFAULT_HUBER_DELTA
-    """Where ``huber`` becomes linear: one number, or [energy, forces, virial], in eV an atom and eV/Å."""
-    force_norm: bool = False
-    """Measure the length of an atom's force error instead of its components (``mae`` and ``huber``)."""
-    relative_forces: Annotated[Force, Field(gt=0)] | None = None
-    """Divide the force error of an atom by the length of its force plus this, in eV/Å."""
-    intensive: bool = False
-    """Divide squared energy and virial errors by the square of the number of atoms instead of the number."""
-
-    @model_validator(mode="after")
-    def _check(self) -> LossConfig:
-        for name, (start, limit) in self.prefactors.items():
-            if (start == 0) != (limit == 0):
-                raise ValueError(
-                    f"{name}: [{start:g}, {limit:g}] has a zero, which switches the term off: make both zero or none"
-                )
-        if not self.active:
-            raise ValueError("every term is off: give at least one of energy, forces, virial a weight")
-        if self.type != "huber" and self.huber_delta != DEFAULT_HUBER_DELTA:
-            raise ValueError(f"huber_delta has no effect with type: {self.type}: remove it or write type: huber")
-        if self.force_norm and self.type == "mse":
-            raise ValueError("force_norm has no effect with type: mse: remove it or choose mae or huber")
-        if self.intensive and self.type != "mse":
-            raise ValueError(f"intensive has no effect with type: {self.type}: remove it or choose mse")
-        if self.type == "huber" and (self.relative_forces is not None or "weighted_forces" in self.active):
-            raise ValueError("relative_forces and weighted_forces do not go with type: huber: choose mse or mae")
-        return self
-
-    @property
-    def prefactors(self) -> dict[str, tuple[float, float]]:
-        """Start and limit of every term, on or off."""
-        names = ("energy", "forces", "virial", "atomic_energy", "weighted_forces")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def active(self) -> dict[str, tuple[float, float]]:
-        """Start and limit of the terms that are on."""
-        return {name: pair for name, pair in self.prefactors.items() if pair != (0.0, 0.0)}
-
-    @property
-    def deltas(self) -> tuple[float, float, float]:
-        """`huber_delta` of energy, forces and virial."""
-        return self.huber_delta if isinstance(self.huber_delta, tuple) else (self.huber_delta,) * 3
-
-
 class OptimizerConfig(Config):
     """Adam, with weight decay in the gradient (``Adam``) or apart from it (``AdamW``)."""
 
@@ -207,7 +135,7 @@ class TrainConfig(Config):
     """Every frame is seen equally often, or every system (folder of the data)."""
     learning_rate: LearningRateConfig = ExponentialRate()
     """Schedule of the learning rate."""
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = EnergyLossConfig()
     """What is made small."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How a gradient becomes a step."""
@@ -272,12 +200,17 @@ def resolve_model(config: TrainConfig, type_map: Sequence[str]) -> AnyModelConfi
 __all__ = [
     "CosineRate",
     "CustomModel",
+    "DOSLossConfig",
+    "EnergyLossConfig",
     "ExponentialRate",
     "LearningRateConfig",
     "LossConfig",
     "ModelSection",
     "OptimizerConfig",
+    "PopulationLossConfig",
     "PresetModel",
+    "PropertyLossConfig",
+    "TensorLossConfig",
     "TrainConfig",
     "resolve_model",
 ]

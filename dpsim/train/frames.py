@@ -12,8 +12,10 @@ import numpy as np
 
 from dpsim.data import Dataset, Frame, open_dataset
 from dpsim.errors import DataError
-from dpsim.model.statistics import composition
-from dpsim.physics.neighbors import edge_list
+from dpsim.model.statistics import Moments, composition
+from dpsim.physics.neighbors import ModelInputs, edge_list
+from dpsim.train.loss_config import LossConfig
+from dpsim.train.parameters import wanted
 
 DataSource = str | Path | Sequence[str | Path] | Dataset
 
@@ -35,6 +37,8 @@ class FrameSet:
         A data set, or folders to open as one.
     type_map
         The model's elements; None takes those of the data.
+    property_name
+        File of the field ``property``, where `data` are folders.
 
     Raises
     ------
@@ -42,8 +46,8 @@ class FrameSet:
         If the data cannot be read, hold no frame, or have an element that the model does not know.
     """
 
-    def __init__(self, data: DataSource, type_map: Sequence[str] | None) -> None:
-        self.dataset = data if isinstance(data, Dataset) else open_dataset(data, type_map)
+    def __init__(self, data: DataSource, type_map: Sequence[str] | None, property_name: str = "") -> None:
+        self.dataset = data if isinstance(data, Dataset) else open_dataset(data, type_map, property_name=property_name)
         self.type_map = tuple(self.dataset.type_map if type_map is None else type_map)
         if not len(self.dataset):
             raise DataError("the data hold no frame, expected at least one: check the folders of `data`")
@@ -96,47 +100,96 @@ class Scan:
     atoms: np.ndarray
     """(n_types,) number of atoms of each type."""
     compositions: np.ndarray
-    """(M, n_types) of the M frames with an energy."""
-    energies: np.ndarray
-    """(M,) eV."""
+    """(M, n_types) of the M frames with a label of what is predicted."""
+    values: np.ndarray
+    """(M, k) these labels, flat: for example energies in eV."""
+    of_types: Moments | None
+    """Of the labels of atoms by type, where there are any; energies are fitted to those of structures."""
+    parameters: dict[str, Moments]
+    """Of ``fparam`` over the frames and ``aparam`` over the atoms, where they occur."""
     forces_std: float
     """Root mean square of the force components, eV/Å; NaN without forces."""
     digest: str
-    """Hex digest of the frames' structures and energies."""
+    """Hex digest of the frames' structures and of these labels."""
 
 
-def scan(frames: FrameSet) -> Scan:
+class _Gatherer:
+    """Sums of `Scan`, frame by frame."""
+
+    def __init__(self, output: str, n_types: int) -> None:
+        self.output, self.n_types = output, n_types
+        self.labels: dict[str, int] = {}
+        self.atoms = np.zeros(n_types)
+        self.compositions: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
+        self.of_types: Moments | None = None
+        self.parameters: dict[str, Moments] = {}
+        self.square = self.components = 0.0
+
+    def add(self, frame: Frame) -> None:
+        counts = composition(frame.types, self.n_types)
+        self.atoms += counts
+        for name in frame.labels:
+            self.labels[name] = self.labels.get(name, 0) + 1
+        if self.output in frame.labels:
+            self.compositions.append(counts)
+            self.values.append(np.asarray(frame.labels[self.output], dtype=np.float64).reshape(-1))
+        if "forces" in frame.labels:
+            self.square += float(np.square(frame.labels["forces"]).sum())
+            self.components += frame.labels["forces"].size
+        atomic = f"atomic_{self.output}"
+        if self.output != "energy" and atomic in frame.labels:
+            rows = frame.labels[atomic].reshape(frame.n_atoms, -1)
+            self.of_types = Moments.of(rows, frame.types, self.n_types).joined(self.of_types)
+        for name in ("fparam", "aparam"):
+            if name in frame.labels:
+                rows = np.atleast_2d(frame.labels[name])
+                found = Moments.of(rows, np.zeros(len(rows), dtype=np.int64), 1)
+                self.parameters[name] = found.joined(self.parameters.get(name))
+
+
+def scan(frames: FrameSet, output: str = "energy") -> Scan:
     """Read and check the frames once, before anything is trained.
+
+    Parameters
+    ----------
+    output
+        What the model predicts: its labels are gathered.
 
     Raises
     ------
     DataError
         Naming the first frame that is not finite, has a flat box, or two atoms in one place.
     """
-    labels: dict[str, int] = {}
-    n_types = len(frames.type_map)
-    atoms, compositions, energies = np.zeros(n_types), [], []
-    square = components = 0.0
+    found = _Gatherer(output, len(frames.type_map))
     digest = hashlib.blake2b(str((len(frames), frames.type_map)).encode(), digest_size=20)
     indices = frames.spread(SCANNED)
     for i in indices:
         frame = frames[i]
-        counts = composition(frame.types, n_types)
-        atoms += counts
+        try:
+            found.add(frame)
+        except ValueError as error:
+            raise DataError(f"{frame.source}: {error}") from None
         digest.update(frame.positions.tobytes())
         digest.update(frame.types.tobytes())
-        for name in frame.labels:
-            labels[name] = labels.get(name, 0) + 1
-        if "energy" in frame.labels:
-            compositions.append(counts)
-            energies.append(float(frame.labels["energy"]))
-            digest.update(np.float64(energies[-1]).tobytes())
-        if "forces" in frame.labels:
-            square += float(np.square(frame.labels["forces"]).sum())
-            components += frame.labels["forces"].size
-    rms = float(np.sqrt(square / components)) if components else float("nan")
-    table = np.array(compositions).reshape(-1, n_types)
-    return Scan(len(indices), labels, atoms, table, np.array(energies), rms, digest.hexdigest())
+        for name in (output, f"atomic_{output}") if output != "energy" else (output,):
+            if name in frame.labels:
+                digest.update(np.asarray(frame.labels[name], dtype=np.float64).tobytes())
+    n_types, width = len(frames.type_map), {len(value) for value in found.values}
+    if len(width) > 1:
+        raise DataError(f"{output}: frames have {' or '.join(map(str, sorted(width)))} numbers, expected equally many")
+    rms = float(np.sqrt(found.square / found.components)) if found.components else float("nan")
+    return Scan(
+        n_frames=len(indices),
+        labels=found.labels,
+        atoms=found.atoms,
+        compositions=np.array(found.compositions).reshape(-1, n_types),
+        values=np.array(found.values).reshape(len(found.values), -1) if found.values else np.zeros((0, 1)),
+        of_types=found.of_types,
+        parameters=found.parameters,
+        forces_std=rms,
+        digest=digest.hexdigest(),
+    )
 
 
 def check_structure(frame: Frame) -> None:
@@ -168,7 +221,7 @@ def check_structure(frame: Frame) -> None:
         )
 
 
-def require_labels(found: Scan, terms: Sequence[str], what: str) -> None:
+def require_labels(found: Scan, loss: LossConfig, output: str, what: str) -> None:
     """Refuse a loss with a term that no frame has labels for.
 
     Raises
@@ -176,16 +229,28 @@ def require_labels(found: Scan, terms: Sequence[str], what: str) -> None:
     DataError
         Naming the term.
     """
-    for term in terms:
-        for field in needed_fields(term):
+    for term in loss.active:
+        for field in loss.needs(term, output):
             if not found.labels.get(field):
                 have = ", ".join(found.labels) or "none"
                 raise DataError(
                     f"loss.{term}: no frame of the {what} data has the label {field!r} (labels found: {have}): "
-                    f"add the label to the data, or write `{term}: off` in the loss"
+                    f"add the label to the data, or write `{term}: {0 if loss.type == 'tensor' else 'off'}` in the loss"
                 )
 
 
-def needed_fields(term: str) -> tuple[str, ...]:
-    """Labels that a term of the loss compares with."""
-    return ("forces", "force_weight") if term == "weighted_forces" else (term,)
+def require_parameters(found: Scan, inputs: ModelInputs, what: str) -> None:
+    """Refuse data that lack what a model takes beside the structure and has no default for.
+
+    Raises
+    ------
+    DataError
+        Naming the file that is missing.
+    """
+    for name, (size, default) in wanted(inputs).items():
+        there = found.labels.get(name, 0)
+        if there < found.n_frames and default is None:
+            raise DataError(
+                f"the model takes {name} ({size} numbers), and {found.n_frames - there} of {found.n_frames} frames of "
+                f"the {what} data have none: add {name}.npy to the data"
+            )

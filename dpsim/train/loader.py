@@ -11,23 +11,25 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dpsim.data import Frame
 from dpsim.errors import DataError
+from dpsim.fields import BY_NAME, FIELDS
+from dpsim.model.base import Model
 from dpsim.physics.neighborhood import Neighborhood, collate
-from dpsim.physics.neighbors import FrameGraph, NeighborSpec, frame_graph
+from dpsim.physics.neighbors import FrameGraph, ModelInputs, NeighborSpec, frame_graph
+from dpsim.physics.spin import spin_graph
 from dpsim.train.frames import FrameSet
+from dpsim.train.parameters import parameters_of
 
-LABELS = ("energy", "forces", "virial", "atomic_energy", "force_weight")
+LABELS = tuple(entry.name for entry in FIELDS if entry.label)
 """Fields that a loss can compare with."""
-_PER_ATOM = ("forces", "atomic_energy", "force_weight")
-_SHAPES: dict[str, tuple[int, ...]] = {
-    "energy": (), "forces": (3,), "virial": (3, 3), "atomic_energy": (), "force_weight": (),
-}  # fmt: skip
+_NOTHING = ModelInputs()
 AHEAD = 2
 """Batches prepared in advance."""
 
@@ -52,7 +54,9 @@ class Batch:
     neighborhood: Neighborhood
     n_frames: int
     n_atoms: Tensor
-    """(F,) float64: atoms with an energy of their own, at least 1."""
+    """(F,) float64: atoms with an output of their own, at least 1."""
+    frame: Tensor
+    """(N,) int64, the frame of each atom; without the virtual atoms of spin models."""
     labels: dict[str, Label]
     """By field; a missing key means that no frame has it."""
     sources: tuple[str, ...]
@@ -68,11 +72,18 @@ class Batch:
             name: Label(label.values.to(device), None if label.weight is None else label.weight.to(device), label.size)
             for name, label in self.labels.items()
         }
-        return replace(self, neighborhood=self.neighborhood.to(device), n_atoms=self.n_atoms.to(device), labels=labels)
+        return replace(
+            self,
+            neighborhood=self.neighborhood.to(device),
+            n_atoms=self.n_atoms.to(device),
+            frame=self.frame.to(device),
+            labels=labels,
+        )
 
 
 class _Sample(NamedTuple):
     graph: FrameGraph
+    types: np.ndarray
     labels: dict[str, np.ndarray]
     source: str
 
@@ -88,30 +99,73 @@ class BatchMaker:
     ----------
     spec
         What the model needs of the neighbourhood.
+    inputs
+        What it takes beside the structure.
+    spin
+        Of spin models: see `dpsim.model.base.Model.spin`.
     excluded
-        Types without an energy of their own: they do not enter the errors.
+        Types without an output of their own: they do not enter the errors.
+    labels
+        Fields to compare with.
     cache_bytes
         Memory for neighbourhoods that are kept.
     """
 
     def __init__(
-        self, frames: FrameSet, spec: NeighborSpec, *, excluded: Sequence[int] = (), cache_bytes: float = 0.0
+        self,
+        frames: FrameSet,
+        spec: NeighborSpec,
+        *,
+        inputs: ModelInputs = _NOTHING,
+        spin: Sequence[float] | None = None,
+        excluded: Sequence[int] = (),
+        labels: Sequence[str] = LABELS,
+        cache_bytes: float = 0.0,
     ) -> None:
-        self.frames, self.spec, self.excluded = frames, spec, tuple(excluded)
+        self.frames, self.spec, self.inputs, self.spin = frames, spec, inputs, spin
+        self.excluded, self.labels = tuple(excluded), tuple(labels)
         self._free = cache_bytes
         self._kept: dict[int, _Sample] = {}
+
+    @classmethod
+    def for_model(
+        cls, frames: FrameSet, model: Model, labels: Sequence[str] = LABELS, cache_bytes: float = 0.0
+    ) -> BatchMaker:
+        """For all that a model needs."""
+        return cls(
+            frames,
+            model.neighbors,
+            inputs=model.inputs,
+            spin=model.spin,
+            excluded=model.atom_exclude_types,
+            labels=labels,
+            cache_bytes=cache_bytes,
+        )
 
     def __call__(self, indices: Sequence[int]) -> Batch:
         """Make the batch of these frames."""
         start = time.perf_counter()
         samples = [self._sample(i) for i in indices]
         graphs = [sample.graph for sample in samples]
-        counted = [~np.isin(graph.types, self.excluded) for graph in graphs]
+        counted = [~np.isin(sample.types, self.excluded) for sample in samples]
         n_atoms = np.array([max(int(mask.sum()), 1) for mask in counted], dtype=np.float64)
-        labels = {name: label for name in LABELS if (label := _label(name, samples, counted)) is not None}
-        sources = tuple(sample.source for sample in samples)
-        hood = collate(graphs)
-        return Batch(hood, len(samples), torch.from_numpy(n_atoms), labels, sources, time.perf_counter() - start)
+        labels = {name: label for name in self.labels if (label := self._label(name, samples, counted)) is not None}
+        frame = np.repeat(np.arange(len(samples)), [len(sample.types) for sample in samples])
+        return Batch(
+            neighborhood=collate(graphs),
+            n_frames=len(samples),
+            n_atoms=torch.from_numpy(n_atoms),
+            frame=torch.from_numpy(frame),
+            labels=labels,
+            sources=tuple(sample.source for sample in samples),
+            seconds=time.perf_counter() - start,
+        )
+
+    def _label(self, name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarray]) -> Label | None:
+        if name == "magnetic_forces" and self.spin is not None:  # atoms whose type has no spin have no such force
+            has_spin = np.asarray(self.spin) != 0
+            counted = [mask & has_spin[sample.types] for mask, sample in zip(counted, samples, strict=True)]
+        return _collated(name, samples, counted)
 
     def graph(self, i: int) -> FrameGraph:
         """Neighbourhood of frame `i`."""
@@ -122,26 +176,45 @@ class BatchMaker:
             return self._kept[i]
         frame = self.frames[i]
         try:
-            graph = frame_graph(frame.positions, frame.types, frame.cell, self.spec)
+            graph = self._graph(frame)
         except DataError as error:
             raise DataError(f"{frame.source}: {error}") from None
-        sample = _Sample(graph, {name: frame.labels[name] for name in LABELS if name in frame.labels}, frame.source)
+        labels = {name: frame.labels[name] for name in self.labels if name in frame.labels}
+        sample = _Sample(graph, frame.types, labels, frame.source)
         if sample.n_bytes <= self._free:
             self._free -= sample.n_bytes
             self._kept[i] = sample
         return sample
 
+    def _graph(self, frame: Frame) -> FrameGraph:
+        given: dict[str, Any] = dict(parameters_of(frame, self.inputs))
+        if self.spin is None:
+            return replace(frame_graph(frame.positions, frame.types, frame.cell, self.spec), **given)
+        if "spin" not in frame.labels:
+            raise DataError("the model takes spins, and the frame has none: add spin.npy")
+        if "aparam" in given:
+            given["aparam"] = np.concatenate([given["aparam"], np.zeros_like(given["aparam"])])
+        structure = frame.positions, frame.types, frame.cell, self.spec, None
+        return replace(spin_graph(*structure, frame.labels["spin"], self.spin), **given)
 
-def _label(name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarray]) -> Label | None:
+
+def _collated(name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarray]) -> Label | None:
     present = [name in sample.labels for sample in samples]
     if not any(present):
         return None
-    rows = [(len(mask),) if name in _PER_ATOM else () for mask in counted]
-    values = [
-        sample.labels[name] if has else np.zeros((*row, *_SHAPES[name]))
-        for sample, has, row in zip(samples, present, rows, strict=True)
-    ]
-    if name in _PER_ATOM:
+    atomic = BY_NAME[name].kind == "atom"
+    first = samples[present.index(True)].labels[name]
+    shape = first.shape[1:] if atomic else first.shape
+    values = []
+    for sample, mask in zip(samples, counted, strict=True):
+        value = sample.labels.get(name, np.zeros((len(mask), *shape) if atomic else shape))
+        if value.shape[atomic:] != shape:
+            raise DataError(
+                f"{sample.source}: {name} has {value[0].size if atomic else value.size} numbers"
+                f"{' an atom' if atomic else ''}, another frame has {int(np.prod(shape))}: all frames must agree"
+            )
+        values.append(value)
+    if atomic:
         weight = np.concatenate([mask & has for mask, has in zip(counted, present, strict=True)])
         joined = np.concatenate(values)
     else:

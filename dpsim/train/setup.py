@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,22 +12,30 @@ import numpy as np
 import torch
 
 from dpsim.descriptors.environment import Environment
+from dpsim.descriptors.tabulated import TabulatedNetwork
 from dpsim.errors import ConfigError, DataError
+from dpsim.fittings import PropertyFittingConfig
+from dpsim.fittings.network import FittingNetwork
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
-from dpsim.model.config import AnyModelConfig, read_config
-from dpsim.model.statistics import energy_bias, environment_statistics
+from dpsim.model.config import AnyModelConfig, ModelConfig, read_config
+from dpsim.model.statistics import environment_statistics, output_bias, shared_bias
 from dpsim.train.component_scales import set_component_scales
 from dpsim.train.config import TrainConfig, resolve_model
-from dpsim.train.frames import FrameSet, Scan
+from dpsim.train.frames import FrameSet, Scan, require_parameters
 from dpsim.train.loader import BatchMaker
 from dpsim.train.schedule import LearningRate
+from dpsim.train.standard_section import StandardSection
 from dpsim.train.state import TrainingState, checkpoint_path, checkpoints, load_state, read_model
 
 log = logging.getLogger("dpsim.train")
 
 CHANGEABLE = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "model")
 """Settings in which a continued training may differ from its beginning; `model` is compared by itself."""
+BIASED = ("polarizability", "dos", "property")
+"""Outputs other than energies whose models have a bias from the data."""
+SMALLEST_DEVIATION = 1e-2
+"""Parameters whose standard deviation is less are scaled with this instead."""
 STATISTICS_FRAMES = 100
 """Frames, evenly spaced, from which environment scales are computed."""
 
@@ -38,6 +47,27 @@ class Resume(NamedTuple):
 
     path: Path
     state: TrainingState
+
+
+class Target(NamedTuple):
+    """What is trained, as far as the data are concerned."""
+
+    output: str = "energy"
+    property_name: str = ""
+
+
+def target_of(config: TrainConfig, resume: Resume | None, initial: Model | None) -> Target:
+    """What the model of a training predicts."""
+    if initial is not None:
+        return Target(initial.output, initial.property_name)
+    settings = read_config(resume.state.model_config) if resume is not None else config.model
+    if isinstance(settings, StandardSection):
+        fitting = settings.parts()[1]
+    elif isinstance(settings, ModelConfig):
+        fitting = settings.fitting
+    else:
+        return Target()
+    return Target(fitting.output, fitting.property_name if isinstance(fitting, PropertyFittingConfig) else "")
 
 
 def find_resume(folder: Path, restart: str | Path | None) -> Resume | None:
@@ -115,6 +145,7 @@ def load_initial(source: ModelSource, config: TrainConfig) -> Model:
         If the file cannot be read.
     """
     model = source if isinstance(source, Model) else read_model(Path(source))
+    _refuse_tables(model)
     if config.model is not None:
         wanted = resolve_model(config, model.type_map)
         if difference := _difference(wanted, model.config):
@@ -125,6 +156,12 @@ def load_initial(source: ModelSource, config: TrainConfig) -> Model:
     return _copy(model, model.config if config.precision is None else model.config.with_precision(config.precision))
 
 
+def _refuse_tables(model: Model) -> None:
+    """Refuse a compressed model: its embedding has no parameters."""
+    if any(isinstance(module, TabulatedNetwork) for module in model.modules()):
+        raise ConfigError("a compressed model cannot be trained: train the model that it was made from")
+
+
 def _copy(model: Model, config: AnyModelConfig) -> Model:
     """The same parameters in a model of its own, with settings that differ in the precision alone."""
     copy: Model = config.build(0).to(model.device)
@@ -133,12 +170,20 @@ def _copy(model: Model, config: AnyModelConfig) -> Model:
 
 
 def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMaker | None = None) -> Model:
-    """Model with parameters from the seed, and energy bias and environment scales from the data."""
+    """Model with parameters from the seed, and output bias and scales from the data."""
     model = resolve_model(config, frames.type_map).build(config.seed)
-    _set_environment_scales(model, maker or BatchMaker(frames, model.neighbors))
+    _refuse_tables(model)
+    check_widths(found, model, "training")
+    require_parameters(found, model.inputs, "training")
+    _set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
+    _set_parameter_scales(model, found)
     preset = config.model.preset_out_bias if config.model is not None else {}
-    if len(found.energies) or preset:
+    if model.output != "energy" and preset:
+        raise ConfigError(f"model.preset_out_bias: the model predicts {model.output}, only energies can be given")
+    if model.output == "energy" and (len(found.values) or preset):
         _set_energy_bias(model, found, preset)
+    elif model.output in BIASED:
+        _set_output_bias(model, found)
     return model
 
 
@@ -147,18 +192,65 @@ def _set_energy_bias(model: Model, found: Scan, preset: Mapping[str, float]) -> 
     if unknown:
         raise ConfigError(f"model.preset_out_bias: {unknown[0]!r} is not in the type map {list(model.type_map)}")
     given = {model.type_map.index(name): energy for name, energy in preset.items()}
-    fit = energy_bias(found.compositions, found.energies, model.config.atom_exclude_types, given)
-    model.out_bias.copy_(torch.from_numpy(fit.bias))
+    fit = output_bias(found.compositions, found.values, model.atom_exclude_types, preset=given)
+    model.out_bias.copy_(torch.from_numpy(fit.bias[:, 0]))
     per_element = ", ".join(
         f"{name} {bias:.4f}" if count or name in preset else f"{name} none (not in the data)"
-        for name, bias, count in zip(model.type_map, fit.bias, found.atoms, strict=True)
+        for name, bias, count in zip(model.type_map, fit.bias[:, 0], found.atoms, strict=True)
     )
     log.info(
         "energy bias in eV, from %d frames: %s; standard deviation of the rest %.4g eV a frame",
         fit.n_frames,
         per_element,
-        fit.residual,
+        fit.std[0, 0],
     )
+
+
+def _set_output_bias(model: Model, found: Scan) -> None:
+    """Bias and deviation: from the labels of atoms where there are any, else from those of structures."""
+    fitting = model.config.fitting
+    if found.of_types is not None:
+        bias, std, source = found.of_types.mean, found.of_types.std, f"{int(found.of_types.number.sum())} atoms"
+    else:
+        fit_bias = output_bias if getattr(fitting, "distinguish_types", True) else shared_bias
+        fit = fit_bias(found.compositions, found.values, model.atom_exclude_types, mean=model.intensive)
+        bias, std, source = fit.bias, fit.std, f"{fit.n_frames} frames"
+    model.out_bias.copy_(torch.from_numpy(bias).reshape(model.out_bias.shape))
+    model.out_std.copy_(torch.from_numpy(std).reshape(model.out_std.shape))
+    log.info("%s: bias of the elements from %s", model.output, source)
+
+
+def _set_parameter_scales(model: Model, found: Scan) -> None:
+    """Mean and deviation of the parameters of frames and atoms, in all fitting nets."""
+    for module in model.modules():
+        if isinstance(module, FittingNetwork):
+            for name, size in (("fparam", module.config.numb_fparam), ("aparam", module.config.numb_aparam)):
+                moments = found.parameters.get(name)
+                if size and moments is not None:
+                    scale = 1 / np.maximum(moments.std[0], SMALLEST_DEVIATION)
+                    module.get_buffer(f"{name}_mean").copy_(torch.from_numpy(moments.mean[0]))
+                    module.get_buffer(f"{name}_inv_std").copy_(torch.from_numpy(scale))
+                    log.info("%s: mean %s", name, np.array2string(moments.mean[0], precision=4))
+
+
+def check_widths(found: Scan, model: Model, what: str) -> None:
+    """Refuse labels or parameters with another number of components than the model's.
+
+    Raises
+    ------
+    DataError
+        Naming both numbers.
+    """
+    wide = math.prod(model.output_shape)
+    widths = {model.output: (found.values.shape[1], wide)} if len(found.values) else {}
+    if found.of_types is not None:
+        widths[f"atomic_{model.output}"] = (found.of_types.total.shape[1], wide)
+    for name, size in (("fparam", model.inputs.n_fparam), ("aparam", model.inputs.n_aparam)):
+        if size and name in found.parameters:
+            widths[name] = (found.parameters[name].total.shape[1], size)
+    for name, (there, expected) in widths.items():
+        if there != expected:
+            raise DataError(f"{name} has {there} numbers in the {what} data, and {expected} in the model's settings")
 
 
 def _set_environment_scales(model: Model, maker: BatchMaker) -> None:
@@ -205,19 +297,22 @@ def origin_of(train: Scan, valid: Scan | None, initial: Model | None) -> dict[st
     return origin | {"initial model": state_digest(initial) if initial else ""}
 
 
-def check_validation(found: Scan, config: TrainConfig) -> None:
-    """Refuse validation data without any label that the loss compares with.
+def check_validation(found: Scan, config: TrainConfig, model: Model) -> None:
+    """Refuse validation data that the model cannot be evaluated on, or compared with.
 
     Raises
     ------
     DataError
-        Naming the labels wanted.
+        Naming the labels wanted, or the parameters missing.
     """
-    if not any(found.labels.get(term) for term in config.loss.active):
+    fields = dict.fromkeys(field for term in config.loss.active for field in config.loss.needs(term, model.output))
+    if not any(found.labels.get(field) for field in fields):
         raise DataError(
-            f"no frame of the validation data has one of the labels {', '.join(config.loss.active)}: "
+            f"no frame of the validation data has one of the labels {', '.join(fields)}: "
             "add them, or train without validation data"
         )
+    check_widths(found, model, "validation")
+    require_parameters(found, model.inputs, "validation")
 
 
 def _difference(a: AnyModelConfig, b: AnyModelConfig) -> str:

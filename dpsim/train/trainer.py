@@ -24,10 +24,10 @@ from dpsim.errors import ConfigError, Interrupted, SetupError, StageError
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import save_model
 from dpsim.train.config import TrainConfig
-from dpsim.train.curve import QUANTITIES, Curve
-from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, scan
+from dpsim.train.curve import Curve
+from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, require_parameters, scan
 from dpsim.train.loader import Batch, BatchMaker, Prefetch
-from dpsim.train.loss import Terms, loss_terms, squared_errors, weighted_sum
+from dpsim.train.loss import Terms, check_loss, make_loss, weighted_sum
 from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from dpsim.train.progress import Progress, Reporter, silent
 from dpsim.train.running import Clock, Running
@@ -40,10 +40,12 @@ from dpsim.train.setup import (
     announce_resume,
     check_resume,
     check_validation,
+    check_widths,
     find_resume,
     load_initial,
     new_model,
     origin_of,
+    target_of,
     type_map_for,
 )
 from dpsim.train.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
@@ -135,8 +137,9 @@ def train(
     with _training_folder(folder) as checked, torch_threads(threads):
         resume = find_resume(folder, restart)
         initial = load_initial(init_model, config) if init_model is not None else None
-        frames = FrameSet(train_data, type_map_for(resume, initial, type_map))
-        valid = FrameSet(valid_data, frames.type_map) if valid_data is not None else None
+        name = target_of(config, resume, initial).property_name
+        frames = FrameSet(train_data, type_map_for(resume, initial, type_map), name)
+        valid = FrameSet(valid_data, frames.type_map, name) if valid_data is not None else None
         trainer = Trainer(config, folder, frames, valid, initial, resume, _device(device), cache_bytes)
         checked()
         return trainer.run(progress or silent, StopSignal(stop))
@@ -206,15 +209,20 @@ class Trainer:
         cache_bytes: int | None,
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
-        self.found = scan(frames)
-        require_labels(self.found, list(config.loss.active), "training")
-        self.found_valid = scan(valid) if valid is not None else None
-        if self.found_valid is not None:
-            check_validation(self.found_valid, config)
+        output = target_of(config, resume, initial).output
+        check_loss(config.loss, output)
+        self.found = scan(frames, output)
+        require_labels(self.found, config.loss, output, "training")
+        self.found_valid = scan(valid, output) if valid is not None else None
         self.origin = origin_of(self.found, self.found_valid, initial)
         if resume is not None:
             check_resume(resume, config, self.origin, folder)
         self.model = self._model(frames, initial, resume).to(device)
+        check_widths(self.found, self.model, "training")
+        require_parameters(self.found, self.model.inputs, "training")
+        if self.found_valid is not None:
+            check_validation(self.found_valid, config, self.model)
+        self.loss = make_loss(config.loss, self.model)
         self.parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(config.optimizer, self.parameters)
         self.rate = LearningRate(config.learning_rate, config.steps)
@@ -246,11 +254,11 @@ class Trainer:
     def _make_batches(self, frames: FrameSet, valid: FrameSet | None, cache_bytes: int | None) -> None:
         memory = min(CACHE_BYTES, psutil.virtual_memory().available // 4) if cache_bytes is None else cache_bytes
         share = len(frames) / (len(frames) + (len(valid) if valid else 0))
-        spec, excluded = self.model.neighbors, self.model.config.atom_exclude_types
-        self.make = BatchMaker(frames, spec, excluded=excluded, cache_bytes=memory * share)
+        labels = self.loss.labels
+        self.make = BatchMaker.for_model(frames, self.model, labels, memory * share)
         self.make_valid: BatchMaker | None = None
         if valid is not None:
-            self.make_valid = BatchMaker(valid, spec, excluded=excluded, cache_bytes=memory * (1 - share))
+            self.make_valid = BatchMaker.for_model(valid, self.model, labels, memory * (1 - share))
 
     def _restore(self, resume: Resume) -> None:
         state = resume.state
@@ -266,7 +274,8 @@ class Trainer:
         self._announce()
         if self.step == steps:
             return self._result()
-        curve, reporter = Curve(self.folder / "lcurve.csv", self.step), Reporter(progress, self.step, steps)
+        curve = Curve(self.folder / "lcurve.csv", self.loss.quantities, self.step)
+        reporter = Reporter(progress, self.step, steps)
         with contextlib.closing(curve), stop, Prefetch(self.make, iter(self.sampler)) as batches:
             self.clock.start()
             for batch, cursor in batches:
@@ -307,8 +316,8 @@ class Trainer:
         rate = self.rate(self.step)
         fraction = rate / self.config.learning_rate.start
         weights = {name: prefactor(pair, fraction) for name, pair in self.config.loss.active.items()}
-        prediction = self.model.derivatives(batch.neighborhood, batch.n_frames, create_graph=True)
-        terms = loss_terms(prediction, batch, self.config.loss)
+        predicted = self.loss.predict(batch, training=True)
+        terms = self.loss.terms(predicted, batch)
         loss = weighted_sum(terms, weights)
         self.clock.lap("forward")
         self.optimizer.zero_grad(set_to_none=True)
@@ -322,7 +331,7 @@ class Trainer:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.step += 1
-        self._count(value, terms, squared_errors(prediction, batch), batch)
+        self._count(value, terms, self.loss.errors(predicted, batch), batch)
         self.clock.lap("optimizer")
         self.seconds += time.perf_counter() - begin
         return value
@@ -351,7 +360,7 @@ class Trainer:
         limits = {name: limit for name, (_, limit) in self.config.loss.active.items()}
         means = {name: sums.mean(f"term.{name}") for name in limits}
         metric = sum(limits[name] * mean for name, mean in means.items() if mean is not None)
-        errors = {f"rmse_{name}": root for name in QUANTITIES if (root := sums.root(name)) is not None}
+        errors = {f"rmse_{name}": root for name in self.loss.quantities if (root := sums.root(name)) is not None}
         if not math.isfinite(metric):
             raise StageError(
                 f"step {self.step}: the validation metric is {metric:g}, expected a finite number: "
@@ -371,9 +380,9 @@ class Trainer:
         with Prefetch(maker, ((batch, None) for batch in plan)) as batches:
             for made, _ in batches:
                 batch = made.to(self.device)
-                prediction = self.model.derivatives(batch.neighborhood, batch.n_frames)
-                sums.add(loss_terms(prediction, batch, self.config.loss), "term.")
-                sums.add(squared_errors(prediction, batch))
+                predicted = self.loss.predict(batch, training=False)
+                sums.add(self.loss.terms(predicted, batch), "term.")
+                sums.add(self.loss.errors(predicted, batch))
         self.clock.lap("validation")
         return sums
 
@@ -383,7 +392,7 @@ class Trainer:
             "step": self.step,
             "learning_rate": self.rate(self.step - 1),
             "loss": sums.mean("loss"),
-            **{f"rmse_{name}_train": sums.root(name) for name in QUANTITIES},
+            **{f"rmse_{name}_train": sums.root(name) for name in self.loss.quantities},
             **{f"{name}_valid": value for name, value in valid.items()},
         }
         curve.append(row)
@@ -453,7 +462,7 @@ class Trainer:
             "frames": {"train": len(self.make.frames), "valid": len(self.make_valid.frames) if self.make_valid else 0},
             "labels": {"train": found.labels, "valid": valid.labels if valid else {}},
             "best": {"step": self.best.step, "metric": self.best.metric, **self.best.errors},
-            "energy_bias": dict(zip(self.model.type_map, self.model.out_bias.tolist(), strict=True)),
+            f"{self.model.output}_bias": dict(zip(self.model.type_map, self.model.out_bias.tolist(), strict=True)),
             "forces_rms": None if math.isnan(found.forces_std) else found.forces_std,
             "seconds": self.seconds,
             "seconds_per_step": self.seconds / max(self.step, 1),

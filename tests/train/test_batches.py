@@ -14,10 +14,10 @@ import torch
 from dpsim.data import Frame, write_mixed, write_npy
 from dpsim.errors import DataError
 from dpsim.model.potential import PotentialModel
-from dpsim.train.config import LossConfig, TrainConfig, resolve_model
+from dpsim.train.config import EnergyLossConfig, TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet, require_labels, scan
 from dpsim.train.loader import BatchMaker, Prefetch
-from dpsim.train.loss import loss_terms
+from dpsim.train.loss.energy import EnergyLoss
 
 Settings = Callable[..., TrainConfig]
 MakeFrames = Callable[..., list[Frame]]
@@ -35,11 +35,11 @@ def test_mixed_batch_is_the_average_of_single_ones(emt: Path, model: PotentialMo
     make = BatchMaker(frames, model.neighbors)
     sizes = [frames.n_atoms(i) for i in range(len(frames))]
     pair = [sizes.index(4), sizes.index(8)]
-    config = LossConfig(energy=1, forces=1, virial=1)
+    loss = EnergyLoss(EnergyLossConfig(energy=1, forces=1, virial=1), model)
 
     def terms(indices: list[int]) -> dict[str, float]:
         batch = make(indices)
-        found = loss_terms(model.derivatives(batch.neighborhood, batch.n_frames), batch, config)
+        found = loss.terms(loss.predict(batch, training=False), batch)
         return {name: term.total.item() / term.size for name, term in found.items()}
 
     both, (one, two) = terms(pair), (terms([i]) for i in pair)
@@ -54,21 +54,22 @@ def test_cache_does_not_change_batches(emt: Path, model: PotentialModel, cache: 
     plain, cached = BatchMaker(frames, model.neighbors), BatchMaker(frames, model.neighbors, cache_bytes=cache)
     for indices in ([0, 5, 7], [7, 0], [0, 5, 7]):
         a, b = plain(indices), cached(indices)
-        assert all(torch.equal(x, y) for x, y in zip(a.neighborhood, b.neighborhood, strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(a.neighborhood.tensors(), b.neighborhood.tensors(), strict=True))
         assert a.sources == b.sources
     assert bool(cached._kept) == (cache > 0)
     assert sum(sample.n_bytes for sample in cached._kept.values()) <= cache
 
 
-def test_graph_holds_its_angles(emt: Path, model: PotentialModel) -> None:
+def test_graph_holds_its_inner_list(emt: Path, model: PotentialModel) -> None:
     from dpsim.physics.neighbors import frame_graph
 
     frames = FrameSet(emt / "train", None)
     graph = BatchMaker(frames, model.neighbors, cache_bytes=1e9).graph(1)
     expected = frame_graph(frames[1].positions, frames[1].types, frames[1].cell, model.neighbors)
-    for field in dataclasses.fields(graph):
-        np.testing.assert_array_equal(getattr(graph, field.name), getattr(expected, field.name))
-    assert len(graph.angle_ij) > len(graph.angle_edge) > 0
+    for name in ("types", "displacements", "center", "neighbor"):
+        np.testing.assert_array_equal(getattr(graph, name), getattr(expected, name))
+    np.testing.assert_array_equal(graph.inner[0].edge, expected.inner[0].edge)
+    assert 0 < len(graph.inner[0].edge) < graph.n_edges
 
 
 def test_labels_are_masked_by_frame(emt_frames: MakeFrames, tmp_path: Path, model: PotentialModel) -> None:
@@ -175,11 +176,11 @@ def test_scan_counts(emt: Path) -> None:
 def test_missing_labels_are_named(emt_frames: MakeFrames, tmp_path: Path) -> None:
     write_mixed(emt_frames(2, labels=("energy",)), tmp_path / "d", TYPE_MAP)
     found = scan(FrameSet(tmp_path / "d", None))
-    require_labels(found, ["energy"], "training")
+    require_labels(found, EnergyLossConfig(forces="off"), "energy", "training")
     with pytest.raises(DataError, match=r"loss\.forces: no frame of the training data has the label 'forces'"):
-        require_labels(found, ["energy", "forces"], "training")
+        require_labels(found, EnergyLossConfig(), "energy", "training")
     with pytest.raises(DataError, match=r"loss\.weighted_forces: .*'forces'"):
-        require_labels(found, ["weighted_forces"], "training")
+        require_labels(found, EnergyLossConfig(forces="off", weighted_forces=1), "energy", "training")
 
 
 def test_evenly_spaced_frames(emt: Path) -> None:

@@ -53,8 +53,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     tensors = {ours: t for name, t in state.items() if name.startswith(PREFIX) and (ours := our_name(name))}
     order = list(tensors)
     tensors["out_bias"] = (state[f"{PREFIX}out_bias"][0] + state[f"{PREFIX}fitting_net.bias_atom_e"])[:, 0]
-    for ours, peer in (("mean", "mean"), ("stddev", "stddev")):
-        tensors[f"descriptor.{ours}"] = state[f"{PREFIX}descriptor.repflows.{peer}"][:, 0]
+    tensors["out_std"] = state[f"{PREFIX}out_std"][0, :, 0]
+    for name in ("mean", "stddev"):
+        tensors[f"descriptor.environment.{name}"] = state[f"{PREFIX}descriptor.repflows.{name}"][:, 0]
     return tensors, content["optimizer"], order
 
 

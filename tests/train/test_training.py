@@ -18,11 +18,11 @@ import torch
 from dpsim.data import Frame, write_mixed
 from dpsim.errors import ConfigError, DataError, Interrupted, ModelError, SetupError, StageError
 from dpsim.model.checkpoint import load_model, read_header, state_digest
-from dpsim.train.config import TrainConfig
-from dpsim.train.curve import COLUMNS
+from dpsim.train.config import EnergyLossConfig, TrainConfig
+from dpsim.train.curve import columns
 from dpsim.train.frames import FrameSet
 from dpsim.train.loader import BatchMaker
-from dpsim.train.loss import squared_errors
+from dpsim.train.loss.energy import EnergyLoss
 from dpsim.train.session import locked
 from dpsim.train.state import checkpoints, load_checkpoint_model, load_state
 from dpsim.train.trainer import TrainResult, train
@@ -30,6 +30,7 @@ from dpsim.train.trainer import TrainResult, train
 Settings = Callable[..., TrainConfig]
 MakeFrames = Callable[..., list[Frame]]
 TYPE_MAP = ("Cu", "Au")
+COLUMNS = columns(("energy", "forces", "virial"))
 
 
 def run(config: TrainConfig, emt: Path, output: Path, **options: Any) -> TrainResult:
@@ -73,10 +74,11 @@ def test_validation_errors_are_those_of_the_model(emt: Path, tmp_path: Path, set
     """The last row equals errors worked out frame by frame from the model that was written."""
     result = run(settings(), emt, tmp_path / "t")
     model, frames = load_model(result.last), FrameSet(emt / "valid", TYPE_MAP)
+    loss = EnergyLoss(EnergyLossConfig(), model)
     sums: dict[str, list[float]] = {}
     for i in range(len(frames)):
         batch = BatchMaker(frames, model.neighbors)([i])
-        for name, term in squared_errors(model.derivatives(batch.neighborhood, 1), batch).items():
+        for name, term in loss.errors(loss.predict(batch, training=False), batch).items():
             total = sums.setdefault(name, [0.0, 0])
             total[0] += term.total.item()
             total[1] += term.size
