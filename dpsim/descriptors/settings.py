@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 from dpsim.config import Config
+from dpsim.descriptors.table_grid import TableGrid
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    ModuleT = TypeVar("ModuleT", bound=Module)
 
 
 class DescriptorSettings(Config):
@@ -27,3 +35,18 @@ class DescriptorSettings(Config):
     def default_charge_spin(self) -> tuple[int, int] | None:
         """Charge and multiplicity where none are given."""
         return None
+
+
+class CompressibleSettings(DescriptorSettings):
+    """Those of descriptors whose networks of one number tables may stand in for."""
+
+    compressed: tuple[TableGrid, ...] = ()
+    """Grids of the tables of a compressed model, as `dpsim compress` makes them; empty: networks."""
+
+    def with_tables(self, module: ModuleT) -> ModuleT:
+        """The module with (empty) tables, if it is compressed."""
+        if not self.compressed:
+            return module
+        from dpsim.descriptors.tabulated import with_tables
+
+        return with_tables(module, self.compressed)

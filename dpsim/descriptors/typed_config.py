@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from dpsim.config import Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
-from dpsim.descriptors.settings import DescriptorSettings
+from dpsim.descriptors.settings import CompressibleSettings
 from dpsim.errors import ConfigError
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
@@ -55,7 +55,7 @@ class TypedList(NamedTuple):
     """Types (centre, neighbour) of its edges; empty: all edges."""
 
 
-class TypedSettings(DescriptorSettings):
+class TypedSettings(CompressibleSettings):
     """What these descriptors share."""
 
     gives_basis: ClassVar[bool] = False

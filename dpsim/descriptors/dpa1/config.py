@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from dpsim.config import Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
-from dpsim.descriptors.settings import DescriptorSettings
+from dpsim.descriptors.settings import CompressibleSettings
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
 
@@ -20,7 +20,7 @@ Width = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class AttentionSettings(DescriptorSettings):
+class AttentionSettings(CompressibleSettings):
     """What DPA-1 and se_atten_v2 share."""
 
     sel: Width = 120
@@ -131,7 +131,7 @@ class AttentionSettings(DescriptorSettings):
         """Make the module, with fresh parameters from torch's generator."""
         from dpsim.descriptors.dpa1.descriptor import DPA1
 
-        return DPA1(self, type_map, basis=basis)
+        return self.with_tables(DPA1(self, type_map, basis=basis))
 
 
 class DPA1Config(AttentionSettings):

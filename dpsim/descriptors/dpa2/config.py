@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from dpsim.config import Config, Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
 from dpsim.descriptors.se_e3_tebd.config import SeE3TebdConfig
-from dpsim.descriptors.settings import DescriptorSettings
+from dpsim.descriptors.settings import CompressibleSettings
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
 
@@ -173,7 +173,7 @@ class RepformerConfig(Config):
         return self.nlayers > 1 and (self.update_g2_has_attn or self.update_h2)
 
 
-class DPA2Config(DescriptorSettings):
+class DPA2Config(CompressibleSettings):
     """DPA-2: attention and message passing between atoms and pairs of atoms (arXiv:2312.15492)."""
 
     type: Literal["dpa2"] = "dpa2"
@@ -302,7 +302,7 @@ class DPA2Config(DescriptorSettings):
         """Make the module, with fresh parameters from torch's generator."""
         from dpsim.descriptors.dpa2.descriptor import DPA2
 
-        return DPA2(self, type_map, basis=basis)
+        return self.with_tables(DPA2(self, type_map, basis=basis))
 
     @classmethod
     def tiny(cls, n_types: int = 2) -> DPA2Config:

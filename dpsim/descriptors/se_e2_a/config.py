@@ -49,7 +49,7 @@ class SeE2AConfig(TypedSettings):
         """Make the module, with fresh parameters from torch's generator."""
         from dpsim.descriptors.se_e2_a.descriptor import SeE2A
 
-        return SeE2A(self, len(type_map), basis=basis)
+        return self.with_tables(SeE2A(self, len(type_map), basis=basis))
 
     @classmethod
     def tiny(cls, n_types: int = 2) -> SeE2AConfig:

@@ -25,7 +25,7 @@ class SeE2RConfig(TypedSettings):
         self.refuse_basis(basis)
         from dpsim.descriptors.se_e2_r.descriptor import SeE2R
 
-        return SeE2R(self, len(type_map))
+        return self.with_tables(SeE2R(self, len(type_map)))
 
     @classmethod
     def tiny(cls, n_types: int = 2) -> SeE2RConfig:

@@ -44,7 +44,7 @@ class SeE3Config(TypedSettings):
         self.refuse_basis(basis)
         from dpsim.descriptors.se_e3.descriptor import SeE3
 
-        return SeE3(self, len(type_map))
+        return self.with_tables(SeE3(self, len(type_map)))
 
     @classmethod
     def tiny(cls, n_types: int = 2) -> SeE3Config:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from dpsim.config import Distance, Length
 from dpsim.descriptors.blocks import EnvironmentBlock, scaled_sel
-from dpsim.descriptors.settings import DescriptorSettings
+from dpsim.descriptors.settings import CompressibleSettings
 from dpsim.errors import ConfigError
 from dpsim.nn.activation_name import ActivationName
 from dpsim.physics.neighbors import NeighborSpec
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Width = Annotated[int, Field(gt=0)]
 
 
-class SeE3TebdConfig(DescriptorSettings):
+class SeE3TebdConfig(CompressibleSettings):
     """Three-body embedding of the angles between neighbours, one network for all types."""
 
     gives_basis: ClassVar[bool] = False
@@ -106,7 +106,7 @@ class SeE3TebdConfig(DescriptorSettings):
             )
         from dpsim.descriptors.se_e3_tebd.descriptor import SeE3Tebd
 
-        return SeE3Tebd(self, type_map)
+        return self.with_tables(SeE3Tebd(self, type_map))
 
     @classmethod
     def tiny(cls, n_types: int = 2) -> SeE3TebdConfig:

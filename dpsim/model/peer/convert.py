@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from dpsim.config import first_problem
+from dpsim.descriptors.tabulated import TabulatedNetwork
 from dpsim.errors import ModelError
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import check_finite
@@ -58,6 +59,8 @@ def write_serialized(model: Model, path: str | Path) -> Path:
         If the peer has no form for such a model, or the suffix is another.
     """
     family = FAMILIES.model(model.config.type, str(path))
+    if any(isinstance(module, TabulatedNetwork) for module in model.modules()):
+        raise ModelError(f"{path}: a compressed model cannot be written for DeePMD-kit: write the one it was made from")
     state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     tree = family.write(model.config, state, Context(model.type_map, FAMILIES))
     header = {

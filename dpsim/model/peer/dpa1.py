@@ -147,7 +147,7 @@ class AttentionPeer(DescriptorFamily[AttentionSettings]):
             "precision": records.precision(section.take("precision", "default")),
             "exclude_types": records.pairs(section.take("exclude_types", ())),
         }
-        defaults = {name: field.default for name, field in self.config.model_fields.items()}
+        defaults = {name: field.default for name, field in self.config.model_fields.items() if name != "compressed"}
         for key, default in defaults.items():
             if key not in config:
                 config[key] = section.take(key, default, alias=_ALIASES.get(key, ()))

@@ -152,7 +152,7 @@ class TypedPeer(DescriptorFamily[TypedT]):
         }
         aliases = {"axis_neuron": ("n_axis_neuron",)}
         for key, field in self.config.model_fields.items():
-            if key not in config:
+            if key not in (*config, "compressed"):
                 config[key] = section.take(key, field.default, alias=aliases.get(key, ()))
         self.input_extra(section, context)
         section.finish()
