@@ -176,7 +176,7 @@ def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMa
     check_widths(found, model, "training")
     require_parameters(found, model.inputs, "training")
     _set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
-    _set_parameter_scales(model, found)
+    set_parameter_scales(model, found)
     preset = config.model.preset_out_bias if config.model is not None else {}
     if model.output != "energy" and preset:
         raise ConfigError(f"model.preset_out_bias: the model predicts {model.output}, only energies can be given")
@@ -220,7 +220,7 @@ def _set_output_bias(model: Model, found: Scan) -> None:
     log.info("%s: bias of the elements from %s", model.output, source)
 
 
-def _set_parameter_scales(model: Model, found: Scan) -> None:
+def set_parameter_scales(model: Model, found: Scan) -> None:
     """Mean and deviation of the parameters of frames and atoms, in all fitting nets."""
     for module in model.modules():
         if isinstance(module, FittingNetwork):
