@@ -1,4 +1,4 @@
-"""``dpsim model``: show and convert model files."""
+"""``dpsim model``: show, convert and adjust model files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dpsim.cli.common import json_option, print_json, shown
+from dpsim.errors import ConfigError
 
 _LABELS = {"type_map": "type map", "written_by": "written by", "observed_types": "observed types"}
 _HEAD = click.option("--head", help="Branch of a multi-task model.")
@@ -49,6 +50,81 @@ def convert(source: Path, output: Path, head: str | None) -> None:
 
     convert_model(source, output, head)
     click.echo(f"wrote {shown(output)}")
+
+
+class _Numbers(click.Command):
+    """A command whose option ``-b`` is followed by any number of numbers, negative ones included."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write ``-b`` before each of its numbers, which is what click reads."""
+        expanded: list[str] = []
+        last = ""
+        for word in args:
+            follows = last in ("-b", "--bias", "number") and _is_number(word)
+            if follows and last == "number":
+                expanded.append("-b")
+            expanded.append(word)
+            last = "number" if follows else word
+        return super().parse_args(ctx, expanded)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+@model.command("change-bias", cls=_Numbers)
+@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("systems", metavar="[SYSTEM]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-m", "--mode", type=click.Choice(["change", "set"]),
+              help="Add what the model leaves of the labels, or take what they say  [default: change]")  # fmt: skip
+@click.option("-b", "--bias", "values", multiple=True, type=float, metavar="E1 E2 ...",
+              help="Energies in eV, one an element, instead of data.")  # fmt: skip
+@click.option(
+    "-n", "--frames", type=click.IntRange(min=0), help="Frames of each system, evenly spaced; 0: all  [default]"
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
+              help="File to write  [default: MODEL with _updated.safetensors]")  # fmt: skip
+@_HEAD
+@json_option
+def change_bias(
+    file: Path,
+    systems: tuple[Path, ...],
+    mode: str | None,
+    values: tuple[float, ...],
+    frames: int | None,
+    output: Path | None,
+    head: str | None,
+    as_json: bool,
+) -> None:
+    """Fit the output bias of MODEL to the labels of SYSTEM..., or give it, one number an element.
+
+    The least-squares fit is over the numbers of atoms of each element. Energies that were given when the model was
+    trained (preset_out_bias) are not fitted.
+    """
+    if values and (mode or frames):
+        raise ConfigError("--mode and --frames say how data are used, and --bias gives numbers instead: leave them out")
+
+    from dpsim.train import bias
+
+    path, change = bias.change_bias(
+        file,
+        list(systems) or None,
+        output,
+        mode="set" if mode == "set" else "change",
+        values=values or None,
+        head=head,
+        frames_per_system=frames or None,
+    )
+    if as_json:
+        print_json({"file": str(path), "mode": "given" if values else mode or "change", **change.as_dict()})
+        return
+    for line in change.lines():
+        click.echo(line)
+    click.echo(f"wrote {shown(path)}")
 
 
 def lines_of(facts: dict[str, Any], indent: str = "") -> list[str]:
