@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dpsim.data.frame import Frame
+from dpsim.data.lmdb import LmdbSystem, database, is_lmdb, lmdb_systems
+from dpsim.data.locate import Found, find_all, find_systems
 from dpsim.data.npy import System, read_type_map
 from dpsim.errors import DataError
-from dpsim.fields import fields_of_property
+from dpsim.fields import FIELDS, Field, fields_of_property
 
-__all__ = ["Dataset", "System", "find_systems", "open_dataset"]
+__all__ = ["AnySystem", "Dataset", "System", "find_systems", "open_dataset", "type_map_of"]
+
+AnySystem = System | LmdbSystem
 
 
 class Dataset:
@@ -26,7 +28,7 @@ class Dataset:
         With the same `type_map`.
     """
 
-    def __init__(self, systems: Sequence[System]):
+    def __init__(self, systems: Sequence[AnySystem]):
         self.systems = tuple(systems)
         self.type_map: tuple[str, ...] = self.systems[0].type_map if self.systems else ()
         if any(system.type_map != self.type_map for system in self.systems):
@@ -46,7 +48,7 @@ class Dataset:
     def __repr__(self) -> str:
         return f"Dataset({len(self)} frames in {len(self.systems)} systems, type_map {' '.join(self.type_map)})"
 
-    def locate(self, i: int) -> tuple[System, int]:
+    def locate(self, i: int) -> tuple[AnySystem, int]:
         """Return the system of frame `i` and the index there; negative indices count from the end."""
         place = i + len(self) if i < 0 else i
         if not 0 <= place < len(self):
@@ -80,61 +82,58 @@ def open_dataset(
     Parameters
     ----------
     paths
-        System folders (they hold ``type.raw``), or folders that are searched for such. A system that is
-        reached twice is taken once.
+        System folders (they hold ``type.raw``), or folders that are searched for such; HDF5 files, groups of them
+        (``file.hdf5#/group``), LMDB folders; globs of all these. A system that is reached twice is taken once.
     type_map
         Symbols to which `Frame.types` shall refer. None joins the maps of the systems, in the order met.
     patterns
-        If given, only systems whose path below the searched folder matches one of these globs.
+        If given, only systems whose path below the searched folder ends in what matches one of these globs.
     property_name
         The field ``property`` is read from ``<property_name>.npy``.
 
     Raises
     ------
     DataError
-        If a folder is missing, holds no system, or a system is malformed or has an element outside `type_map`.
+        If a folder is missing, holds no system, or a system is malformed or has an element outside `type_map`; if a
+        glob matches nothing.
+    SetupError
+        If there are LMDB data and the packages that read them are missing.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise DataError("no data were given, expected at least one folder with a system (type.raw)")
-    found = [pair for path in given for pair in find_systems(Path(path), patterns)]
-    unique = {os.path.realpath(path): (path, name) for path, name in reversed(found)}
-    ordered = [unique[key] for key in dict.fromkeys(os.path.realpath(path) for path, _ in found)]
-    names = _join_type_maps([path for path, _ in ordered]) if type_map is None else tuple(type_map)
+    found = find_all(given, patterns)
+    kept = [database(one.path) for one in found if is_lmdb(one.path)]  # open until their systems hold them
+    names = _join_type_maps(found) if type_map is None else tuple(type_map)
     if len(set(names)) != len(names):
         raise DataError(f"type_map ({' '.join(names)}) has a symbol twice, expected every symbol once")
     fields = fields_of_property(property_name)
-    return Dataset([System(path, name, names or None, fields) for path, name in ordered])
+    dataset = Dataset([system for one in found for system in open_systems(one, names or None, fields)])
+    del kept
+    return dataset
 
 
-def find_systems(path: Path, patterns: Sequence[str] = ()) -> list[tuple[Path, str]]:
-    """Return folder and name of all systems in or below a folder, in natural order; hidden folders are passed over.
+def type_map_of(found: Found) -> tuple[str, ...] | None:
+    """Return the symbols that a system names; None if it does not.
 
     Raises
     ------
     DataError
-        If the folder is missing or has no system.
+        If they cannot be read.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist, expected a folder with a system (type.raw) in or below it")
-    if not path.is_dir():
-        raise DataError(f"{path} is a file, expected a system folder: run `dpsim data convert` on it first")
-    found = []
-    for root, folders, files in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "set."))]
-        below = Path(root).relative_to(path)
-        if "type.raw" in files and (not patterns or any(below.match(pattern) for pattern in patterns)):
-            found.append((Path(root), (Path(path.resolve().name) / below).as_posix()))
-    if not found:
-        among = f" that matches {', '.join(patterns)}" if patterns else ""
-        raise DataError(f"{path} holds no system{among}, expected a folder with type.raw in or below it")
-    return sorted(found, key=lambda pair: _natural(pair[1]))
+    return database(found.path).type_map if is_lmdb(found.path) else read_type_map(found.path)
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+def open_systems(
+    found: Found, type_map: Sequence[str] | None = None, fields: Sequence[Field] = FIELDS
+) -> Iterator[AnySystem]:
+    """Yield the systems of one place: one, or those of an LMDB; parameters and errors as in `System`."""
+    if is_lmdb(found.path):
+        yield from lmdb_systems(found.path, found.name, type_map, fields)
+    else:
+        yield System(found.path, found.name, type_map, fields)
 
 
-def _join_type_maps(paths: Sequence[Path]) -> tuple[str, ...]:
-    names = [name for path in paths for name in read_type_map(path) or ()]
+def _join_type_maps(found: Sequence[Found]) -> tuple[str, ...]:
+    names = [name for one in found for name in type_map_of(one) or ()]
     return tuple(dict.fromkeys(names))

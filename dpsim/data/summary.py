@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dpsim.data.dataset import Dataset
+from dpsim.data.dataset import AnySystem, Dataset
 from dpsim.data.distances import closest_pair
 from dpsim.data.frame import formula
-from dpsim.data.npy import System
 from dpsim.fields import FIELDS
 
 
@@ -82,7 +81,7 @@ def summarize(dataset: Dataset, *, distances: bool = False) -> Summary:
     return Summary(dataset.type_map, len(dataset), rows, dict(compositions.most_common()), dataset.labels)
 
 
-def _summarize_system(system: System, distances: bool) -> SystemSummary:
+def _summarize_system(system: AnySystem, distances: bool) -> SystemSummary:
     formulas: Counter[str] = Counter()
     sizes = set()
     for i in range(system.n_frames if system.mixed else min(1, system.n_frames)):
