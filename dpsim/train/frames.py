@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +53,8 @@ class FrameSet:
             raise DataError("the data hold no frame, expected at least one: check the folders of `data`")
         known = {name: t for t, name in enumerate(self.type_map)}
         self._lookup = np.array([known.get(name, -1) for name in self.dataset.type_map], dtype=np.int64)
+        self.changed: Callable[[int, Frame], Frame] | None = None
+        """What is made of each frame, given its index, before anybody sees it."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -69,7 +71,7 @@ class FrameSet:
             )
         frame = replace(frame, types=types)
         check_structure(frame)
-        return frame
+        return frame if self.changed is None else self.changed(i, frame)
 
     def n_atoms(self, i: int) -> int:
         """Number of atoms of frame `i`."""

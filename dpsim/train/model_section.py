@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Tag
 
 from dpsim.train.composed_section import LinearModel, ZBLModel
+from dpsim.train.dplr_section import DPLRModel
 from dpsim.train.spin_section import SpinModel
 from dpsim.train.standard_section import CustomModel, PresetModel
 
@@ -15,7 +16,7 @@ def _form(value: Any) -> str:
     if isinstance(value, PresetModel) or (isinstance(value, dict) and "preset" in value):
         return "preset"
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return kind if kind in ("linear", "zbl", "spin") else "custom"
+    return kind if kind in ("linear", "zbl", "spin", "dplr") else "custom"
 
 
 def _named(value: Any) -> Any:
@@ -28,12 +29,13 @@ ModelSection = Annotated[
         | Annotated[CustomModel, Tag("custom")]
         | Annotated[LinearModel, Tag("linear")]
         | Annotated[ZBLModel, Tag("zbl")]
-        | Annotated[SpinModel, Tag("spin")],
+        | Annotated[SpinModel, Tag("spin")]
+        | Annotated[DPLRModel, Tag("dplr")],
         Discriminator(_form),
     ],
     BeforeValidator(
-        _named, json_schema_input_type=str | PresetModel | CustomModel | LinearModel | ZBLModel | SpinModel
+        _named, json_schema_input_type=str | PresetModel | CustomModel | LinearModel | ZBLModel | SpinModel | DPLRModel
     ),
 ]
 
-__all__ = ["CustomModel", "LinearModel", "ModelSection", "PresetModel", "SpinModel", "ZBLModel"]
+__all__ = ["CustomModel", "DPLRModel", "LinearModel", "ModelSection", "PresetModel", "SpinModel", "ZBLModel"]

@@ -184,6 +184,8 @@ def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMa
         _set_energy_bias(model, found, preset)
     elif model.output in BIASED:
         _set_output_bias(model, found)
+    if config.model is not None:
+        config.model.complete(model)
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     Field,
@@ -19,6 +19,9 @@ from dpsim.descriptors.dpa3.config import DPA3Config
 from dpsim.fittings import EnergyFittingConfig, FittingConfig
 from dpsim.model.presets import PRESETS
 from dpsim.model.standard import ModelConfig
+
+if TYPE_CHECKING:
+    from dpsim.model.base import Model
 
 _Part = TypeVar("_Part", bound=Config)
 _PRESET_SCHEMA: dict[str, Any] = {
@@ -37,6 +40,9 @@ class Section(Config):
     """Types that are neighbours of others but have no energy of their own."""
     preset_out_bias: dict[str, float] = {}
     """Energy biases in eV that are given instead of fitted to the data, by element, for example ``{O: -432.1}``."""
+
+    def complete(self, model: Model) -> None:
+        """Put into a new model what is neither trained nor taken from the data; nothing as a rule."""
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

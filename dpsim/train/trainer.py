@@ -25,6 +25,7 @@ from dpsim.model.base import Model
 from dpsim.model.checkpoint import save_model
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
+from dpsim.train.electrostatics import take_out_electrostatics
 from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, require_parameters, scan
 from dpsim.train.loader import Batch, BatchMaker, Prefetch
 from dpsim.train.loss import Terms, check_loss, make_loss, weighted_sum
@@ -140,6 +141,7 @@ def train(
         name = target_of(config, resume, initial).property_name
         frames = FrameSet(train_data, type_map_for(resume, initial, type_map), name)
         valid = FrameSet(valid_data, frames.type_map, name) if valid_data is not None else None
+        take_out_electrostatics(config, resume, initial, frames, valid)
         trainer = Trainer(config, folder, frames, valid, initial, resume, _device(device), cache_bytes)
         checked()
         return trainer.run(progress or silent, StopSignal(stop))

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dpsim.config import Config, Length
 from dpsim.descriptors import DPA3Config
+from dpsim.descriptors.blocks import EnvironmentBlock
 from dpsim.fittings import DipoleFittingConfig
 from dpsim.model.compose.config import CombinedConfig, LinearModelConfig, ZBLModelConfig
 from dpsim.model.standard import ModelConfig
@@ -67,6 +68,10 @@ class DPLRModelConfig(CombinedConfig, EwaldConfig):
     def outputs(self) -> tuple[str, ...]:
         """What each part has to predict."""
         return "energy", "dipole"
+
+    def environments(self) -> tuple[EnvironmentBlock, ...]:
+        """Statistics of environments that are taken from the data: those of the short-range part."""
+        return tuple(block for block in super().environments() if block.module.startswith("models.0."))
 
     def with_precision(self, precision: str, fitting: str | None = None) -> DPLRModelConfig:
         """The same model with networks in ``"float32"`` or ``"float64"``; `fitting` may differ."""
