@@ -69,19 +69,28 @@ def quintics(network: nn.Module, at: Tensor) -> Tensor:
     return torch.stack([y[:-1], d[:-1], c[:-1] / 2, third, fourth, fifth], dim=1)
 
 
+@torch.enable_grad()
 def _value_slope_curvature(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Value and two derivatives ``(n, M)`` of every output."""
+    x = x.detach().requires_grad_()
+    value: Tensor = network(x.unsqueeze(1))
+    slope = _slope(value, x)
+    return value.detach(), slope.detach(), _slope(slope, x).detach()
 
-    def value(x: Tensor) -> Tensor:
-        out: Tensor = network(x.unsqueeze(1))
-        return out
 
-    def slope(x: Tensor) -> Tensor:
-        out: Tensor = torch.func.jvp(value, (x,), (torch.ones_like(x),))[1]
-        return out
+def _slope(y: Tensor, x: Tensor) -> Tensor:
+    """Derivative ``(n, M)`` of every column of y by x (n,), when each row depends on its own x alone.
 
-    curvature: Tensor = torch.func.jvp(slope, (x,), (torch.ones_like(x),))[1]
-    return value(x), slope(x), curvature
+    The gradient by x is linear in the cotangent, so its derivative by that is what is asked for: all columns at once.
+    """
+    if not y.requires_grad:
+        return torch.zeros_like(y)
+    cotangent = torch.ones_like(y, requires_grad=True)
+    (g,) = torch.autograd.grad(y, x, cotangent, create_graph=True, allow_unused=True)
+    if g is None or not g.requires_grad:
+        return torch.zeros_like(y)
+    (slope,) = torch.autograd.grad(g.sum(), cotangent, create_graph=True, materialize_grads=True)
+    return slope
 
 
 class ScalarNetwork(NamedTuple):

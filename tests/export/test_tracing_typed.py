@@ -8,6 +8,7 @@ import torch
 
 from dpsim import ops
 from dpsim.export.compile import example_inputs, trace
+from dpsim.model.compress import compress
 from dpsim.model.config import ModelConfig
 from dpsim.physics.neighborhood import Neighborhood, collate
 from dpsim.physics.neighbors import frame_graph
@@ -42,6 +43,20 @@ def test_sizes_stay_symbolic():
     program, _ = trace(model, "cpu")
     run = program.module()
     for n_atoms in (0, 1, 2, 3, 9):
+        inputs, energy, slope = evaluate(model, n_atoms)
+        atomic, gradient = run(*inputs)
+        torch.testing.assert_close(atomic, energy, rtol=0, atol=1e-13)
+        torch.testing.assert_close(gradient, slope, rtol=0, atol=1e-13)
+
+
+def test_tables_are_traced():
+    config = {"type_map": ("O", "H"), "descriptor": {"type": "se_e2_r", **SIZES}, "fitting": {"neuron": (2,)}}
+    model = compress(ModelConfig.model_validate(config).build(1), 0.5).model
+    program, _ = trace(model, "cpu")
+    names = {str(node.target) for node in program.graph.nodes}
+    assert {"dpsim.tabulate.default", "dpsim.tabulate_dot.default"} <= names
+    run = program.module()
+    for n_atoms in (1, 2, 9):
         inputs, energy, slope = evaluate(model, n_atoms)
         atomic, gradient = run(*inputs)
         torch.testing.assert_close(atomic, energy, rtol=0, atol=1e-13)
