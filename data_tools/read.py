@@ -13,6 +13,7 @@ import numpy as np
 from data_tools import extxyz
 from data_tools.sources import ASE_FORMATS, OWN_FORMATS, SourceFile
 from dpsim.data import Frame, open_dataset
+from dpsim.data.dataset import find_systems, type_map_of
 from dpsim.data.frame import check_finite, value_shape
 from dpsim.errors import DataError, DpsimError
 from dpsim.fields import BY_FILE
@@ -131,7 +132,7 @@ def _read_own(file: SourceFile, elements: Elements) -> Iterator[Frame]:
 
 def _own_type_map(file: SourceFile, elements: Elements) -> list[str] | None:
     """Return the type map for systems that have none of their own: what the user gave."""
-    has_own = any(Path(file.path).rglob("type_map.raw"))
+    has_own = any(type_map_of(found) for found in find_systems(Path(file.path)))
     return None if has_own or not elements.fixed else list(elements.names)
 
 
@@ -159,24 +160,12 @@ def _load(file: SourceFile) -> Iterable[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice about other packages; what matters is checked on the frames
-            if file.format.startswith(("deepmd/hdf5", "deepmd/lmdb", "lmdb")):
-                return list(_load_many(dpdata, file))
             return [dpdata.LabeledSystem(_arguments(file), fmt=file.format)]
     except DpsimError:
         raise
     except (Exception, Warning) as error:
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
         raise DataError(f"{file.path} cannot be read as {file.format}: {text}") from error
-
-
-def _load_many(dpdata: Any, file: SourceFile) -> Iterator[Any]:
-    systems = dpdata.MultiSystems()
-    try:
-        systems.load_systems_from_file(file.path, fmt=file.format)
-    except KeyError:  # one system at the root of the file instead of one a group
-        yield dpdata.LabeledSystem(file.path, fmt=file.format)
-        return
-    yield from systems
 
 
 def _arguments(file: SourceFile) -> Any:

@@ -18,7 +18,8 @@ ASE_FORMATS = frozenset(
     {"extxyz", "quip/gap/xyz", "quip/gap/xyz_file", "mace/xyz", "nequip/xyz", "gpumd/xyz", "ase/traj"}
 )
 """Formats read through ASE: dpdata gives up on files in which some frames lack forces."""
-OWN_FORMATS = frozenset({"deepmd/npy", "deepmd/comp", "deepmd/npy/mixed"})
+FOLDER_FORMATS = frozenset({"deepmd/npy", "deepmd/comp", "deepmd/npy/mixed"})
+OWN_FORMATS = FOLDER_FORMATS | {"deepmd/hdf5", "deepmd/lmdb", "lmdb"}
 """Formats read by `dpsim.data`, which keeps labels that only some sets have, and fields dpdata does not know."""
 
 
@@ -75,6 +76,7 @@ class _FolderFormat:
 
 _FOLDERS = (
     _FolderFormat("deepmd/npy", ("type.raw", "set.*")),
+    _FolderFormat("deepmd/lmdb", ("data.mdb",)),
     _FolderFormat("deepmd/raw", ("type.raw", "coord.raw")),
     _FolderFormat("abacus", ("INPUT", "STRU*", "OUT.*")),
     _FolderFormat("cp2k/aimd_output", ("*pos*.xyz", "*.log")),
@@ -168,8 +170,9 @@ def _expand(path: str, source: Source) -> Iterator[SourceFile]:
 
 
 def _same(found: str, asked: str) -> bool:
-    own = found in OWN_FORMATS and asked in OWN_FORMATS
-    return own or found == asked or (found.startswith("abacus/") and asked.startswith("abacus/"))
+    own = found in FOLDER_FORMATS and asked in FOLDER_FORMATS
+    lmdb = found == "deepmd/lmdb" and asked == "lmdb"
+    return own or lmdb or found == asked or (found.startswith("abacus/") and asked.startswith("abacus/"))
 
 
 def _systems_below(path: Path) -> Iterator[tuple[Path, str]]:

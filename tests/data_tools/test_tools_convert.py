@@ -362,6 +362,12 @@ def test_dftbplus_and_hdf5(shared: Path, tmp_path: Path) -> None:
     dpdata.MultiSystems(system).to_deepmd_hdf5(str(tmp_path / "a.hdf5"))
     read = frames_of(Source(path=str(tmp_path / "a.hdf5"), index="::2"))
     np.testing.assert_allclose([float(f.labels["energy"]) for f in read], system.data["energies"][::2])
+    dpdata.MultiSystems(system).to("deepmd/lmdb", str(tmp_path / "b.lmdb"))
+    for source in (tmp_path / "b.lmdb", tmp_path):
+        (file,) = find_files(Source(path=str(source), format="deepmd/lmdb"))
+        assert file.format == "deepmd/lmdb"
+        again = frames_of(Source(path=str(source), format="deepmd/lmdb", index="::2"))
+        assert [float(f.labels["energy"]) for f in again] == [float(f.labels["energy"]) for f in read]
 
 
 @pytest.mark.parametrize(
