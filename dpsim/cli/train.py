@@ -98,9 +98,12 @@ def read_stage(file: Path, overrides: tuple[str, ...]) -> Request:
     start = paths_of(stage.start_from, file.parent, "start_from")
 
     from dpsim.train.config import TrainConfig
+    from dpsim.train.dplr_section import DPLRModel
     from dpsim.workflow.stages.train import part_of, validation_of
 
     settings = {name: getattr(stage, name) for name in TrainConfig.model_fields}
+    if isinstance(stage.model, DPLRModel):
+        settings["model"] = stage.model.model_copy(update={"dipole": str(file.parent / stage.model.dipole)})
     if stage.seed is None:
         del settings["seed"]
     parts = [part_of(path, "train") for path in data]

@@ -197,15 +197,40 @@ def _refuse_multi_task(*sections: InputSection) -> None:
 
 def _model(section: InputSection, context: Context) -> tuple[Settings, tuple[SelPlace, ...]]:
     section.require(
-        data_stat_nbatch=10, data_stat_protect=0.01, data_bias_nsample=10, finetune_head=None, hessian_mode=False,
+        data_stat_nbatch=10, data_stat_protect=0.01, data_bias_nsample=10, finetune_head=None,
     )  # fmt: skip
-    preset = _preset_bias(section, context.type_map)
-    section.ignore("srtab_add_bias", "bridging_r_inner", "bridging_r_outer")
+    preset, modifier = _preset_bias(section, context.type_map), _modifier(section, context)
+    section.ignore("srtab_add_bias", "bridging_r_inner", "bridging_r_outer", "hessian_mode")
     family, config = FAMILIES.from_input(section, context)
     places = family.sel_places(config, context.families)
     del config["type_map"]
     settings = {key: value for key, value in config.items() if (key, value) != ("type", "standard")}
+    if modifier:
+        if settings.get("type", "standard") != "standard":
+            raise ConfigError(f"{section.where}.modifier: goes with a model of one descriptor and one fitting only")
+        settings = {"type": "dplr", "model": settings, **modifier}
+        places = tuple(place._replace(path=("model", *place.path)) for place in places)
     return settings | ({"preset_out_bias": preset} if preset else {}), places
+
+
+def _modifier(section: InputSection, context: Context) -> Settings:
+    """Electrostatics of DPLR from ``modifier``; charges stay lists, in the order of types."""
+    node = section.take("modifier", None)
+    if not node:
+        return {}
+    inner = InputSection(node, f"{section.where}.modifier")
+    inner.require(type="dipole_charge")
+    name = Path(str(inner.take("model_name")))
+    beside = context.folder / name if context.folder is not None else name
+    settings = {
+        "dipole": str((beside if beside.exists() or not name.exists() else name).resolve()),
+        "model_charge_map": inner.take("model_charge_map"),
+        "sys_charge_map": inner.take("sys_charge_map"),
+        "ewald_h": inner.take("ewald_h", 1.0),
+        "ewald_beta": inner.take("ewald_beta", 0.4),
+    }
+    inner.finish()
+    return settings
 
 
 def _preset_bias(section: InputSection, type_map: Sequence[str]) -> dict[str, float]:

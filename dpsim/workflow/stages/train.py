@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.train.config import TrainConfig
-from dpsim.workflow.stage import Input, Inputs, Output, Resources, SeededStage, Slot
+from dpsim.train.dplr_section import DPLRModel
+from dpsim.workflow.stage import (
+    Input,
+    Inputs,
+    MaybeReference,
+    Output,
+    Resources,
+    SeededStage,
+    Slot,
+    Source,
+    sources_of,
+)
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
@@ -24,6 +35,7 @@ class TrainStage(TrainConfig, SeededStage):
         "data": Slot(frozenset({"dataset"}), many=True),
         "valid": Slot(frozenset({"dataset"}), many=True),
         "start_from": Slot(frozenset({"weights"})),
+        "dipole": Slot(frozenset({"weights"})),
     }
     outputs: ClassVar[Mapping[str, Output]] = {
         "best": Output("best.safetensors", "weights"),
@@ -46,6 +58,13 @@ class TrainStage(TrainConfig, SeededStage):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None  # type: ignore[assignment]
     """Of the initial parameters and of the order of the frames; by default that of the workflow."""
 
+    def sources(self) -> Iterator[Source]:
+        """Yield the data, the model to start from, and the model of dipoles beside one with electrostatics."""
+        for slot in ("data", "valid", "start_from"):
+            yield from sources_of(slot, (slot,), getattr(self, slot))
+        if isinstance(self.model, DPLRModel):
+            yield Source("dipole", ("model", "dipole"), MaybeReference(self.model.dipole))
+
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Check that there is a model."""
         if self.model is None and self.start_from is None:
@@ -64,6 +83,8 @@ class TrainStage(TrainConfig, SeededStage):
         from dpsim.train.trainer import train
 
         settings = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        if isinstance(self.model, DPLRModel):
+            settings["model"] = self.model.model_copy(update={"dipole": str(context.input("dipole"))})
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
         folder = _folder(context.work, self.steps)
         train(
