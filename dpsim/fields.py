@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["frame", "atom"]
+import numpy as np
+
+Kind = Literal["frame", "atom", "pair"]
 
 
 class Field(NamedTuple):
@@ -19,14 +21,28 @@ class Field(NamedTuple):
     file: str
     """Base name of the array in a ``set.*`` folder, without ``.npy``."""
     kind: Kind
-    """Whether there is one value a frame or one an atom."""
+    """Whether there is one value a frame, one an atom, or a matrix with a row and a column for each component of each
+    atom."""
     shape: tuple[int, ...]
-    """Shape of one value; ``-1`` where the data decide."""
+    """Shape of one value; ``-1`` where the data decide. Of a matrix: components of an atom."""
     unit: str
     label: bool
     """True for what a model is trained on, false for what it is given."""
     extxyz: str | None
     """Name under which it is written to extended XYZ (``REF_`` prefix, see WORKFLOW C), if it is."""
+
+    def of_frame(self, n_atoms: int) -> tuple[int, ...]:
+        """Shape of the value of a frame; ``-1`` where the data decide."""
+        if self.kind == "pair":
+            return (n_atoms * self.shape[0], n_atoms * self.shape[0])
+        return (n_atoms, *self.shape) if self.kind == "atom" else self.shape
+
+    def of_atoms(self, value: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Part of the value of a frame that belongs to some of its atoms; `chosen` (n_atoms,) is a mask."""
+        if self.kind == "pair":
+            rows = np.repeat(chosen, self.shape[0])
+            return value[np.ix_(rows, rows)]
+        return value[chosen] if self.kind == "atom" else value
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -41,6 +57,7 @@ FIELDS: tuple[Field, ...] = (
     Field("energy", "energy", "frame", (), "eV", True, "REF_energy"),
     Field("forces", "force", "atom", (3,), "eV/Å", True, "REF_forces"),
     Field("virial", "virial", "frame", (3, 3), "eV", True, "REF_virial"),
+    Field("hessian", "hessian", "pair", (3,), "eV/Å²", True, None),
     Field("atomic_energy", "atom_ener", "atom", (), "eV", True, None),
     Field("energy_coefficient", "atom_ener_coeff", "atom", (), "1", True, None),
     Field("force_weight", "atom_pref", "atom", (), "1", True, None),

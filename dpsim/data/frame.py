@@ -63,7 +63,7 @@ def fingerprint(frame: Frame) -> bytes:
 
 def value_shape(entry: Field, n_atoms: int) -> tuple[int, ...]:
     """Return the shape of one frame's value of a field; -1 stands where the data decide."""
-    return (n_atoms, *entry.shape) if entry.kind == "atom" else entry.shape
+    return entry.of_frame(n_atoms)
 
 
 def check_frame(frame: Frame, n_types: int) -> None:

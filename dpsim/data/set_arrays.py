@@ -71,10 +71,8 @@ class FrameArrays:
     def value(self, entry: Field, row: int, real: np.ndarray) -> np.ndarray:
         """Value of a field of one frame, for the `real` places."""
         flat = self.row(self.arrays[entry.name], row)
-        if entry.kind == "frame":
-            return flat.reshape(entry.shape)
         if entry.name not in self.selected:
-            return flat.reshape(len(real), *entry.shape)[real]
+            return entry.of_atoms(flat.reshape(entry.of_frame(len(real))), real)
         full = np.zeros((len(real), *entry.shape))
         full[self.selected[entry.name]] = flat.reshape(-1, *entry.shape)
         return full[real]
@@ -101,6 +99,10 @@ class FrameArrays:
 
     def _field(self, entry: Field, file: str, types: np.ndarray) -> Array:
         array, n_places = self.store.array(f"{file}.npy"), len(types)
+        if entry.kind == "pair":
+            rows, columns = entry.of_frame(n_places)
+            self._expect(array, (rows, columns), f"{n_places} atoms in type.raw, {rows} x {columns} numbers each frame")
+            return array
         places = (n_places,) if entry.kind == "atom" else ()
         components = int(np.prod([n for n in entry.shape if n > 0], dtype=np.int64))
         if entry.name in SELECTABLE and self.real_types is None and self.n_frames:

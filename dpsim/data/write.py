@@ -12,7 +12,7 @@ from dpsim.data.files import new_folder, write_json
 from dpsim.data.frame import Frame, check_frame
 from dpsim.data.npy import CARD, MIXED, PLAIN
 from dpsim.errors import DataError
-from dpsim.fields import FIELDS
+from dpsim.fields import BY_NAME, FIELDS
 
 _Key = tuple[object, ...]
 
@@ -96,8 +96,7 @@ def without_placeholders(frame: Frame) -> Frame:
     real = frame.types >= 0
     if real.all():
         return frame
-    atomic = {entry.name for entry in FIELDS if entry.kind == "atom"}
-    labels = {name: value[real] if name in atomic else value for name, value in frame.labels.items()}
+    labels = {name: BY_NAME[name].of_atoms(value, real) for name, value in frame.labels.items()}
     return Frame(frame.positions[real], frame.types[real], frame.cell, labels, frame.source, frame.origin)
 
 

@@ -33,6 +33,8 @@ class Derivatives(NamedTuple):
     """(N, 3) −dE/dspin, eV/μB, of spin models."""
     displacements: Tensor | None = None
     """(E, 3) leaf that `edge_gradient` was taken at, where its graph is kept."""
+    hessian: Tensor | None = None
+    """(Σ 9 n²,) eV/Å², the entries of the matrices of all frames, one behind the other; on request."""
 
 
 def sum_by_frame(values: Tensor, frame: Tensor, n_frames: int) -> Tensor:

@@ -40,9 +40,9 @@ class Label(NamedTuple):
     """One field over a batch of F frames and N atoms; rows without the label are zero and weigh nothing."""
 
     values: Tensor
-    """(F, ...) or (N, ...) float64."""
+    """(F, ...) or (N, ...) float64; of matrices all entries of all frames."""
     weight: Tensor | None
-    """(F,) or (N,): 1 where the label counts, else 0; None if it counts everywhere."""
+    """(F,) or (N,): 1 where the label counts, else 0; None if it counts everywhere. Of matrices one for each entry."""
     size: int
     """Number of rows that count."""
 
@@ -165,6 +165,8 @@ class BatchMaker:
         if name == "magnetic_forces" and self.spin is not None:  # atoms whose type has no spin have no such force
             has_spin = np.asarray(self.spin) != 0
             counted = [mask & has_spin[sample.types] for mask, sample in zip(counted, samples, strict=True)]
+        if BY_NAME[name].kind == "pair":
+            return _matrices(name, samples, counted)
         return _collated(name, samples, counted)
 
     def graph(self, i: int) -> FrameGraph:
@@ -196,6 +198,20 @@ class BatchMaker:
             given["aparam"] = np.concatenate([given["aparam"], np.zeros_like(given["aparam"])])
         structure = frame.positions, frame.types, frame.cell, self.spec, None
         return replace(spin_graph(*structure, frame.labels["spin"], self.spin), **given)
+
+
+def _matrices(name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarray]) -> Label | None:
+    """Matrices of the frames, one behind the other; an entry weighs one over the number of those of its frame."""
+    present = [name in sample.labels for sample in samples]
+    values, weights = [], []
+    for sample, mask, has in zip(samples, counted, present, strict=True):
+        n = BY_NAME[name].of_frame(len(mask))[0]
+        rows = np.repeat(mask, n // max(len(mask), 1)).astype(np.float64)
+        values.append(sample.labels[name].ravel() if has else np.zeros(n * n))
+        weights.append(np.outer(rows, rows).ravel() * (has / max(rows.sum() ** 2, 1.0)))
+    if not any(present):
+        return None
+    return Label(torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(weights)), sum(present))
 
 
 def _collated(name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarray]) -> Label | None:

@@ -40,11 +40,13 @@ class _Loss(Config):
     """What a model may predict to be trained with this loss."""
     terms: ClassVar[tuple[str, ...]]
     """Fields of this class that hold the weights of terms."""
+    begins_or_ends: ClassVar[tuple[str, ...]] = ()
+    """Those of them that may have a weight of zero at one end of the schedule."""
 
     @model_validator(mode="after")
     def _check_terms(self) -> _Loss:
         for name, (start, limit) in self.prefactors.items():
-            if (start == 0) != (limit == 0):
+            if (start == 0) != (limit == 0) and name not in self.begins_or_ends:
                 raise ValueError(
                     f"{name}: [{start:g}, {limit:g}] has a zero, which switches the term off: make both zero or none"
                 )
@@ -76,7 +78,9 @@ class EnergyLossConfig(_Loss):
     outputs: ClassVar[tuple[str, ...]] = ("energy",)
     terms: ClassVar[tuple[str, ...]] = (
         "energy", "forces", "virial", "atomic_energy", "weighted_forces", "generalized_forces", "magnetic_forces",
+        "hessian",
     )  # fmt: skip
+    begins_or_ends: ClassVar[tuple[str, ...]] = ("hessian",)
 
     type: Literal["mse", "mae", "huber"] = "mse"
     """Squared errors, absolute errors, or squared below `huber_delta` and linear above."""
@@ -94,6 +98,9 @@ class EnergyLossConfig(_Loss):
     """[start, limit] of the forces along generalized coordinates (label ``drdq``); squared whatever `type` is."""
     magnetic_forces: Prefactors = (0.0, 0.0)
     """[start, limit] of the components of the forces on spins, of atoms that have one (label ``force_mag``)."""
+    hessian: Prefactors = (0.0, 0.0)
+    """[start, limit] of the second derivatives of the energy (label ``hessian``); one of them may be zero. A step takes
+    longer by as many times as a frame has coordinates."""
     default_force_weight: bool = False
     """Where a frame has no ``atom_pref``, `weighted_forces` takes a weight of 1 instead of leaving the frame out."""
     energy_coefficients: bool = False
@@ -116,10 +123,10 @@ class EnergyLossConfig(_Loss):
             raise ValueError("force_norm has no effect with type: mse: remove it or choose mae or huber")
         if self.intensive and self.type != "mse":
             raise ValueError(f"intensive has no effect with type: {self.type}: remove it or choose mse")
-        derived = {"weighted_forces", "generalized_forces", "magnetic_forces"} & set(self.active)
+        derived = {"weighted_forces", "generalized_forces", "magnetic_forces", "hessian"} & set(self.active)
         if self.type == "huber" and (self.relative_forces is not None or derived):
             raise ValueError(
-                "relative_forces and weighted, generalized and magnetic forces do not go with type: huber: "
+                "relative_forces, weighted, generalized and magnetic forces and hessian do not go with type: huber: "
                 "choose mse or mae"
             )
         if self.default_force_weight and "weighted_forces" not in self.active:
@@ -129,7 +136,7 @@ class EnergyLossConfig(_Loss):
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out options that came later, where they have no effect: older trainings can be continued."""
-        later = ("generalized_forces", "magnetic_forces", "default_force_weight", "energy_coefficients")
+        later = ("generalized_forces", "magnetic_forces", "hessian", "default_force_weight", "energy_coefficients")
         defaults = {name: type(self).model_fields[name].default for name in later}
         return {key: value for key, value in handler(self).items() if getattr(self, key) != defaults.get(key, ...)}
 

@@ -138,8 +138,6 @@ def test_golden_inputs(golden):
         ("learning_rate.more", 1, r"learning_rate: the key 'more' is not known"),
         ("learning_rate.stop_lr_ratio", 0.1, "stop_lr and stop_lr_ratio exclude each other"),
         ("loss.type", "dos", r"loss\.type: 'dos' is not supported"),
-        ("loss.start_pref_h", 1.0, r"loss\.start_pref_h: 1\.0 is not supported"),
-        ("loss.enable_atom_ener_coeff", True, r"loss\.enable_atom_ener_coeff: True is not supported"),
         ("loss.loss_func", "log", r"loss\.loss_func: 'log'"),
         ("loss.more", 1, r"loss: the key 'more' is not known"),
         ("optimizer.type", "LKF", r"optimizer\.type: 'LKF' is not supported: use Adam or AdamW"),

@@ -53,6 +53,7 @@ def test_defaults_of_the_loss_are_those_of_the_reference() -> None:
     assert loss.prefactors == {
         "energy": (0.02, 1.0), "forces": (1000.0, 1.0), "virial": (0.0, 0.0), "atomic_energy": (0.0, 0.0),
         "weighted_forces": (0.0, 0.0), "generalized_forces": (0.0, 0.0), "magnetic_forces": (0.0, 0.0),
+        "hessian": (0.0, 0.0),
     }  # fmt: skip
     assert list(loss.active) == ["energy", "forces"]
 

@@ -14,6 +14,15 @@ _TERMS = {
     "virial": ("v", 0.0, 0.0),
     "atomic_energy": ("ae", 0.0, 0.0),
     "weighted_forces": ("pf", 0.0, 0.0),
+    "generalized_forces": ("gf", 0.0, 0.0),
+    "hessian": ("h", 0.0, 0.0),
+}
+_SPIN_TERMS = {
+    "energy": ("e", 0.02, 1.0),
+    "forces": ("fr", 1000.0, 1.0),
+    "magnetic_forces": ("fm", 10000.0, 10.0),
+    "virial": ("v", 0.0, 0.0),
+    "atomic_energy": ("ae", 0.0, 0.0),
 }
 _STOP = 1e-8  # of v2 and v3.0, where the last learning rate may be left out
 
@@ -54,31 +63,41 @@ def loss_settings(section: InputSection, notes: list[str]) -> Settings:
         Naming a key that is not honoured.
     """
     kind = section.take("type", "ener")
-    if kind not in ("ener", "ener_hess"):
-        raise ConfigError(f"{section.where}.type: {kind!r} is not supported: only 'ener' is")
+    if kind not in ("ener", "ener_hess", "ener_spin"):
+        raise ConfigError(f"{section.where}.type: {kind!r} is not supported: use ener or ener_spin")
+    with_spins = kind == "ener_spin"
     settings: Settings = {}
-    for name, (letter, start, limit) in _TERMS.items():
+    for name, (letter, start, limit) in (_SPIN_TERMS if with_spins else _TERMS).items():
         pair = [section.take(f"start_pref_{letter}", start), section.take(f"limit_pref_{letter}", limit)]
-        if (pair[0] == 0) != (pair[1] == 0):
+        if (pair[0] == 0) != (pair[1] == 0) and name != "hessian":
             notes.append(f"{section.where}: start_pref_{letter} or limit_pref_{letter} is zero: the term is off")
             pair = [0.0, 0.0]
         settings[name] = pair
-    section.require(
-        start_pref_h=0.0, limit_pref_h=0.0, start_pref_gf=0.0, limit_pref_gf=0.0, numb_generalized_coord=0,
-        enable_atom_ener_coeff=False, use_default_pf=False,
-    )  # fmt: skip
-    function, huber = section.take("loss_func", "mse"), section.take("use_huber", False)
+    function, huber = section.take("loss_func", "mse"), not with_spins and section.take("use_huber", False)
     if function not in ("mse", "mae") or (huber and function != "mse"):
         raise ConfigError(f"{section.where}.loss_func: {function!r} with use_huber {huber} is not supported")
     settings["type"] = "huber" if huber else function
-    delta = section.take("huber_delta", 0.01)
-    if huber:
-        settings["huber_delta"] = delta
-    settings["force_norm"] = section.take("f_use_norm", False)
-    settings["relative_forces"] = section.take("relative_f", None)
     settings["intensive"] = section.take("intensive_ener_virial", False)
+    if settings["intensive"] and settings["type"] != "mse":
+        notes.append(f"{section.where}.intensive_ener_virial: has no effect on errors that are not squared")
+        settings["intensive"] = False
+    settings["energy_coefficients"] = section.take("enable_atom_ener_coeff", False)
+    if not with_spins:
+        settings |= _force_settings(section, huber, settings["weighted_forces"] != [0.0, 0.0])
     section.finish()
     return settings
+
+
+def _force_settings(section: InputSection, huber: bool, weighted: bool) -> Settings:
+    """What a loss without spins may do with forces."""
+    delta, default_weight = section.take("huber_delta", 0.01), section.take("use_default_pf", False)
+    section.ignore("numb_generalized_coord")  # the labels have it
+    found: Settings = {"huber_delta": delta} if huber else {}
+    return found | {
+        "force_norm": section.take("f_use_norm", False),
+        "relative_forces": section.take("relative_f", None),
+        "default_force_weight": default_weight and weighted,
+    }
 
 
 def optimizer_settings(section: InputSection, notes: list[str]) -> Settings:

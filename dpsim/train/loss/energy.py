@@ -10,8 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dpsim import ops
 from dpsim.model.base import Model
 from dpsim.physics.derivatives import Derivatives, sum_by_frame
+from dpsim.physics.hessian import Bend
 from dpsim.train.loader import Batch, Label
 from dpsim.train.loss.base import Loss
 from dpsim.train.loss.terms import Measure, Term, Terms, both, expanded, huber, inverse, measure, or_one, reduced
@@ -23,7 +25,7 @@ _FROM_DERIVATIVES = {"forces", "virial", "weighted_forces", "generalized_forces"
 class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
     """Terms of energies and of what follows from them by differentiation."""
 
-    labels = (
+    labels: tuple[str, ...] = (
         "energy", "forces", "virial", "atomic_energy", "force_weight", "drdq", "energy_coefficient", "magnetic_forces",
     )  # fmt: skip
     quantities: tuple[str, ...] = ("energy", "forces", "virial")
@@ -32,16 +34,30 @@ class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
         super().__init__(config, model)
         if model.spin is not None:
             self.quantities = (*self.quantities, "magnetic_forces")
+        if "hessian" in config.active:
+            self.labels, self.quantities = (*self.labels, "hessian"), (*self.quantities, "hessian")
 
     def predict(self, batch: Batch, *, training: bool) -> Derivatives:
         """See `Loss.predict`; nothing is differentiated where neither the loss nor the labels ask for it."""
         model, hood = self.model, batch.neighborhood
+        if "hessian" in batch.labels:
+            return self._with_hessians(batch, training)
         derived = _FROM_DERIVATIVES & {*self.config.active, *batch.labels}
         if derived or not training or model.spin is not None:
             return model.derivatives(hood, batch.n_frames, create_graph=training)
         atomic = model(hood)
         none = torch.zeros(0, dtype=torch.float64)
         return Derivatives(sum_by_frame(atomic, batch.frame, batch.n_frames), none, none, atomic, none)
+
+    def _with_hessians(self, batch: Batch, training: bool) -> Derivatives:
+        hood, n_frames = batch.neighborhood, batch.n_frames
+        with ops.any_order():
+            found = self.model.derivatives(hood, n_frames, create_graph=True)
+        assert found.displacements is not None
+        n_types = len(self.model.type_map)
+        bend = Bend(found.edge_gradient, found.displacements, hood, n_frames, n_types, create_graph=training)
+        found = found._replace(hessian=torch.cat([matrix.flatten() for matrix in bend.matrices()]))
+        return found if training else Derivatives._make(None if x is None else x.detach() for x in found)
 
     def errors(self, predicted: Derivatives, batch: Batch) -> Terms:
         """Squared errors of energy (per atom), forces (per component) and virial (per atom and component)."""
@@ -53,6 +69,10 @@ class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
             found["forces"] = reduced((predicted.forces.detach() - label.values).square(), label)
         if predicted.magnetic_forces is not None and (label := batch.labels.get("magnetic_forces")) is not None:
             found["magnetic_forces"] = reduced((predicted.magnetic_forces.detach() - label.values).square(), label)
+        if predicted.hessian is not None and (label := batch.labels.get("hessian")) is not None:
+            assert label.weight is not None
+            squares = (predicted.hessian.detach() - label.values).square()
+            found["hessian"] = Term((squares * label.weight).sum(), label.size)
         if (label := batch.labels.get("virial")) is not None:
             difference = predicted.virial.detach() - label.values
             found["virial"] = reduced(difference.square() * expanded(per_atom, difference), label)
@@ -108,6 +128,14 @@ class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
             return None
         return reduced(self._measure(0.0)(predicted.magnetic_forces - label.values), label)
 
+    def _hessian(self, predicted: Derivatives, batch: Batch) -> Term | None:
+        """Means over the entries of each matrix, averaged over the frames."""
+        label = batch.labels.get("hessian")
+        if label is None or predicted.hessian is None:
+            return None
+        assert label.weight is not None
+        return Term((self._measure(0.0)(predicted.hessian - label.values) * label.weight).sum(), label.size)
+
     def _weighted_forces(self, predicted: Derivatives, batch: Batch) -> Term | None:
         forces, weight = batch.labels.get("forces"), batch.labels.get("force_weight")
         if forces is None:
@@ -151,4 +179,5 @@ class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
         "weighted_forces": _weighted_forces,
         "generalized_forces": _generalized_forces,
         "magnetic_forces": _magnetic_forces,
+        "hessian": _hessian,
     }
