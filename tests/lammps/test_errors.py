@@ -39,6 +39,7 @@ INPUTS = {
     "unknown element": ({}, "MODEL\npair_coeff * * O Xe", r"Xe \(for atom type 2\) is not in the model.* knows O H"),
     "few elements": ({}, "MODEL\npair_coeff * * O", r"one element for each of the 2 atom types"),
     "types by number": ({}, "MODEL\npair_coeff 1 1 O", r"Pair_coeff must start with \* \*"),
+    "elements of an earlier model": ({}, "MODEL\nOH\nMODEL", r"All pair coeffs are not set"),
     "NULL alone": ({}, "MODEL\npair_coeff * * O NULL", r"NULL \(for atom type 2\) is only possible when .* hybrid"),
 }  # fmt: skip
 
