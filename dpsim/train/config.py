@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from dpsim.config import Config, first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.config import AnyModelConfig
+from dpsim.train.learning_rate_config import CosineRate, ExponentialRate, LearningRateConfig, StableRate
 from dpsim.train.loss_config import (
     AtLeastZero,
     DOSLossConfig,
@@ -21,95 +22,9 @@ from dpsim.train.loss_config import (
     TensorLossConfig,
 )
 from dpsim.train.model_section import CustomModel, ModelSection, PresetModel
+from dpsim.train.optimizer_config import AdamConfig, KalmanConfig, MuonConfig, OptimizerConfig
 
 Count = Annotated[int, Field(gt=0)]
-Factor = Annotated[float, Field(ge=0, le=1)]
-
-
-class _LearningRate(Config):
-    """What all schedules share; step counts start at 0."""
-
-    start: Rate = 1e-3
-    """Learning rate after the warm-up."""
-    stop: Rate | None = None
-    """Learning rate at the last step. Neither `stop` nor `stop_ratio`: 1 % of `start`."""
-    stop_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    """`stop` as a fraction of `start`."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of linear growth at the beginning."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """`warmup_steps` as a fraction of all steps."""
-    warmup_start_factor: Factor = 0.0
-    """Learning rate of the first warm-up step, as a fraction of `start`."""
-
-    @model_validator(mode="after")
-    def _check(self) -> _LearningRate:
-        if self.stop is not None and self.stop_ratio is not None:
-            raise ValueError(f"stop ({self.stop}) and stop_ratio ({self.stop_ratio}) exclude each other: give one")
-        if self.stop is not None and self.stop > self.start:
-            raise ValueError(f"stop ({self.stop}) must not exceed start ({self.start})")
-        if self.warmup_steps and self.warmup_ratio is not None:
-            raise ValueError(
-                f"warmup_steps ({self.warmup_steps}) and warmup_ratio ({self.warmup_ratio}) exclude each other"
-            )
-        if self.warmup_start_factor and not self.warmup_steps and not self.warmup_ratio:
-            raise ValueError("warmup_start_factor has no effect without warmup_steps or warmup_ratio: give one of them")
-        return self
-
-    @property
-    def final(self) -> float:
-        """Learning rate towards which the schedule decays."""
-        return self.stop if self.stop is not None else self.start * (self.stop_ratio or 0.01)
-
-    def n_warmup(self, steps: int) -> int:
-        """Warm-up steps of a training with this many steps."""
-        return self.warmup_steps if self.warmup_ratio is None else int(self.warmup_ratio * steps)
-
-
-class ExponentialRate(_LearningRate):
-    """``start · rate^floor(t / decay_steps)``, never below the final rate."""
-
-    type: Literal["exp"] = "exp"
-    decay_steps: Count = 5000
-    """Steps between two reductions; 100 or fewer are taken where it is not less than the number of steps."""
-    decay_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Factor of one reduction; by default such that the final rate is reached at the last step."""
-    smooth: bool = False
-    """Reduce a little at every step instead of every `decay_steps`."""
-
-
-class CosineRate(_LearningRate):
-    """Half a cosine wave from `start` to the final rate."""
-
-    type: Literal["cosine"] = "cosine"
-
-
-def _typed(value: Any) -> Any:
-    return {"type": "exp", **value} if isinstance(value, dict) and "type" not in value else value
-
-
-LearningRateConfig = Annotated[
-    Annotated[ExponentialRate | CosineRate, Field(discriminator="type")],
-    BeforeValidator(_typed, json_schema_input_type=ExponentialRate | CosineRate),
-]
-
-
-class OptimizerConfig(Config):
-    """Adam, with weight decay in the gradient (``Adam``) or apart from it (``AdamW``)."""
-
-    type: Literal["Adam", "AdamW"] = "AdamW"
-    """Which of the two."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square."""
-    eps: Rate = 1e-8
-    """Added to the denominator."""
-    weight_decay: AtLeastZero | None = None
-    """By default 0 for ``Adam`` and 0.001 for ``AdamW``."""
-
-    @property
-    def decay(self) -> float:
-        """`weight_decay` with its default filled in."""
-        return self.weight_decay if self.weight_decay is not None else {"Adam": 0.0, "AdamW": 1e-3}[self.type]
 
 
 def _batch_size(value: Any) -> Any:
@@ -127,18 +42,22 @@ class TrainConfig(Config):
     model: ModelSection | None = None
     """A preset by name, descriptor and fitting in full, or a model made of others (``type: zbl`` or ``linear``). None:
     the model that training starts from."""
-    steps: Count
+    steps: Count | None = None
     """Steps in total. Raising it continues a finished training; the learning rate then decays over the new total."""
+    epochs: Rate | None = None
+    """Instead of `steps`: how often each frame is seen, on average of those that are seen least often."""
     batch_size: Annotated[int | str, BeforeValidator(_batch_size)] = "auto:128"
     """Frames in a step, or ``auto:N``: as few frames as have N atoms together (``auto`` is ``auto:32``)."""
+    accumulate: Count = 1
+    """Batches of a step: they are gone through one after the other, and make the step of one batch of all of them."""
     sampling: Literal["frames", "systems"] = "frames"
     """Every frame is seen equally often, or every system (folder of the data)."""
     learning_rate: LearningRateConfig = ExponentialRate()
     """Schedule of the learning rate."""
     loss: LossConfig = EnergyLossConfig()
     """What is made small."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """How a gradient becomes a step."""
+    optimizer: OptimizerConfig = AdamConfig()
+    """How a step is made."""
     gradient_max_norm: AtLeastZero = 5.0
     """Gradients longer than this are shortened to it; 0: never."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
@@ -158,10 +77,38 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        warmup = self.learning_rate.n_warmup(self.steps)
-        if warmup > self.steps:
-            raise ValueError(f"learning_rate.warmup_steps ({warmup}) must not exceed steps ({self.steps})")
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                "steps, or epochs instead of it, is missing"
+                if self.steps is None
+                else f"steps ({self.steps}) and epochs ({self.epochs:g}) exclude each other: give one of them"
+            )
+        if self.steps is not None:
+            warmup = self.learning_rate.n_warmup(self.steps)
+            if warmup > self.steps:
+                raise ValueError(f"learning_rate.warmup_steps ({warmup}) must not exceed steps ({self.steps})")
+        if isinstance(self.optimizer, KalmanConfig):
+            self._check_kalman()
         return self
+
+    def _check_kalman(self) -> None:
+        """Refuse what makes no difference to a Kalman filter."""
+        for name in ("learning_rate", "gradient_max_norm", "accumulate"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with optimizer.type: LKF: leave it out")
+        others = [term for term in self.loss.active if term not in ("energy", "forces")]
+        if not isinstance(self.loss, EnergyLossConfig) or others:
+            raise ValueError(
+                f"optimizer.type: LKF takes energies and forces only, found {', '.join(others) or self.loss.type}: "
+                "switch the others off in the loss, or choose another optimizer"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """`steps` of a training whose epochs have been counted (`dpsim.train.length.with_steps`)."""
+        if self.steps is None:
+            raise ConfigError(f"epochs ({self.epochs}) stand for a number of steps that depends on the data")
+        return self.steps
 
     @property
     def atoms_per_batch(self) -> int | None:
@@ -198,18 +145,22 @@ def resolve_model(config: TrainConfig, type_map: Sequence[str]) -> AnyModelConfi
 
 
 __all__ = [
+    "AdamConfig",
     "CosineRate",
     "CustomModel",
     "DOSLossConfig",
     "EnergyLossConfig",
     "ExponentialRate",
+    "KalmanConfig",
     "LearningRateConfig",
     "LossConfig",
     "ModelSection",
+    "MuonConfig",
     "OptimizerConfig",
     "PopulationLossConfig",
     "PresetModel",
     "PropertyLossConfig",
+    "StableRate",
     "TensorLossConfig",
     "TrainConfig",
     "resolve_model",

@@ -1,4 +1,4 @@
-"""The optimizer, and one guarded step of it (spec common.md §14)."""
+"""The optimizers that follow a gradient, and the guard of its length (spec common.md §14)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from dpsim.train.config import OptimizerConfig
+from dpsim.train.muon import Muon
+from dpsim.train.optimizer_config import AdamConfig, MuonConfig
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(config: AdamConfig | MuonConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Make the optimizer; the learning rate is set before every step."""
+    if isinstance(config, MuonConfig):
+        return Muon(config, parameters)
     kind = torch.optim.Adam if config.type == "Adam" else torch.optim.AdamW
     return kind(parameters, lr=0.0, betas=config.betas, eps=config.eps, weight_decay=config.decay, fused=True)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from dpsim.descriptors.environment import Environment
 from dpsim.descriptors.tabulated import TabulatedNetwork
@@ -102,34 +103,45 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
         If settings, data or the initial model differ, or the checkpoint is past the last step.
     """
     path, state = resume
-    now = config.model_dump(mode="json")
     advice = f"train into another folder than {folder}, with the checkpoint as initial model if its weights are wanted"
-    changed = [key for key in now if key in state.config.keys() - set(CHANGEABLE) and now[key] != state.config[key]]
+    before, now = _settings(TrainConfig.model_validate(state.config)), _settings(config)
+    changed = [key for key in now if key not in CHANGEABLE and now[key] != before[key]]
     if changed:
-        pairs = "; ".join(f"{key}: {state.config[key]!r} became {now[key]!r}" for key in changed)
+        pairs = "; ".join(f"{key}: {before[key]!r} became {now[key]!r}" for key in changed)
         raise ConfigError(f"{path} was made with other settings ({pairs}): {advice}, or put them back")
     if config.model is not None:
-        difference = _difference(resolve_model(config, state.model_config["type_map"]), read_config(state.model_config))
-        if difference:
-            raise ConfigError(f"{path} holds another model ({difference}): {advice}, or put the settings back")
+        found = differences(resolve_model(config, state.model_config["type_map"]), read_config(state.model_config))
+        if found:
+            raise ConfigError(f"{path} holds another model ({found[0]}): {advice}, or put the settings back")
     for name, digest in origin.items():
         if state.origin.get(name, digest) != digest:
             raise ConfigError(f"{path} was made with other {name}: {advice}")
-    if state.step > config.steps:
+    if state.step > config.total_steps:
         raise ConfigError(
-            f"{path} is past the last step (steps: {config.steps}): raise steps, or train into another folder"
+            f"{path} is past the last step (steps: {config.total_steps}): raise steps, or train into another folder"
         )
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """All settings as JSON, also those that are left out of files where they have their default."""
+    return {name: _plain(getattr(config, name)) for name in TrainConfig.model_fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return list(value) if isinstance(value, tuple) else value
 
 
 def announce_resume(resume: Resume, config: TrainConfig) -> None:
     """Log where training goes on, and what raised steps do to the learning rate."""
     step, before = resume.state.step, int(resume.state.config["steps"])
-    log.info("continuing from %s: step %d of %d", resume.path, step, config.steps)
-    if before != config.steps and step < config.steps:
+    log.info("continuing from %s: step %d of %d", resume.path, step, config.total_steps)
+    if before != config.total_steps and step < config.total_steps:
         old = LearningRate(TrainConfig.model_validate(resume.state.config).learning_rate, before)
         log.info(
             "steps: %d became %d: the learning rate now decays over the new total and is %.3g at step %d, not %.3g",
-            before, config.steps, LearningRate(config.learning_rate, config.steps)(step), step,
+            before, config.total_steps, LearningRate(config.learning_rate, config.total_steps)(step), step,
             old(min(step, before - 1)),
         )  # fmt: skip
 
@@ -144,19 +156,21 @@ def load_initial(source: ModelSource, config: TrainConfig) -> Model:
     ModelError
         If the file cannot be read.
     """
-    model = source if isinstance(source, Model) else read_model(Path(source))
-    _refuse_tables(model)
+    if isinstance(source, Model) and config.head is not None:
+        raise ConfigError(f"the model to start from is a single one: leave out head: {config.head}")
+    model = source if isinstance(source, Model) else read_model(Path(source), config.head)
+    refuse_tables(model)
     if config.model is not None:
         wanted = resolve_model(config, model.type_map)
-        if difference := _difference(wanted, model.config):
+        if found := differences(wanted, model.config):
             raise ConfigError(
-                f"the model to start from differs from `model` ({difference}): leave `model` out, or make them equal"
+                f"the model to start from differs from `model` ({found[0]}): leave `model` out, or make them equal"
             )
         return _copy(model, wanted)
     return _copy(model, model.config if config.precision is None else model.config.with_precision(config.precision))
 
 
-def _refuse_tables(model: Model) -> None:
+def refuse_tables(model: Model) -> None:
     """Refuse a compressed model: its embedding has no parameters."""
     if any(isinstance(module, TabulatedNetwork) for module in model.modules()):
         raise ConfigError("a compressed model cannot be trained: train the model that it was made from")
@@ -172,10 +186,10 @@ def _copy(model: Model, config: AnyModelConfig) -> Model:
 def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMaker | None = None) -> Model:
     """Model with parameters from the seed, and output bias and scales from the data."""
     model = resolve_model(config, frames.type_map).build(config.seed)
-    _refuse_tables(model)
+    refuse_tables(model)
     check_widths(found, model, "training")
     require_parameters(found, model.inputs, "training")
-    _set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
+    set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
     set_parameter_scales(model, found)
     preset = config.model.preset_out_bias if config.model is not None else {}
     if model.output != "energy" and preset:
@@ -255,7 +269,7 @@ def check_widths(found: Scan, model: Model, what: str) -> None:
             raise DataError(f"{name} has {there} numbers in the {what} data, and {expected} in the model's settings")
 
 
-def _set_environment_scales(model: Model, maker: BatchMaker) -> None:
+def set_environment_scales(model: Model, maker: BatchMaker) -> None:
     blocks = [block for block in model.config.environments() if not (block.constant_stddev and block.zero_mean)]
     for block in blocks:
         graphs = (maker.graph(i) for i in maker.frames.spread(STATISTICS_FRAMES))
@@ -317,19 +331,40 @@ def check_validation(found: Scan, config: TrainConfig, model: Model) -> None:
     require_parameters(found, model.inputs, "validation")
 
 
-def _difference(a: AnyModelConfig, b: AnyModelConfig) -> str:
-    """First place where two model settings differ, precision and order of equal values aside; empty if none."""
-    return _first_difference(a.model_dump(mode="json"), b.model_dump(mode="json"), "")
+def differences(a: AnyModelConfig, b: AnyModelConfig) -> list[str]:
+    """Places where two model settings differ, with both values; precision aside."""
+    return list(_differences(a.model_dump(mode="json"), b.model_dump(mode="json"), ""))
 
 
-def _first_difference(a: Any, b: Any, where: str) -> str:
+def _differences(a: Any, b: Any, where: str) -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
-        for key in a.keys() | b.keys():
-            place = f"{where}.{key}" if where else str(key)
-            if key != "precision" and (found := _first_difference(a.get(key), b.get(key), place)):
-                return found
-        return ""
-    return "" if a == b else f"{where}: {a!r} here, {b!r} there"
+        for key in [*a, *(key for key in b if key not in a)]:
+            if key != "precision":
+                yield from _differences(a.get(key), b.get(key), f"{where}.{key}" if where else str(key))
+    elif a != b:
+        yield f"{where}: {a!r} here, {b!r} there"
+
+
+def freeze_parts(model: Model, parts: Sequence[str]) -> None:
+    """Keep parts of a model from being trained.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no part of such a name with parameters, or nothing is left to train.
+    """
+    for part in parts:
+        found = [p for name, p in model.named_parameters() if name == part or name.startswith(f"{part}.")]
+        if not found:
+            known = {".".join(name.split(".")[:depth]) for name, _ in model.named_parameters() for depth in (1, 2)}
+            raise ConfigError(
+                f"frozen: {part!r} is no part of the model that is trained: there are for example "
+                f"{', '.join(sorted(known))}"
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError(f"frozen: {', '.join(parts)}: nothing is left to train")
 
 
 __all__ = ["ModelSource", "Resume", "checkpoint_path"]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import torch
@@ -27,13 +27,12 @@ from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
 from dpsim.train.electrostatics import take_out_electrostatics
 from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, require_parameters, scan
+from dpsim.train.length import with_steps
 from dpsim.train.loader import Batch, BatchMaker, Prefetch
-from dpsim.train.loss import Terms, check_loss, make_loss, weighted_sum
-from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
+from dpsim.train.loss import check_loss, make_loss
 from dpsim.train.progress import Progress, Reporter, silent
 from dpsim.train.running import Clock, Running
 from dpsim.train.sampler import Cursor, Sampler, in_order
-from dpsim.train.schedule import LearningRate, prefactor
 from dpsim.train.session import LOCK, StopSignal, locked, torch_threads
 from dpsim.train.setup import (
     ModelSource,
@@ -50,6 +49,7 @@ from dpsim.train.setup import (
     type_map_for,
 )
 from dpsim.train.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
+from dpsim.train.step import NotFiniteError, Outcome, grouped, make_step
 
 log = logging.getLogger("dpsim.train")
 
@@ -210,7 +210,8 @@ class Trainer:
         device: torch.device,
         cache_bytes: int | None,
     ) -> None:
-        self.config, self.folder, self.device = config, folder, device
+        self.config = config = with_steps(config, frames)
+        self.folder, self.device, self.steps = folder, device, config.total_steps
         output = target_of(config, resume, initial).output
         check_loss(config.loss, output)
         self.found = scan(frames, output)
@@ -226,12 +227,11 @@ class Trainer:
             check_validation(self.found_valid, config, self.model)
         self.loss = make_loss(config.loss, self.model)
         self.parameters = list(self.model.parameters())
-        self.optimizer = build_optimizer(config.optimizer, self.parameters)
-        self.rate = LearningRate(config.learning_rate, config.steps)
         self.sampler = self._sampler(frames)
         self._make_batches(frames, valid, cache_bytes)
         self.step, self.best, self.seconds = 0, Best(), 0.0
         self.since_row, self.since_check, self.clock = Running(), Running(), Clock()
+        self.make_step = make_step(config, self.loss, self.parameters, self.clock)
         if resume is not None:
             self._restore(resume)
 
@@ -264,7 +264,7 @@ class Trainer:
 
     def _restore(self, resume: Resume) -> None:
         state = resume.state
-        self.optimizer.load_state_dict(state.optimizer)
+        self.make_step.load_state_dict(state.optimizer)
         self.step, self.best, self.seconds = state.step, state.best, state.seconds
         self.sampler.cursor = state.cursor
         self.since_row, self.since_check = Running(state.sums["row"]), Running(state.sums["check"])
@@ -272,7 +272,7 @@ class Trainer:
 
     def run(self, progress: Progress, stop: StopSignal) -> TrainResult:
         """Make the steps that are left, and write the results."""
-        config, steps = self.config, self.config.steps
+        config, steps = self.config, self.steps
         self._announce()
         if self.step == steps:
             return self._result()
@@ -280,9 +280,9 @@ class Trainer:
         reporter = Reporter(progress, self.step, steps)
         with contextlib.closing(curve), stop, Prefetch(self.make, iter(self.sampler)) as batches:
             self.clock.start()
-            for batch, cursor in batches:
+            for group, cursor in grouped(batches, config.accumulate):
                 self.clock.lap("data")
-                loss = self._advance(batch.to(self.device))
+                loss = self._advance([batch.to(self.device) for batch in group])
                 last = self.step == steps
                 check = last or self.step % config.validate_every == 0
                 errors = self._check() if check else {}
@@ -307,54 +307,41 @@ class Trainer:
         log.info(
             "%d parameters, %s, on %s with %d threads; %d training and %d validation frames; step %d of %d",
             sum(p.numel() for p in self.parameters), self.model.precision, self.device, torch.get_num_threads(),
-            train, valid, self.step, self.config.steps,
+            train, valid, self.step, self.steps,
         )  # fmt: skip
         if reason := ops.unavailable_reason():
             log.warning("native operators are missing, training is slower: %s", reason)
 
-    def _advance(self, batch: Batch) -> float:
-        """One step of the optimizer; the loss before it."""
+    def _advance(self, batches: Sequence[Batch]) -> float:
+        """One step; the loss before it."""
         begin = time.perf_counter()
-        rate = self.rate(self.step)
-        fraction = rate / self.config.learning_rate.start
-        weights = {name: prefactor(pair, fraction) for name, pair in self.config.loss.active.items()}
-        predicted = self.loss.predict(batch, training=True)
-        terms = self.loss.terms(predicted, batch)
-        loss = weighted_sum(terms, weights)
-        self.clock.lap("forward")
-        self.optimizer.zero_grad(set_to_none=True)
-        if terms:
-            loss.backward()  # type: ignore[no-untyped-call]
-        norm = clip_gradients(self.parameters, self.config.gradient_max_norm)
-        self.clock.lap("backward")
-        value, size = loss.item(), norm.item()
-        if not (math.isfinite(value) and math.isfinite(size)):
-            self._refuse(value, size, batch)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        try:
+            outcome = self.make_step(batches, self.step)
+        except NotFiniteError as error:
+            self._refuse(error, [source for batch in batches for source in batch.sources])
         self.step += 1
-        self._count(value, terms, self.loss.errors(predicted, batch), batch)
-        self.clock.lap("optimizer")
+        self._count(outcome, sum(batch.seconds for batch in batches))
         self.seconds += time.perf_counter() - begin
-        return value
+        return outcome.loss
 
-    def _refuse(self, loss: float, norm: float, batch: Batch) -> None:
-        names = ", ".join(batch.sources[:8]) + (" and more" if len(batch.sources) > 8 else "")
+    def _refuse(self, error: NotFiniteError, sources: Sequence[str]) -> NoReturn:
+        names = ", ".join(sources[:8]) + (" and more" if len(sources) > 8 else "")
         saved = checkpoints(self.folder)
         kept = f"{saved[-1][1].name} holds the last good state" if saved else "no checkpoint was written yet"
+        cure = "lower learning_rate.start" if self.make_step.rate(self.step) is not None else "take another optimizer"
         raise StageError(
-            f"step {self.step + 1}: the loss is {loss:g} and its gradient {norm:g}, expected finite numbers; "
-            f"the batch holds {names}; {kept}: lower learning_rate.start, or look at these frames"
-        )
+            f"step {self.step + 1}: {error}, expected finite numbers; "
+            f"the batch holds {names}; {kept}: {cure}, or look at these frames"
+        ) from None
 
-    def _count(self, loss: float, terms: Terms, errors: Terms, batch: Batch) -> None:
-        self.since_row.add_value("loss", loss)
-        self.since_row.add(errors)
+    def _count(self, outcome: Outcome, seconds: float) -> None:
+        self.since_row.add_value("loss", outcome.loss)
+        self.since_row.add(outcome.errors)
         if self.make_valid is None:
-            self.since_check.add(terms, "term.")
-            self.since_check.add(errors)
+            self.since_check.add(outcome.terms, "term.")
+            self.since_check.add(outcome.errors)
         self.clock.steps += 1
-        self.clock.add("neighbours (ahead)", batch.seconds)
+        self.clock.add("neighbours (ahead)", seconds)
 
     def _check(self) -> dict[str, float]:
         """Errors on the validation data; keeps the model if its metric is the lowest so far."""
@@ -392,7 +379,7 @@ class Trainer:
         sums = self.since_row
         row: dict[str, float | int | None] = {
             "step": self.step,
-            "learning_rate": self.rate(self.step - 1),
+            "learning_rate": self.make_step.rate(self.step - 1),
             "loss": sums.mean("loss"),
             **{f"rmse_{name}_train": sums.root(name) for name in self.loss.quantities},
             **{f"{name}_valid": value for name, value in valid.items()},
@@ -407,7 +394,7 @@ class Trainer:
             config=self.config.model_dump(mode="json"),
             model_config=self.model.config.model_dump(mode="json"),
             model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self.make_step.state_dict(),
             cursor=cursor,
             sums={"row": self.since_row.sums, "check": self.since_check.sums},
             best=self.best,
@@ -428,7 +415,7 @@ class Trainer:
     def _save_model(self, name: str, metric: float | None = None) -> Path:
         provenance = {
             "step": self.step,
-            "steps": self.config.steps,
+            "steps": self.steps,
             "training": self.config.model_dump(mode="json"),
             **self.origin,
         }
@@ -457,7 +444,7 @@ class Trainer:
     def _metrics(self, found: Scan, valid: Scan | None) -> dict[str, Any]:
         return {
             "step": self.step,
-            "steps": self.config.steps,
+            "steps": self.steps,
             "type_map": list(self.model.type_map),
             "parameters": sum(p.numel() for p in self.parameters),
             "precision": self.model.precision,

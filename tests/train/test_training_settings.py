@@ -89,7 +89,7 @@ def test_shorthand_of_weights() -> None:
         ({"loss": {"type": "mae", "intensive": True}}, "no effect with type: mae"),
         ({"loss": {"type": "huber", "relative_forces": 1.0}}, "do not go with type: huber"),
         ({"loss": {"stress": 1}}, "Extra inputs"),
-        ({"optimizer": {"type": "LBFGS"}}, "'Adam' or 'AdamW'"),
+        ({"optimizer": {"type": "LBFGS"}}, "'Adam', 'AdamW', 'Muon', 'AdaMuon', 'LKF'"),
         ({"precision": "bf16-mixed"}, "'float32' or 'float64'"),
     ],
 )

@@ -1,0 +1,67 @@
+"""How many steps a number of epochs is (spec common.md §15)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from dpsim.config import first_problem
+from dpsim.errors import ConfigError
+from dpsim.train.config import TrainConfig
+from dpsim.train.frames import FrameSet
+from dpsim.train.sampler import in_order
+
+log = logging.getLogger("dpsim.train")
+
+
+def with_steps(config: TrainConfig, frames: FrameSet) -> TrainConfig:
+    """Settings with the number of steps that ``epochs`` means for these frames; as they are if they have one.
+
+    Raises
+    ------
+    ConfigError
+        If another setting does not go with that number.
+    """
+    if config.epochs is None:
+        return config
+    sizes = [len(pool) for pool in frames.pools(config.sampling)]
+    steps = steps_of_epochs(config.epochs, epoch_draws(sizes), frames_per_batch(config, frames) * config.accumulate)
+    log.info("epochs: %g are %d steps", config.epochs, steps)
+    try:
+        return TrainConfig.model_validate({**_fields(config), "steps": steps, "epochs": None})
+    except ValidationError as error:
+        raise ConfigError(f"epochs: {config.epochs:g} are {steps} steps: {first_problem(error)}") from None
+
+
+def epoch_draws(sizes: Sequence[int], probabilities: Sequence[float] | None = None) -> int:
+    """Draws of single frames until every pool is gone through once, on average, even the least favoured.
+
+    Parameters
+    ----------
+    sizes
+        Frames of each pool.
+    probabilities
+        Of each pool to be drawn from; None: all the same. Pools that are never drawn from do not count.
+    """
+    chance = probabilities or [1 / len(sizes)] * len(sizes)
+    return math.ceil(max(size / p for size, p in zip(sizes, chance, strict=True) if p > 0) - 1e-9)
+
+
+def frames_per_batch(config: TrainConfig, frames: FrameSet) -> float:
+    """Frames of a batch; their mean over the data where a batch is a number of atoms."""
+    if isinstance(config.batch_size, int):
+        return min(config.batch_size, len(frames))
+    batches = in_order(range(len(frames)), atoms=config.atoms_per_batch, n_atoms=frames.n_atoms)
+    return len(frames) / len(batches)
+
+
+def steps_of_epochs(epochs: float, draws: int, frames_per_step: float) -> int:
+    """Steps that make `epochs` times `draws` draws, at least one."""
+    return max(math.ceil(epochs * math.ceil(draws / frames_per_step - 1e-9) - 1e-9), 1)
+
+
+def _fields(config: TrainConfig) -> dict[str, object]:
+    return {name: getattr(config, name) for name in TrainConfig.model_fields}
