@@ -14,6 +14,8 @@ pytestmark = pytest.mark.lammps
 TOLERANCE = 1e-10  # of the largest value, in float64
 HBAR = 4.135667403e-3 / (2 * np.pi)  # eV ps, from LAMMPS's own h in metal units
 CASES = [(name, ranks) for name in FAMILIES for ranks in (1, 2, 4) if ranks < 4 or is_message_passing(name)]
+QUICK = ("dpa3-ener-inputs", "dpa2-ener", "se_e2_a-ener", "dpa3-dipole", "zbl", "spin")
+"""Families of the default run: each door, list and kind of output; compiling a model takes half a minute."""
 
 
 class Runs:
@@ -48,7 +50,12 @@ def runs(request: pytest.FixtureRequest, plugin: Path, tmp_path_factory: pytest.
     return Runs(request, tmp_path_factory.mktemp("families"))
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{name}-{ranks}" for name, ranks in CASES])
+def _parameter(name: str, ranks: int):
+    marks = () if name in QUICK else pytest.mark.slow
+    return pytest.param((name, ranks), marks=marks, id=f"{name}-{ranks}")
+
+
+@pytest.mark.parametrize("case", [_parameter(*case) for case in CASES])
 def test_family(case: tuple[str, int], runs: Runs) -> None:
     name, ranks = case
     folder = runs.folder(name, ranks)
