@@ -137,7 +137,7 @@ def test_golden_inputs(golden):
         ("model.shared_dict", {}, "'shared_dict' belongs to a multi-task training"),
         ("learning_rate.more", 1, r"learning_rate: the key 'more' is not known"),
         ("learning_rate.stop_lr_ratio", 0.1, "stop_lr and stop_lr_ratio exclude each other"),
-        ("loss.type", "dos", r"loss\.type: 'dos' is not supported"),
+        ("loss.type", "denoise", r"loss\.type: 'denoise' is not supported: use ener, ener_spin, tensor, dos"),
         ("loss.loss_func", "log", r"loss\.loss_func: 'log'"),
         ("loss.more", 1, r"loss: the key 'more' is not known"),
         ("optimizer.type", "LKF", r"optimizer\.type: 'LKF' is not supported: use Adam or AdamW"),
@@ -206,6 +206,80 @@ def test_losses(tree, tmp_path):
     _, config = translated(tree, tmp_path)
     assert config.loss.intensive
     assert config.loss.weighted_forces == (3.0, 4.0)
+
+
+OTHER_LOSSES = [
+    (
+        {"type": "tensor", "pref": 2, "pref_atomic": 0.5, "enable_atomic_weight": True},
+        {"total": 2.0, "atomic": 0.5, "atomic_weight": True},
+    ),
+    ({"type": "tensor", "pref": 1, "pref_atomic": 0, "enable_atomic_weight": True}, {"atomic_weight": False}),
+    ({"type": "dos"}, {"dos": (0.0, 0.0), "atomic_dos": (1.0, 1.0)}),
+    (
+        {"type": "dos", "start_pref_dos": 1, "limit_pref_dos": 2, "start_pref_acdf": 3, "limit_pref_acdf": 4},
+        {"dos": (1.0, 2.0), "atomic_cumulative": (3.0, 4.0), "cumulative": (0.0, 0.0)},
+    ),
+    ({"type": "property"}, {"function": "smooth_mae", "beta": 1.0}),
+    ({"type": "property", "loss_func": "mse", "beta": 3, "metric": ["rmse"]}, {"function": "mse", "beta": None}),
+    (
+        {"type": "population", "start_pref_pop": 2, "limit_pref_pop": 3, "beta": 0.5},
+        {"populations": (2.0, 3.0), "spin": (1.0, 1.0), "beta": 0.5},
+    ),
+]
+
+
+@pytest.mark.parametrize(("loss", "expected"), OTHER_LOSSES)
+def test_losses_of_other_outputs(tree, tmp_path, loss, expected):
+    tree["loss"] = loss
+    _, config = translated(tree, tmp_path)
+    assert config.loss.type == loss["type"]
+    assert {name: getattr(config.loss, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"type": "tensor", "pref": 1}, "the key 'pref_atomic' is missing"),
+        (
+            {"type": "population", "loss_func": "mse"},
+            "loss_func: 'mse' is not supported: use one of smooth_mae, mae, rmse",
+        ),
+        ({"type": "dos", "start_pref_e": 1}, "the key 'start_pref_e' is not known"),
+    ],
+)
+def test_wrong_losses_of_other_outputs(tree, tmp_path, loss, message):
+    tree["loss"] = loss
+    with pytest.raises(ConfigError, match=message):
+        translate(tree, "input.json", tmp_path)
+
+
+def test_selected_types_must_mean_something_in_a_training(tree, tmp_path):
+    """The peer's PyTorch passes over them."""
+    tree["model"]["fitting_net"] = {"type": "dipole", "neuron": [8], "dipole_type": [0]}
+    with pytest.raises(ConfigError, match=r"fitting_net\.sel_type: \[0\] is not supported: .*atom_exclude_types"):
+        translate(tree, "input.json", tmp_path)
+
+
+FITTINGS = [
+    ({"type": "dipole"}, {"output": "dipole"}),
+    (
+        {"type": "polar", "scale": [1.0, 2.0], "fit_diag": False},
+        {"scale": (1.0, 2.0), "fit_diag": False, "shift_diag": True},
+    ),
+    ({"type": "dos", "numb_dos": 7}, {"numb_dos": 7}),
+    (
+        {"type": "property", "property_name": "gap", "intensive": True},
+        {"property_name": "gap", "task_dim": 1, "intensive": True},
+    ),
+    ({"type": "population"}, {"neuron": (128, 128, 128)}),
+]
+
+
+@pytest.mark.parametrize(("fitting", "expected"), FITTINGS)
+def test_fittings(tree, tmp_path, fitting, expected):
+    tree["model"]["fitting_net"] = fitting
+    _, config = translated(tree, tmp_path)
+    assert {name: getattr(config.model.fitting, name) for name in expected} == expected
 
 
 def test_learning_rates(tree, tmp_path):

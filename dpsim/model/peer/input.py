@@ -131,7 +131,22 @@ def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
 PARTS = {
     "model": ("fitting_net", "use_srtab"),
     "learning_rate": ("start_lr", "stop_lr", "stop_lr_ratio"),
-    "loss": ("start_pref_e", "limit_pref_e", "start_pref_f", "limit_pref_f", "loss_func", "use_huber"),
+    "loss": (
+        "start_pref_e",
+        "limit_pref_e",
+        "start_pref_f",
+        "limit_pref_f",
+        "loss_func",
+        "use_huber",
+        "pref",
+        "pref_atomic",
+        "start_pref_dos",
+        "start_pref_cdf",
+        "start_pref_ados",
+        "start_pref_acdf",
+        "start_pref_spin",
+        "start_pref_pop",
+    ),
     "optimizer": ("adam_beta1", "adam_beta2"),
 }
 """Sections of the input that a train stage may have as well, and keys by which they are told from dpsim's own."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from dpsim.errors import ConfigError
 from dpsim.model.peer.family import Settings
+from dpsim.model.peer.losses import OTHERS, other_loss
 from dpsim.model.peer.section import InputSection
 
 _TERMS = {
@@ -55,7 +56,7 @@ def learning_rate_settings(section: InputSection) -> Settings:
 
 
 def loss_settings(section: InputSection, notes: list[str]) -> Settings:
-    """Settings of dpsim's ``loss``, from a loss of the energy.
+    """Settings of dpsim's ``loss``.
 
     Raises
     ------
@@ -63,8 +64,10 @@ def loss_settings(section: InputSection, notes: list[str]) -> Settings:
         Naming a key that is not honoured.
     """
     kind = section.take("type", "ener")
+    if kind in OTHERS:
+        return other_loss(kind, section, notes)
     if kind not in ("ener", "ener_hess", "ener_spin"):
-        raise ConfigError(f"{section.where}.type: {kind!r} is not supported: use ener or ener_spin")
+        raise ConfigError(f"{section.where}.type: {kind!r} is not supported: use ener, ener_spin, {', '.join(OTHERS)}")
     with_spins = kind == "ener_spin"
     settings: Settings = {}
     for name, (letter, start, limit) in (_SPIN_TERMS if with_spins else _TERMS).items():
