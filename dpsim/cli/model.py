@@ -143,6 +143,10 @@ def lines_of(facts: dict[str, Any], indent: str = "") -> list[str]:
             rest = {k: v for k, v in value.items() if k != "type"}
             lines.append(f"{label}:{f' {kind}' if kind else ''}")
             lines += lines_of(rest, indent + "  ")
+        elif isinstance(value, list) and len(value) > 32 and isinstance(value[0], list):
+            lines.append(f"{label}: {len(value)} rows of {len(value[0])} numbers")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            lines += lines_of({f"{key} {index}": item for index, item in enumerate(value)}, indent)
         elif isinstance(value, list):
             lines.append(f"{label}: {' '.join(str(item) for item in value)}")
         else:

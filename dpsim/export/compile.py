@@ -206,7 +206,7 @@ def compile_model(model: Model, output: str | Path, *, device: str = "cpu") -> F
     if model.long_range:
         raise ModelError(
             "a model with electrostatics cannot be frozen, as its energy is no function of neighbours: use it from "
-            "Python or ASE, or freeze the short-range model and the dipole model that it is made of, each by itself"
+            "Python or ASE, or freeze its parts, the `models` of dpsim.model.checkpoint.load_model, each by itself"
         )
     check_machine(device)
     output = Path(output)

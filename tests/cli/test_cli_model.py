@@ -13,7 +13,7 @@ import torch
 
 from dpsim.cli.main import run
 from dpsim.model.checkpoint import load_model, save_model, state_digest
-from dpsim.model.config import ModelConfig
+from dpsim.model.config import LinearModelConfig, ModelConfig
 from dpsim.model.peer.convert import load_serialized, write_serialized
 from dpsim.train.state import read_model
 
@@ -216,3 +216,12 @@ def test_unknown_or_damaged_sections(tmp_path, capsys, change, message):
     path = write_serialized(ModelConfig.tiny().build(), tmp_path / "model.dp")
     changed_tree(path, change)
     refuses(capsys, message, "show", path)
+
+
+def test_parts_and_tables_are_shown_in_short(capsys, tmp_path):
+    path = save_model(LinearModelConfig.tiny().build(0), tmp_path / "linear.safetensors")
+    lines = [line.strip() for line in says(capsys, "show", path).splitlines()]
+    assert "models 0:" in lines
+    assert "models 1:" in lines
+    assert "table: 39 rows of 4 numbers" in lines
+    assert max(map(len, lines)) < 200
