@@ -14,8 +14,11 @@ from dpsim.data import Dataset, Frame, open_dataset
 from dpsim.errors import DataError
 from dpsim.model.statistics import Moments, composition
 from dpsim.physics.neighbors import ModelInputs, edge_list
+from dpsim.train.data_config import FrameFilter, Sampling, Size, SystemSampling
+from dpsim.train.frame_filter import kept_frames
 from dpsim.train.loss_config import LossConfig
 from dpsim.train.parameters import wanted
+from dpsim.train.system_shares import system_probabilities
 
 DataSource = str | Path | Sequence[str | Path] | Dataset
 
@@ -39,6 +42,12 @@ class FrameSet:
         The model's elements; None takes those of the data.
     property_name
         File of the field ``property``, where `data` are folders.
+    only
+        What frames must be like; the others are left out.
+    size
+        Batch size, which may leave out large frames.
+    what
+        Name of the data in messages.
 
     Raises
     ------
@@ -46,22 +55,37 @@ class FrameSet:
         If the data cannot be read, hold no frame, or have an element that the model does not know.
     """
 
-    def __init__(self, data: DataSource, type_map: Sequence[str] | None, property_name: str = "") -> None:
+    def __init__(
+        self,
+        data: DataSource,
+        type_map: Sequence[str] | None,
+        property_name: str = "",
+        *,
+        only: FrameFilter | None = None,
+        size: Size | None = None,
+        what: str = "",
+    ) -> None:
         self.dataset = data if isinstance(data, Dataset) else open_dataset(data, type_map, property_name=property_name)
         self.type_map = tuple(self.dataset.type_map if type_map is None else type_map)
         if not len(self.dataset):
-            raise DataError("the data hold no frame, expected at least one: check the folders of `data`")
+            named = ", ".join(str(system.path) for system in self.dataset.systems[:4]) or "no system"
+            raise DataError(
+                f"the {what + ' ' if what else ''}data hold no frame ({named}), expected at least one: check their "
+                "folders, or leave them out"
+            )
+        self._kept, self.dropped = kept_frames(self.dataset, only, size)
+        """Indices of the frames that stay, None for all; and the number of those that do not, by setting."""
         known = {name: t for t, name in enumerate(self.type_map)}
         self._lookup = np.array([known.get(name, -1) for name in self.dataset.type_map], dtype=np.int64)
         self.changed: Callable[[int, Frame], Frame] | None = None
         """What is made of each frame, given its index, before anybody sees it."""
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset) if self._kept is None else len(self._kept)
 
     def __getitem__(self, i: int) -> Frame:
         """Frame `i`, checked."""
-        frame = self.dataset[i]
+        frame = self.dataset[self._place(i)]
         types = self._lookup[frame.types]
         if types.min(initial=0) < 0:
             names = sorted({self.dataset.type_map[t] for t in frame.types[types < 0]})
@@ -75,15 +99,38 @@ class FrameSet:
 
     def n_atoms(self, i: int) -> int:
         """Number of atoms of frame `i`."""
-        system, row = self.dataset.locate(i)
-        return len(system.types(row)) if system.mixed else system.n_places
+        system, row = self.dataset.locate(self._place(i))
+        return system.n_atoms(row)
 
-    def pools(self, sampling: str) -> list[np.ndarray]:
-        """Frame indices between which batches choose: one pool of all frames, or one for each system."""
+    def pools(self, sampling: Sampling) -> list[np.ndarray]:
+        """Frame indices between which batches choose: one pool of all frames, or one for each system with frames."""
         if sampling == "frames":
             return [np.arange(len(self))]
+        pools = self._systems()
+        if sampling == "systems":
+            return [pool for pool in pools if len(pool)]
+        return [pool for pool, p in zip(pools, self._chances(sampling), strict=True) if p > 0]
+
+    def probabilities(self, sampling: Sampling) -> list[float] | None:
+        """Probability of each pool to be chosen; None if all have the same."""
+        if not isinstance(sampling, SystemSampling):
+            return None
+        return [float(p) for p in self._chances(sampling) if p > 0]
+
+    def _chances(self, sampling: SystemSampling) -> np.ndarray:
+        names = [system.name for system in self.dataset.systems]
+        return system_probabilities(sampling, names, [len(pool) for pool in self._systems()])
+
+    def _systems(self) -> list[np.ndarray]:
+        """Frame indices of each system."""
         ends = np.cumsum([0] + [system.n_frames for system in self.dataset.systems])
-        return [np.arange(a, b) for a, b in itertools.pairwise(ends) if b > a]
+        if self._kept is not None:
+            ends = np.searchsorted(self._kept, ends)
+        return [np.arange(a, b) for a, b in itertools.pairwise(ends)]
+
+    def _place(self, i: int) -> int:
+        """Index in the data set."""
+        return i if self._kept is None else int(self._kept[i])
 
     def spread(self, limit: int | None) -> list[int]:
         """At most `limit` frame indices, evenly spaced; all of them if None."""

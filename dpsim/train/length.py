@@ -54,7 +54,7 @@ def frames_per_batch(config: TrainConfig, frames: FrameSet) -> float:
     """Frames of a batch; their mean over the data where a batch is a number of atoms."""
     if isinstance(config.batch_size, int):
         return min(config.batch_size, len(frames))
-    batches = in_order(range(len(frames)), atoms=config.atoms_per_batch, n_atoms=frames.n_atoms)
+    batches = list(in_order(range(len(frames)), atoms=config.atoms_per_batch, n_atoms=frames.n_atoms))
     return len(frames) / len(batches)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
+
+from dpsim.train.data_config import Size
 
 
 class Cursor(NamedTuple):
@@ -17,11 +19,42 @@ class Cursor(NamedTuple):
     """Frames drawn so far from each pool."""
 
 
+class Budget(NamedTuple):
+    """What a batch may cost; a batch of one frame may cost more."""
+
+    limit: int
+    cost: Callable[[int], int]
+    """Of a frame, for example its number of edges."""
+
+
+class Filling(TypedDict, total=False):
+    """When a batch is full, in the arguments of `Sampler` and `in_order`."""
+
+    frames: int
+    atoms: int
+    budget: Budget
+
+
+def filling(size: Size, n_atoms: Callable[[int], int], n_edges: Callable[[int], int]) -> Filling:
+    """What a batch size means.
+
+    Parameters
+    ----------
+    n_atoms, n_edges
+        Of a frame.
+    """
+    if size.rule == "frames":
+        return {"frames": size.number}
+    if size.rule == "auto":
+        return {"atoms": size.number}
+    return {"budget": Budget(size.number, n_edges if size.rule == "edges" else n_atoms)}
+
+
 class Sampler:
     """Endless batches of frame indices.
 
     Each pool is gone through in a random order, then again in another. With several pools, each draw first
-    chooses one, all equally likely. Everything follows from the seed and the cursor.
+    chooses one. Everything follows from the seed and the cursor.
 
     Parameters
     ----------
@@ -31,8 +64,12 @@ class Sampler:
         Frames in a batch; no more than there are.
     atoms
         Instead of `frames`: a batch is full as soon as it has this many atoms.
+    budget
+        Instead of `frames`: a batch is full before it costs more.
     n_atoms
-        Number of atoms of a frame.
+        Number of atoms of a frame; needed with `atoms`.
+    probabilities
+        Of each pool to be chosen; None: all the same.
     """
 
     def __init__(
@@ -42,14 +79,17 @@ class Sampler:
         *,
         frames: int | None = None,
         atoms: int | None = None,
+        budget: Budget | None = None,
         n_atoms: Callable[[int], int] | None = None,
+        probabilities: Sequence[float] | None = None,
     ) -> None:
         self.pools = list(pools)
         self.seed = seed
         self.n_frames = sum(len(pool) for pool in pools)
         self.frames = min(frames or self.n_frames, self.n_frames)
-        self.atoms, self.n_atoms = atoms, n_atoms
+        self.atoms, self.budget, self.n_atoms = atoms, budget, n_atoms
         self.cursor = Cursor(0, (0,) * len(self.pools))
+        self._steps = None if probabilities is None else np.cumsum(probabilities) / np.sum(probabilities)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
     def __iter__(self) -> Iterator[tuple[list[int], Cursor]]:
@@ -60,10 +100,16 @@ class Sampler:
     def next_batch(self) -> list[int]:
         """Frame indices of the next batch; moves the cursor."""
         batch: list[int] = []
-        atoms = 0
+        atoms = cost = 0
         while not self._full(batch, atoms):
-            batch.append(self._draw())
-            atoms += self.n_atoms(batch[-1]) if self.n_atoms else 0
+            before, drawn = self.cursor, self._draw()
+            if self.budget is not None:
+                cost += self.budget.cost(drawn)
+                if batch and cost > self.budget.limit:
+                    self.cursor = before  # it begins the next batch
+                    break
+            batch.append(drawn)
+            atoms += self.n_atoms(drawn) if self.n_atoms else 0
         return batch
 
     def _full(self, batch: list[int], atoms: int) -> bool:
@@ -73,12 +119,16 @@ class Sampler:
 
     def _draw(self) -> int:
         draws, taken = self.cursor
-        pool = 0
-        if len(self.pools) > 1:
-            pool = int(np.random.default_rng([self.seed, 1, draws]).integers(len(self.pools)))
+        pool = self._choose(draws) if len(self.pools) > 1 else 0
         round_, place = divmod(taken[pool], len(self.pools[pool]))
         self.cursor = Cursor(draws + 1, (*taken[:pool], taken[pool] + 1, *taken[pool + 1 :]))
         return int(self._order(pool, round_)[place])
+
+    def _choose(self, draws: int) -> int:
+        random = np.random.default_rng([self.seed, 1, draws])
+        if self._steps is None:
+            return int(random.integers(len(self.pools)))
+        return min(int(np.searchsorted(self._steps, random.random(), side="right")), len(self.pools) - 1)
 
     def _order(self, pool: int, round_: int) -> np.ndarray:
         kept = self._orders.get(pool)
@@ -89,15 +139,24 @@ class Sampler:
 
 
 def in_order(
-    indices: Sequence[int], *, frames: int | None = None, atoms: int | None = None, n_atoms: Callable[[int], int]
-) -> list[list[int]]:
+    indices: Sequence[int],
+    *,
+    frames: int | None = None,
+    atoms: int | None = None,
+    budget: Budget | None = None,
+    n_atoms: Callable[[int], int] | None = None,
+) -> Iterator[list[int]]:
     """Cut frames into batches, in order, as full as those of a `Sampler` with the same settings."""
-    batches: list[list[int]] = [[]]
-    total = 0
+    batch: list[int] = []
+    total = cost = 0
     for i in indices:
-        if batches[-1] and (len(batches[-1]) == frames or (atoms is not None and total >= atoms)):
-            batches.append([])
-            total = 0
-        batches[-1].append(i)
-        total += n_atoms(i)
-    return batches
+        own = budget.cost(i) if budget is not None else 0
+        spent = budget is not None and cost + own > budget.limit
+        if batch and (spent or len(batch) == frames or (atoms is not None and total >= atoms)):
+            yield batch
+            batch, total, cost = [], 0, 0
+        batch.append(i)
+        total += n_atoms(i) if n_atoms else 0
+        cost += own
+    if batch:
+        yield batch
