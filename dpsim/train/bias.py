@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,8 +15,10 @@ from dpsim import ops
 from dpsim.errors import DataError, ModelError
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import read_header, save_model
+from dpsim.model.compose.dplr import DPLRModel
 from dpsim.model.statistics import Moments, OutputBias, composition, output_bias, shared_bias
 from dpsim.physics.derivatives import sum_by_frame
+from dpsim.train.electrostatics import WithoutElectrostatics
 from dpsim.train.frames import SCANNED, DataSource, FrameSet, require_parameters, scan
 from dpsim.train.loader import BatchMaker
 from dpsim.train.sampler import in_order
@@ -279,6 +282,8 @@ def change_bias(
     else:
         assert data is not None
         frames = FrameSet(data, model.type_map, model.property_name)
+        if isinstance(model, DPLRModel):
+            frames.changed = WithoutElectrostatics(copy.deepcopy(model))
         chosen = evenly(frames, frames_per_system)
         change = fit_bias(model, frames, mode, preset=preset_of(path), indices=chosen)
     facts = {"bias changed of": path.name, "mode": "given" if values is not None else mode}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from dpsim.config import Config, first_problem
+from dpsim.config import first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.config import AnyModelConfig
 from dpsim.train.learning_rate_config import CosineRate, ExponentialRate, LearningRateConfig, StableRate
@@ -23,6 +23,7 @@ from dpsim.train.loss_config import (
 )
 from dpsim.train.model_section import CustomModel, ModelSection, PresetModel
 from dpsim.train.optimizer_config import AdamConfig, KalmanConfig, MuonConfig, OptimizerConfig
+from dpsim.train.transfer_config import TransferSettings
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -36,7 +37,7 @@ def _batch_size(value: Any) -> Any:
     return value
 
 
-class TrainConfig(Config):
+class TrainConfig(TransferSettings):
     """A training: model, number of steps, and how the steps are made."""
 
     model: ModelSection | None = None

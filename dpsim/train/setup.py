@@ -28,6 +28,7 @@ from dpsim.train.loader import BatchMaker
 from dpsim.train.schedule import LearningRate
 from dpsim.train.standard_section import StandardSection
 from dpsim.train.state import TrainingState, checkpoint_path, checkpoints, load_state, read_model
+from dpsim.train.transfer_config import RANDOM
 
 log = logging.getLogger("dpsim.train")
 
@@ -59,7 +60,8 @@ class Target(NamedTuple):
 
 def target_of(config: TrainConfig, resume: Resume | None, initial: Model | None) -> Target:
     """What the model of a training predicts."""
-    if initial is not None:
+    new_fitting = config.head == RANDOM and config.model is not None
+    if initial is not None and not new_fitting:
         return Target(initial.output, initial.property_name)
     settings = read_config(resume.state.model_config) if resume is not None else config.model
     if isinstance(settings, StandardSection):
@@ -287,22 +289,27 @@ def set_environment_scales(model: Model, maker: BatchMaker) -> None:
         log.info("%s: scales of all components are set", name)
 
 
-def type_map_for(resume: Resume | None, initial: Model | None, asked: Sequence[str] | None) -> tuple[str, ...] | None:
+def type_map_for(
+    config: TrainConfig, resume: Resume | None, initial: Model | None, asked: Sequence[str] | None
+) -> tuple[str, ...] | None:
     """Elements of the model: those of the checkpoint or the initial model, else as asked, else None.
+
+    A fine-tuned model has the elements that are asked for, whatever the pretrained one knows.
 
     Raises
     ------
     ConfigError
         If an element asked for is not one of the model's.
     """
-    if resume is None and initial is None:
+    free = initial is None or (config.recipe == "finetune" and asked is not None)
+    if resume is None and free:
         return tuple(asked) if asked is not None else None
     known = tuple(resume.state.model_config["type_map"]) if resume else initial.type_map if initial else ()
     missing = [name for name in asked or () if name not in known]
     if missing:
         raise ConfigError(
             f"type_map has {', '.join(missing)}, but the model to go on from knows {' '.join(known)}: "
-            "train a new model, or leave these elements out"
+            "fine-tune it (recipe: finetune), train a new model, or leave these elements out"
         )
     return known
 

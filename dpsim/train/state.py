@@ -145,6 +145,21 @@ def load_checkpoint_model(path: str | Path) -> Model:
     return load_state(path).build_model(str(path))
 
 
+def heads_in(path: Path) -> list[str]:
+    """Names of the heads of a model file; none if it has a single one.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read.
+    """
+    if path.suffix != ".pt":
+        return []
+    from dpsim.model.peer.checkpoint import heads_of, read_checkpoint
+
+    return heads_of(read_checkpoint(path)[0])
+
+
 def read_model(path: Path, head: str | None = None) -> Model:
     """Model of any file that holds modules (all but ``.pt2``).
 

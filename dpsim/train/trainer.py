@@ -22,10 +22,11 @@ from dpsim import ops
 from dpsim.data.files import write_text
 from dpsim.errors import ConfigError, Interrupted, SetupError, StageError
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import save_model
+from dpsim.model.checkpoint import load_model, save_model
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
 from dpsim.train.electrostatics import take_out_electrostatics
+from dpsim.train.finetune import FineTuning, adapted_model, change_bias_of_result, starting_model
 from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, require_parameters, scan
 from dpsim.train.length import with_steps
 from dpsim.train.loader import Batch, BatchMaker, Prefetch
@@ -42,7 +43,7 @@ from dpsim.train.setup import (
     check_validation,
     check_widths,
     find_resume,
-    load_initial,
+    freeze_parts,
     new_model,
     origin_of,
     target_of,
@@ -83,6 +84,7 @@ def train(
     type_map: Sequence[str] | None = None,
     restart: str | Path | None = None,
     init_model: ModelSource | None = None,
+    old_data: DataSource | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
     threads: int | None = None,
@@ -106,7 +108,10 @@ def train(
     restart
         Checkpoint to go on from instead of the newest of `output_dir`.
     init_model
-        Model file or model whose weights a new training starts from; it brings its own energy bias.
+        Model file or model whose weights a new training starts from; it brings its own energy bias. With
+        ``recipe: finetune`` it is brought to the elements and energies of the data.
+    old_data
+        Data that the pretrained model was made for: errors on them before and after are part of the metrics.
     progress
         Called about once a second with the steps done, their total, a line of text and numbers: ``loss``,
         ``learning_rate``, ``steps_per_second``, ``seconds_left`` and the columns of the curve that there are.
@@ -137,12 +142,13 @@ def train(
     folder = Path(output_dir)
     with _training_folder(folder) as checked, torch_threads(threads):
         resume = find_resume(folder, restart)
-        initial = load_initial(init_model, config) if init_model is not None else None
+        initial = starting_model(init_model, config)
         name = target_of(config, resume, initial).property_name
-        frames = FrameSet(train_data, type_map_for(resume, initial, type_map), name)
+        frames = FrameSet(train_data, type_map_for(config, resume, initial, type_map), name)
         valid = FrameSet(valid_data, frames.type_map, name) if valid_data is not None else None
         take_out_electrostatics(config, resume, initial, frames, valid)
-        trainer = Trainer(config, folder, frames, valid, initial, resume, _device(device), cache_bytes)
+        tuning = FineTuning.of(config, initial, old_data, frames)
+        trainer = Trainer(config, folder, frames, valid, initial, resume, _device(device), cache_bytes, tuning)
         checked()
         return trainer.run(progress or silent, StopSignal(stop))
 
@@ -209,6 +215,7 @@ class Trainer:
         resume: Resume | None,
         device: torch.device,
         cache_bytes: int | None,
+        tuning: FineTuning | None,
     ) -> None:
         self.config = config = with_steps(config, frames)
         self.folder, self.device, self.steps = folder, device, config.total_steps
@@ -226,7 +233,9 @@ class Trainer:
         if self.found_valid is not None:
             check_validation(self.found_valid, config, self.model)
         self.loss = make_loss(config.loss, self.model)
-        self.parameters = list(self.model.parameters())
+        freeze_parts(self.model, config.frozen)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.tuning = tuning
         self.sampler = self._sampler(frames)
         self._make_batches(frames, valid, cache_bytes)
         self.step, self.best, self.seconds = 0, Best(), 0.0
@@ -238,6 +247,9 @@ class Trainer:
     def _model(self, frames: FrameSet, initial: Model | None, resume: Resume | None) -> Model:
         if resume is not None:
             return resume.state.build_model(str(resume.path))
+        if self.config.recipe == "finetune":
+            assert initial is not None
+            return adapted_model(self.config, initial, frames, self.found)
         return initial if initial is not None else new_model(self.config, frames, self.found)
 
     def _sampler(self, frames: FrameSet) -> Sampler:
@@ -424,14 +436,20 @@ class Trainer:
         return save_model(self.model, self.folder / f"{name}.safetensors", provenance)
 
     def _result(self) -> TrainResult:
-        metrics = self._metrics(self.found, self.found_valid)
-        path = self.folder / "metrics.json"
-        write_text(path, json.dumps(metrics, indent=1) + "\n")
         files = {name: self.folder / f"{name}.safetensors" for name in ("best", "last")}
         for name, file in files.items():
             if not file.is_file():
                 log.warning("%s is missing: the model of step %d is written there", file, self.step)
                 self._save_model(name)
+        metrics = self._metrics(self.found, self.found_valid)
+        if self.config.change_bias_after_training:
+            metrics["bias_after_training"] = {
+                name: change_bias_of_result(file, self.make.frames) for name, file in files.items()
+            }
+        if self.tuning is not None:
+            metrics["finetune"] = self.tuning.report(load_model(files["best"]))
+        path = self.folder / "metrics.json"
+        write_text(path, json.dumps(metrics, indent=1) + "\n")
         log.info("done: step %d, best model at step %d with metric %.6g", self.step, self.best.step, self.best.metric)
         return TrainResult(
             **files,
