@@ -52,7 +52,7 @@ class LocFrameConfig(DescriptorSettings):
 
     It is not smooth: energy and forces jump where neighbours change places in the order of distances or cross the
     cutoff, and mirror images differ. Neighbours at the same distance have no order, so crystals of high symmetry and
-    cells smaller than twice the cutoff are not for it.
+    cells smaller than twice the cutoff are not for it. `dpsim freeze` finds both in its checks: use ``--no-checks``.
     """
 
     gives_basis: ClassVar[bool] = False
