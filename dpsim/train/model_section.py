@@ -20,6 +20,11 @@ def _form(value: Any) -> str:
 
 
 def _named(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("type") == "pairtab":
+        raise ValueError(
+            "a table of pair energies alone leaves nothing to train: put it beside a descriptor and a fitting, in a "
+            "model of type linear or zbl"
+        )
     return {"preset": value} if isinstance(value, str) else value
 
 

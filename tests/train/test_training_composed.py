@@ -154,6 +154,11 @@ def test_wrong_linear_sections(changes: dict[str, Any], says: str, settings: Set
         settings(model=linear(settings, table, **changes))
 
 
+def test_a_table_alone(settings: Settings) -> None:
+    with pytest.raises(ValidationError, match="a table of pair energies alone leaves nothing to train"):
+        settings(model={"type": "pairtab", "table": "t.txt", "rcut": 4.0, "sel": 30})
+
+
 def test_wrong_zbl_sections(settings: Settings, table: Path) -> None:
     with pytest.raises(ValidationError, match="must be smaller than sw_rmax"):
         settings(model=zbl(settings, table, sw_rmin=3.0))
