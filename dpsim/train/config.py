@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -39,6 +39,8 @@ def _batch_size(value: Any) -> Any:
 
 class TrainConfig(TransferSettings):
     """A training: model, number of steps, and how the steps are made."""
+
+    later: ClassVar[tuple[str, ...]] = (*TransferSettings.later, "epochs", "accumulate")
 
     model: ModelSection | None = None
     """A preset by name, descriptor and fitting in full, or a model made of others (``type: zbl`` or ``linear``). None:
