@@ -15,7 +15,7 @@ from types import FrameType
 
 import torch
 
-from dpsim.errors import StageError
+from dpsim.errors import ConfigError, SetupError, StageError
 
 log = logging.getLogger("dpsim.train")
 
@@ -91,3 +91,23 @@ def torch_threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def device_of(name: str) -> torch.device:
+    """Device by its name: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ConfigError
+        If the name is another.
+    SetupError
+        If a GPU is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is unknown: use auto, cpu or cuda")
+    if name == "cuda" and not there:
+        raise SetupError(
+            "device cuda was asked for, but torch sees no GPU: install its driver and a CUDA build of torch, or use cpu"
+        )
+    return torch.device("cuda" if there and name != "cpu" else "cpu")

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,13 +20,14 @@ import torch
 
 from dpsim import ops
 from dpsim.data.files import write_text
-from dpsim.errors import ConfigError, Interrupted, SetupError, StageError
+from dpsim.errors import Interrupted, StageError
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import load_model, save_model
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
 from dpsim.train.electrostatics import take_out_electrostatics
 from dpsim.train.finetune import FineTuning, adapted_model, change_bias_of_result, starting_model
+from dpsim.train.folder import training_folder
 from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, require_parameters, scan
 from dpsim.train.length import with_steps
 from dpsim.train.loader import Batch, BatchMaker, Prefetch
@@ -34,7 +35,7 @@ from dpsim.train.loss import check_loss, make_loss
 from dpsim.train.progress import Progress, Reporter, silent
 from dpsim.train.running import Clock, Running
 from dpsim.train.sampler import Cursor, Sampler, in_order
-from dpsim.train.session import LOCK, StopSignal, locked, torch_threads
+from dpsim.train.session import StopSignal, device_of, torch_threads
 from dpsim.train.setup import (
     ModelSource,
     Resume,
@@ -140,7 +141,7 @@ def train(
     ops.keep_memory()
     ops.load()
     folder = Path(output_dir)
-    with _training_folder(folder) as checked, torch_threads(threads):
+    with training_folder(folder) as checked, torch_threads(threads):
         resume = find_resume(folder, restart)
         initial = starting_model(init_model, config)
         name = target_of(config, resume, initial).property_name
@@ -148,58 +149,9 @@ def train(
         valid = FrameSet(valid_data, frames.type_map, name) if valid_data is not None else None
         take_out_electrostatics(config, resume, initial, frames, valid)
         tuning = FineTuning.of(config, initial, old_data, frames)
-        trainer = Trainer(config, folder, frames, valid, initial, resume, _device(device), cache_bytes, tuning)
+        trainer = Trainer(config, folder, frames, valid, initial, resume, device_of(device), cache_bytes, tuning)
         checked()
         return trainer.run(progress or silent, StopSignal(stop))
-
-
-@contextlib.contextmanager
-def _training_folder(folder: Path) -> Iterator[Callable[[], None]]:
-    """Make, lock and sweep the folder; a failure before the yielded function is called leaves no trace of it."""
-    was_there, had_lock = folder.is_dir(), (folder / LOCK).exists()
-    keep = was_there and had_lock
-
-    def checked() -> None:
-        nonlocal keep
-        keep = True
-
-    _make_folder(folder)
-    with locked(folder):
-        try:
-            _sweep(folder)
-            yield checked
-        finally:
-            if not keep:
-                (folder / LOCK).unlink(missing_ok=True)
-            if not keep and not was_there:
-                with contextlib.suppress(OSError):  # somebody else put something there
-                    folder.rmdir()
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for pattern in (".*.part", ".best.safetensors.*", ".last.safetensors.*"):
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch()
-    except OSError as error:
-        raise StageError(f"{folder} cannot be trained into: {error}; choose a folder that can be written") from None
-
-
-def _device(name: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device {name!r} is unknown: use auto, cpu or cuda")
-    if name == "cuda" and not there:
-        raise SetupError(
-            "device cuda was asked for, but torch sees no GPU: install its driver and a CUDA build of torch, or use cpu"
-        )
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 class Trainer:
