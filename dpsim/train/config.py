@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dpsim.config import first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.config import AnyModelConfig
+from dpsim.train.data_config import BatchSize, FrameFilter, Sampling, SystemSampling, size_of
 from dpsim.train.learning_rate_config import CosineRate, ExponentialRate, LearningRateConfig, StableRate
 from dpsim.train.loss_config import (
     AtLeastZero,
@@ -28,15 +29,6 @@ from dpsim.train.transfer_config import TransferSettings
 Count = Annotated[int, Field(gt=0)]
 
 
-def _batch_size(value: Any) -> Any:
-    if value == "auto":
-        return "auto:32"
-    number = value.removeprefix("auto:") if isinstance(value, str) else str(value)
-    if isinstance(value, bool) or not (number.isdecimal() and int(number) > 0) or value == number:
-        raise ValueError(f"{value!r} is no batch size: write a number of frames, or auto:N for a number of atoms")
-    return value
-
-
 class TrainConfig(TransferSettings):
     """A training: model, number of steps, and how the steps are made."""
 
@@ -49,12 +41,16 @@ class TrainConfig(TransferSettings):
     """Steps in total. Raising it continues a finished training; the learning rate then decays over the new total."""
     epochs: Rate | None = None
     """Instead of `steps`: how often each frame is seen, on average of those that are seen least often."""
-    batch_size: Annotated[int | str, BeforeValidator(_batch_size)] = "auto:128"
-    """Frames in a step, or ``auto:N``: as few frames as have N atoms together (``auto`` is ``auto:32``)."""
+    batch_size: BatchSize = "auto:128"
+    """Frames in a step, or ``auto:N``: as few frames as have N atoms together (``auto`` is ``auto:32``), ``max:N``: as
+    many as have no more than N, ``filter:N``: the same without frames of more than N atoms, ``edges:N``: as many as
+    have no more than N pairs of neighbours, each counted from both sides; memory and time go by them."""
     accumulate: Count = 1
     """Batches of a step: they are gone through one after the other, and make the step of one batch of all of them."""
-    sampling: Literal["frames", "systems"] = "frames"
-    """Every frame is seen equally often, or every system (folder of the data)."""
+    sampling: Sampling = "frames"
+    """Every frame is seen equally often, or every system (folder of the data), or systems have shares of their own."""
+    frame_filter: FrameFilter | None = None
+    """Frames that are left out of training and validation data."""
     learning_rate: LearningRateConfig = ExponentialRate()
     """Schedule of the learning rate."""
     loss: LossConfig = EnergyLossConfig()
@@ -90,6 +86,8 @@ class TrainConfig(TransferSettings):
             warmup = self.learning_rate.n_warmup(self.steps)
             if warmup > self.steps:
                 raise ValueError(f"learning_rate.warmup_steps ({warmup}) must not exceed steps ({self.steps})")
+        if self.epochs is not None and size_of(self.batch_size).rule == "edges":
+            raise ValueError(f"epochs cannot be counted with batch_size: {self.batch_size}: give steps instead")
         if isinstance(self.optimizer, KalmanConfig):
             self._check_kalman()
         return self
@@ -112,11 +110,6 @@ class TrainConfig(TransferSettings):
         if self.steps is None:
             raise ConfigError(f"epochs ({self.epochs}) stand for a number of steps that depends on the data")
         return self.steps
-
-    @property
-    def atoms_per_batch(self) -> int | None:
-        """N of ``auto:N``; None if the batch size counts frames."""
-        return int(self.batch_size.partition(":")[2]) if isinstance(self.batch_size, str) else None
 
     @classmethod
     def tiny(cls) -> TrainConfig:
@@ -153,6 +146,7 @@ __all__ = [
     "CustomModel",
     "DOSLossConfig",
     "EnergyLossConfig",
+    "FrameFilter",
     "ExponentialRate",
     "KalmanConfig",
     "LearningRateConfig",
@@ -164,6 +158,7 @@ __all__ = [
     "PresetModel",
     "PropertyLossConfig",
     "StableRate",
+    "SystemSampling",
     "TensorLossConfig",
     "TrainConfig",
     "resolve_model",

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from dpsim.config import first_problem
 from dpsim.errors import ConfigError
 from dpsim.train.config import TrainConfig
+from dpsim.train.data_config import size_of
 from dpsim.train.frames import FrameSet
-from dpsim.train.sampler import in_order
+from dpsim.train.sampler import filling, in_order
 
 log = logging.getLogger("dpsim.train")
 
@@ -28,7 +29,8 @@ def with_steps(config: TrainConfig, frames: FrameSet) -> TrainConfig:
     if config.epochs is None:
         return config
     sizes = [len(pool) for pool in frames.pools(config.sampling)]
-    steps = steps_of_epochs(config.epochs, epoch_draws(sizes), frames_per_batch(config, frames) * config.accumulate)
+    draws = epoch_draws(sizes, frames.probabilities(config.sampling))
+    steps = steps_of_epochs(config.epochs, draws, frames_per_batch(config, frames) * config.accumulate)
     log.info("epochs: %g are %d steps", config.epochs, steps)
     try:
         return TrainConfig.model_validate({**_fields(config), "steps": steps, "epochs": None})
@@ -52,10 +54,12 @@ def epoch_draws(sizes: Sequence[int], probabilities: Sequence[float] | None = No
 
 def frames_per_batch(config: TrainConfig, frames: FrameSet) -> float:
     """Frames of a batch; their mean over the data where a batch is a number of atoms."""
-    if isinstance(config.batch_size, int):
-        return min(config.batch_size, len(frames))
-    batches = list(in_order(range(len(frames)), atoms=config.atoms_per_batch, n_atoms=frames.n_atoms))
-    return len(frames) / len(batches)
+    size = size_of(config.batch_size)
+    if size.rule == "frames":
+        return min(size.number, len(frames))
+    assert size.rule != "edges"  # refused by the settings
+    full = filling(size, frames.n_atoms, frames.n_atoms)
+    return len(frames) / len(list(in_order(range(len(frames)), n_atoms=frames.n_atoms, **full)))
 
 
 def steps_of_epochs(epochs: float, draws: int, frames_per_step: float) -> int:

@@ -1,16 +1,18 @@
 """From frames to batches: neighbourhoods are made once and kept, ahead of the step that needs them.
 
-A thread prepares the next batches while the current one is computed. What fits into the memory given is kept;
+Threads choose and prepare the next batches while the current one is computed. What fits into the memory given is kept;
 the rest is made anew each time it is drawn.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,7 +33,9 @@ LABELS = tuple(entry.name for entry in FIELDS if entry.label)
 """Fields that a loss can compare with."""
 _NOTHING = ModelInputs()
 AHEAD = 2
-"""Batches prepared in advance."""
+"""Batches prepared in advance, for each thread that prepares them."""
+RECENT_BYTES = 64 << 20
+"""Memory for neighbourhoods that were made to count their edges and are about to be used."""
 
 _Tag = TypeVar("_Tag")
 
@@ -61,8 +65,8 @@ class Batch:
     """By field; a missing key means that no frame has it."""
     sources: tuple[str, ...]
     """Where each frame lies, for messages."""
-    seconds: float = 0.0
-    """Time that making the batch took."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time that making the batch took: ``reading`` the frames, their ``neighbours``, and ``joining`` them."""
 
     def to(self, device: torch.device) -> Batch:
         """Copy to a device."""
@@ -126,6 +130,9 @@ class BatchMaker:
         self.excluded, self.labels = tuple(excluded), tuple(labels)
         self._free = cache_bytes
         self._kept: dict[int, _Sample] = {}
+        self._recent: OrderedDict[int, _Sample] = OrderedDict()
+        self._edges: dict[int, int] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def for_model(
@@ -144,21 +151,24 @@ class BatchMaker:
 
     def __call__(self, indices: Sequence[int]) -> Batch:
         """Make the batch of these frames."""
+        times = dict.fromkeys(("reading", "neighbours", "joining"), 0.0)
+        samples = [self._sample(i, times) for i in indices]
         start = time.perf_counter()
-        samples = [self._sample(i) for i in indices]
         graphs = [sample.graph for sample in samples]
         counted = [~np.isin(sample.types, self.excluded) for sample in samples]
         n_atoms = np.array([max(int(mask.sum()), 1) for mask in counted], dtype=np.float64)
         labels = {name: label for name in self.labels if (label := self._label(name, samples, counted)) is not None}
         frame = np.repeat(np.arange(len(samples)), [len(sample.types) for sample in samples])
+        hood = collate(graphs)
+        times["joining"] = time.perf_counter() - start
         return Batch(
-            neighborhood=collate(graphs),
+            neighborhood=hood,
             n_frames=len(samples),
             n_atoms=torch.from_numpy(n_atoms),
             frame=torch.from_numpy(frame),
             labels=labels,
             sources=tuple(sample.source for sample in samples),
-            seconds=time.perf_counter() - start,
+            seconds=times,
         )
 
     def _label(self, name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarray]) -> Label | None:
@@ -173,20 +183,41 @@ class BatchMaker:
         """Neighbourhood of frame `i`."""
         return self._sample(i).graph
 
-    def _sample(self, i: int) -> _Sample:
-        if i in self._kept:
-            return self._kept[i]
+    def n_edges(self, i: int) -> int:
+        """Number of edges of frame `i`: its pairs of neighbours, each in both directions."""
+        if i not in self._edges:
+            sample = self._sample(i)
+            with self._lock:
+                self._edges[i] = sample.graph.n_edges
+                if i not in self._kept:
+                    self._recent[i] = sample
+                while sum(one.n_bytes for one in self._recent.values()) > RECENT_BYTES and len(self._recent) > 1:
+                    self._recent.popitem(last=False)
+        return self._edges[i]
+
+    def _sample(self, i: int, times: dict[str, float] | None = None) -> _Sample:
+        with self._lock:
+            found = self._kept.get(i) or self._recent.pop(i, None)
+        if found is None:
+            found = self._make(i, {} if times is None else times)
+            with self._lock:
+                if found.n_bytes <= self._free and i not in self._kept:
+                    self._free -= found.n_bytes
+                    self._kept[i] = found
+        return found
+
+    def _make(self, i: int, times: dict[str, float]) -> _Sample:
+        start = time.perf_counter()
         frame = self.frames[i]
+        read = time.perf_counter()
         try:
             graph = self._graph(frame)
         except DataError as error:
             raise DataError(f"{frame.source}: {error}") from None
+        times["reading"] = times.get("reading", 0.0) + read - start
+        times["neighbours"] = times.get("neighbours", 0.0) + time.perf_counter() - read
         labels = {name: frame.labels[name] for name in self.labels if name in frame.labels}
-        sample = _Sample(graph, frame.types, labels, frame.source)
-        if sample.n_bytes <= self._free:
-            self._free -= sample.n_bytes
-            self._kept[i] = sample
-        return sample
+        return _Sample(graph, frame.types, labels, frame.source)
 
     def _graph(self, frame: Frame) -> FrameGraph:
         given: dict[str, Any] = dict(parameters_of(frame, self.inputs))
@@ -244,36 +275,50 @@ def _collated(name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarra
 
 
 class Prefetch(Generic[_Tag]):
-    """Batches in order, made by one thread ahead of their use.
+    """Batches in order, chosen by one thread and made by others ahead of their use.
 
     Parameters
     ----------
     plan
         Frame indices of each batch, each with something that is handed back beside the batch.
+    threads
+        How many batches are made at a time.
     """
 
-    def __init__(self, maker: BatchMaker, plan: Iterable[tuple[list[int], _Tag]]) -> None:
+    def __init__(self, maker: BatchMaker, plan: Iterable[tuple[list[int], _Tag]], threads: int = 1) -> None:
         self._maker = maker
         self._plan = iter(plan)
-        self._waiting: deque[tuple[Future[Batch], _Tag]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dpsim-loader")
+        self._ahead = AHEAD * threads
+        self._waiting: deque[Future[tuple[Batch, _Tag] | None]] = deque()
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="dpsim-planner")
+        self._makers = ThreadPoolExecutor(threads, thread_name_prefix="dpsim-loader")
 
     def __enter__(self) -> Prefetch[_Tag]:
-        for _ in range(AHEAD):
+        for _ in range(self._ahead):
             self._submit()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._planner.shutdown(wait=True, cancel_futures=True)
+        self._makers.shutdown(wait=True, cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[Batch, _Tag]]:
         while self._waiting:
-            future, tag = self._waiting.popleft()
-            batch = future.result()
+            made = self._waiting.popleft().result()
+            if made is None:
+                return
             self._submit()
-            yield batch, tag
+            yield made
 
     def _submit(self) -> None:
-        step = next(self._plan, None)
-        if step is not None:
-            self._waiting.append((self._thread.submit(self._maker, step[0]), step[1]))
+        planned = self._planner.submit(next, self._plan, None)
+        self._waiting.append(self._makers.submit(self._make, planned))
+
+    def _make(self, planned: Future[tuple[list[int], _Tag] | None]) -> tuple[Batch, _Tag] | None:
+        step = planned.result()
+        return None if step is None else (self._maker(step[0]), step[1])
+
+
+def making_threads(device: torch.device) -> int:
+    """Threads that make batches: one beside a CPU that computes, a few for a GPU."""
+    return 1 if device.type == "cpu" else max(1, min(4, (os.cpu_count() or 1) // 2))

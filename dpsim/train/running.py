@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
 
 from dpsim.train.loss import Term
+
+log = logging.getLogger("dpsim.train")
+
+WAITING = "waiting for data"
+"""Part of a step in which there is nothing to compute with yet."""
+MUCH, NOTICED = 0.1, 10.0
+"""Share of the time, and seconds, of waiting that are worth a warning."""
 
 
 class Running:
@@ -41,10 +49,12 @@ class Running:
 
 
 class Clock:
-    """Seconds spent in the named parts of a step."""
+    """Seconds spent in the named parts of a step, and by threads beside it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.ahead: dict[str, float] = {}
+        self.total: dict[str, float] = {}
         self.steps = 0
         self._last = time.perf_counter()
 
@@ -55,15 +65,38 @@ class Clock:
     def lap(self, name: str) -> None:
         """End the part `name` here and begin the next."""
         now = time.perf_counter()
-        self.add(name, now - self._last)
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self.total[name] = self.total.get(name, 0.0) + now - self._last
         self._last = now
 
-    def add(self, name: str, seconds: float) -> None:
-        """Count time that was measured elsewhere."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+    def add_ahead(self, name: str, seconds: float) -> None:
+        """Count time that another thread took meanwhile."""
+        self.ahead[name] = self.ahead.get(name, 0.0) + seconds
 
     def split(self) -> str:
         """Milliseconds a step of each part, and begin anew."""
-        parts = ", ".join(f"{name} {1e3 * s / max(self.steps, 1):.1f}" for name, s in self.seconds.items())
-        self.seconds, self.steps = {}, 0
-        return parts
+        parts, ahead = self._text(self.seconds), self._text(self.ahead)
+        self.seconds, self.ahead, self.steps = {}, {}, 0
+        return f"{parts}; meanwhile, for steps to come: {ahead}" if ahead else parts
+
+    def shares(self) -> dict[str, float]:
+        """Share of the whole time of each part, in the order in which they were met."""
+        whole = sum(self.total.values())
+        return {name: seconds / whole for name, seconds in self.total.items()} if whole else {}
+
+    def log_shares(self) -> None:
+        """Log where the time went; a warning if steps waited for data."""
+        shares = self.shares()
+        if not shares:
+            return
+        log.info("time: %s", ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+        waited = shares.get(WAITING, 0.0)
+        if waited > MUCH and self.total[WAITING] > NOTICED:
+            log.warning(
+                "steps waited for data %.0f %% of the time: frames are read or their neighbours found more slowly than "
+                "steps are made; faster storage, more memory, or fewer and larger files help",
+                100 * waited,
+            )
+
+    def _text(self, seconds: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {1e3 * s / max(self.steps, 1):.1f}" for name, s in seconds.items())

@@ -25,16 +25,17 @@ from dpsim.model.base import Model
 from dpsim.model.checkpoint import load_model, save_model
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
+from dpsim.train.data_config import size_of
 from dpsim.train.electrostatics import take_out_electrostatics
 from dpsim.train.finetune import FineTuning, adapted_model, change_bias_of_result, starting_model
 from dpsim.train.folder import training_folder
 from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, require_parameters, scan
 from dpsim.train.length import with_steps
-from dpsim.train.loader import Batch, BatchMaker, Prefetch
+from dpsim.train.loader import Batch, BatchMaker, Prefetch, making_threads
 from dpsim.train.loss import check_loss, make_loss
 from dpsim.train.progress import Progress, Reporter, silent
-from dpsim.train.running import Clock, Running
-from dpsim.train.sampler import Cursor, Sampler, in_order
+from dpsim.train.running import WAITING, Clock, Running
+from dpsim.train.sampler import Cursor, Filling, Sampler, filling, in_order
 from dpsim.train.session import StopSignal, device_of, torch_threads
 from dpsim.train.setup import (
     ModelSource,
@@ -145,8 +146,12 @@ def train(
         resume = find_resume(folder, restart)
         initial = starting_model(init_model, config)
         name = target_of(config, resume, initial).property_name
-        frames = FrameSet(train_data, type_map_for(config, resume, initial, type_map), name)
-        valid = FrameSet(valid_data, frames.type_map, name) if valid_data is not None else None
+        only, size = config.frame_filter, size_of(config.batch_size)
+        names = type_map_for(config, resume, initial, type_map)
+        frames = FrameSet(train_data, names, name, only=only, size=size, what="training")
+        valid = None
+        if valid_data is not None:
+            valid = FrameSet(valid_data, frames.type_map, name, only=only, size=size, what="validation")
         take_out_electrostatics(config, resume, initial, frames, valid)
         tuning = FineTuning.of(config, initial, old_data, frames)
         trainer = Trainer(config, folder, frames, valid, initial, resume, device_of(device), cache_bytes, tuning)
@@ -188,8 +193,8 @@ class Trainer:
         freeze_parts(self.model, config.frozen)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.tuning = tuning
-        self.sampler = self._sampler(frames)
         self._make_batches(frames, valid, cache_bytes)
+        self.sampler = self._sampler(frames)
         self.step, self.best, self.seconds = 0, Best(), 0.0
         self.since_row, self.since_check, self.clock = Running(), Running(), Clock()
         self.make_step = make_step(config, self.loss, self.parameters, self.clock)
@@ -205,17 +210,18 @@ class Trainer:
         return initial if initial is not None else new_model(self.config, frames, self.found)
 
     def _sampler(self, frames: FrameSet) -> Sampler:
-        config, (number, atoms) = self.config, self._batch_size()
-        if number is not None and number > len(frames):
+        config, full = self.config, self._filling(self.make)
+        number = full.get("frames", 0)
+        if number > len(frames):
             log.warning(
                 "batch_size %d exceeds the %d training frames: every step sees all of them", number, len(frames)
             )
-        return Sampler(frames.pools(config.sampling), config.seed, frames=number, atoms=atoms, n_atoms=frames.n_atoms)
+        chances = frames.probabilities(config.sampling)
+        pools = frames.pools(config.sampling)
+        return Sampler(pools, config.seed, n_atoms=frames.n_atoms, probabilities=chances, **full)
 
-    def _batch_size(self) -> tuple[int | None, int | None]:
-        """Frames of a batch, or atoms."""
-        size = self.config.batch_size
-        return (size if isinstance(size, int) else None), self.config.atoms_per_batch
+    def _filling(self, maker: BatchMaker) -> Filling:
+        return filling(size_of(self.config.batch_size), maker.frames.n_atoms, maker.n_edges)
 
     def _make_batches(self, frames: FrameSet, valid: FrameSet | None, cache_bytes: int | None) -> None:
         memory = min(CACHE_BYTES, psutil.virtual_memory().available // 4) if cache_bytes is None else cache_bytes
@@ -242,10 +248,11 @@ class Trainer:
             return self._result()
         curve = Curve(self.folder / "lcurve.csv", self.loss.quantities, self.step)
         reporter = Reporter(progress, self.step, steps)
-        with contextlib.closing(curve), stop, Prefetch(self.make, iter(self.sampler)) as batches:
+        threads = making_threads(self.device)
+        with contextlib.closing(curve), stop, Prefetch(self.make, iter(self.sampler), threads) as batches:
             self.clock.start()
             for group, cursor in grouped(batches, config.accumulate):
-                self.clock.lap("data")
+                self.clock.lap(WAITING)
                 loss = self._advance([batch.to(self.device) for batch in group])
                 last = self.step == steps
                 check = last or self.step % config.validate_every == 0
@@ -284,7 +291,7 @@ class Trainer:
         except NotFiniteError as error:
             self._refuse(error, [source for batch in batches for source in batch.sources])
         self.step += 1
-        self._count(outcome, sum(batch.seconds for batch in batches))
+        self._count(outcome, batches)
         self.seconds += time.perf_counter() - begin
         return outcome.loss
 
@@ -298,14 +305,16 @@ class Trainer:
             f"the batch holds {names}; {kept}: {cure}, or look at these frames"
         ) from None
 
-    def _count(self, outcome: Outcome, seconds: float) -> None:
+    def _count(self, outcome: Outcome, batches: Sequence[Batch]) -> None:
         self.since_row.add_value("loss", outcome.loss)
         self.since_row.add(outcome.errors)
         if self.make_valid is None:
             self.since_check.add(outcome.terms, "term.")
             self.since_check.add(outcome.errors)
         self.clock.steps += 1
-        self.clock.add("neighbours (ahead)", seconds)
+        for batch in batches:
+            for name, seconds in batch.seconds.items():
+                self.clock.add_ahead(name, seconds)
 
     def _check(self) -> dict[str, float]:
         """Errors on the validation data; keeps the model if its metric is the lowest so far."""
@@ -327,10 +336,10 @@ class Trainer:
 
     def _evaluate(self, maker: BatchMaker) -> Running:
         """Loss terms and errors over the validation frames."""
-        sums, frames, (number, atoms) = Running(), maker.frames, self._batch_size()
+        sums, frames = Running(), maker.frames
         indices = frames.spread(self.config.validation_frames)
-        plan = in_order(indices, frames=number, atoms=atoms, n_atoms=frames.n_atoms)
-        with Prefetch(maker, ((batch, None) for batch in plan)) as batches:
+        plan = in_order(indices, n_atoms=frames.n_atoms, **self._filling(maker))
+        with Prefetch(maker, ((batch, None) for batch in plan), making_threads(self.device)) as batches:
             for made, _ in batches:
                 batch = made.to(self.device)
                 predicted = self.loss.predict(batch, training=False)
@@ -402,6 +411,7 @@ class Trainer:
             metrics["finetune"] = self.tuning.report(load_model(files["best"]))
         path = self.folder / "metrics.json"
         write_text(path, json.dumps(metrics, indent=1) + "\n")
+        self.clock.log_shares()
         log.info("done: step %d, best model at step %d with metric %.6g", self.step, self.best.step, self.best.metric)
         return TrainResult(
             **files,
@@ -419,10 +429,15 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.parameters),
             "precision": self.model.precision,
             "frames": {"train": len(self.make.frames), "valid": len(self.make_valid.frames) if self.make_valid else 0},
+            "left_out": {
+                "train": self.make.frames.dropped,
+                "valid": self.make_valid.frames.dropped if self.make_valid else {},
+            },
             "labels": {"train": found.labels, "valid": valid.labels if valid else {}},
             "best": {"step": self.best.step, "metric": self.best.metric, **self.best.errors},
             f"{self.model.output}_bias": dict(zip(self.model.type_map, self.model.out_bias.tolist(), strict=True)),
             "forces_rms": None if math.isnan(found.forces_std) else found.forces_std,
             "seconds": self.seconds,
             "seconds_per_step": self.seconds / max(self.step, 1),
+            "time_shares": self.clock.shares(),
         }
