@@ -18,7 +18,7 @@ from dpsim.model.compress import compress
 from dpsim.model.config import LinearModelConfig, ModelConfig, PairTableConfig, read_config
 from dpsim.model.peer.convert import write_serialized
 from dpsim.testing import Subject
-from dpsim.train.setup import load_initial
+from dpsim.train.setup import refuse_tables
 
 SEE = {"rcut": 4.0, "rcut_smth": 2.0, "sel": 40, "neuron": (3, 6)}
 A = {"type": "se_e2_a", "axis_neuron": 2, "resnet_dt": True, **SEE}
@@ -147,7 +147,7 @@ def test_what_is_refused_of_compressed_models(tmp_path):
     with pytest.raises(ModelError, match="a compressed model cannot be written for DeePMD-kit"):
         write_serialized(found, tmp_path / "model.dp")
     with pytest.raises(ConfigError, match="a compressed model cannot be trained"):
-        load_initial(found, None)
+        refuse_tables(found)
 
 
 @pytest.fixture
