@@ -47,8 +47,8 @@ class Loss(Generic[ConfigT, Predicted]):
         terms = {name: self.makers[name](self, predicted, batch) for name in self.config.active}
         return {name: term for name, term in terms.items() if term is not None}
 
-    def errors(self, predicted: Predicted, batch: Batch) -> Terms:
-        """Squared errors of the `quantities` that have labels in the batch."""
+    def errors(self, predicted: Predicted, batch: Batch, power: int = 2) -> Terms:
+        """Errors of the `quantities` that have labels in the batch: squared, or with `power` 1 without their signs."""
         raise NotImplementedError
 
 
@@ -73,7 +73,7 @@ class ValuesLoss(Loss[ConfigT, Values]):
                 total = total / expanded(batch.n_atoms, total)
         return Values(total, atomic)
 
-    def errors(self, predicted: Values, batch: Batch) -> Terms:
+    def errors(self, predicted: Values, batch: Batch, power: int = 2) -> Terms:
         """See `Loss.errors`; those of extensive values are per atom."""
         found: Terms = {}
         for name in self.quantities:
@@ -84,5 +84,5 @@ class ValuesLoss(Loss[ConfigT, Values]):
             difference = values.detach() - label.values
             if not atomic and not self.model.intensive:
                 difference = difference / expanded(batch.n_atoms, difference)
-            found[name] = reduced(difference.square(), label)
+            found[name] = reduced(difference.abs().pow(power), label)
         return found

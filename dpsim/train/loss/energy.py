@@ -59,23 +59,26 @@ class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
         found = found._replace(hessian=torch.cat([matrix.flatten() for matrix in bend.matrices()]))
         return found if training else Derivatives._make(None if x is None else x.detach() for x in found)
 
-    def errors(self, predicted: Derivatives, batch: Batch) -> Terms:
-        """Squared errors of energy (per atom), forces (per component) and virial (per atom and component)."""
+    def errors(self, predicted: Derivatives, batch: Batch, power: int = 2) -> Terms:
+        """See `Loss.errors`: energy per atom, forces per component, virial per atom and component."""
         found: Terms = {}
-        per_atom = inverse(batch.n_atoms, 2)
+        per_atom = inverse(batch.n_atoms, power)
+
+        def size(difference: Tensor) -> Tensor:
+            return difference.detach().abs().pow(power)
+
         if (label := batch.labels.get("energy")) is not None:
-            found["energy"] = reduced((predicted.energy.detach() - label.values).square() * per_atom, label)
+            found["energy"] = reduced(size(predicted.energy - label.values) * per_atom, label)
         if (label := batch.labels.get("forces")) is not None:
-            found["forces"] = reduced((predicted.forces.detach() - label.values).square(), label)
+            found["forces"] = reduced(size(predicted.forces - label.values), label)
         if predicted.magnetic_forces is not None and (label := batch.labels.get("magnetic_forces")) is not None:
-            found["magnetic_forces"] = reduced((predicted.magnetic_forces.detach() - label.values).square(), label)
+            found["magnetic_forces"] = reduced(size(predicted.magnetic_forces - label.values), label)
         if predicted.hessian is not None and (label := batch.labels.get("hessian")) is not None:
             assert label.weight is not None
-            squares = (predicted.hessian.detach() - label.values).square()
-            found["hessian"] = Term((squares * label.weight).sum(), label.size)
+            found["hessian"] = Term((size(predicted.hessian - label.values) * label.weight).sum(), label.size)
         if (label := batch.labels.get("virial")) is not None:
-            difference = predicted.virial.detach() - label.values
-            found["virial"] = reduced(difference.square() * expanded(per_atom, difference), label)
+            difference = size(predicted.virial - label.values)
+            found["virial"] = reduced(difference * expanded(per_atom, difference), label)
         return found
 
     def _measure(self, delta: float) -> Measure:
