@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,9 +12,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from dpsim.calculators.ase_frame import SPIN_ARRAY, frame_of
+from dpsim.calculators.ase_frame import beside_structure, frame_of
 from dpsim.calculators.evaluate import Potential, Prediction, load
-from dpsim.errors import ModelError
+from dpsim.errors import DataError, ModelError
 
 
 class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
@@ -36,9 +37,13 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
     Spin models take the spins from the array ``spin`` of the structure, else from its initial magnetic moments, in μB;
     a moment that is a number is along z. They also give ``magnetic_forces`` ``(n, 3)``, −dE/dspin in eV/μB. ASE moves
     atoms, not spins.
+
+    Models of something else than energies give that alone: ``dipole`` and ``atomic_dipole``, ``polarizability``,
+    ``dos``, ``population``, or a property under its own name, each with its atomic values. Parameters that a model
+    takes are read from ``atoms.info`` (``fparam``, ``charge_spin``, ``aparam``) and ``atoms.arrays`` (``aparam``).
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "energies", "stresses"]
+    implemented_properties: list[str] = ["energy", "free_energy", "forces", "stress", "energies", "stresses"]
     default_parameters: ClassVar[dict[str, Any]] = {}
 
     def __init__(
@@ -54,6 +59,11 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
         if not models:
             raise ModelError("DPCalculator needs at least one model, found an empty list")
         self.potentials = [m if isinstance(m, Potential) else load(m, head, device, dtype) for m in models]
+        names = [_name(potential) for potential in self.potentials]
+        if len(set(names)) > 1:
+            raise ModelError(f"a committee predicts one thing, found models of {', '.join(dict.fromkeys(names))}")
+        if names[0] != "energy":
+            self.implemented_properties = [names[0], f"atomic_{names[0]}"]
 
     def calculate(
         self,
@@ -73,13 +83,19 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
         self.results = self._results(predictions, atoms.get_volume() if full else None)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What of the structure changed since the last calculation; spins count, wherever they stand."""
+        """What of the structure changed since the last calculation; what models take beside it counts."""
         changes: list[str] = super().check_state(atoms, tol)
-        if self.atoms is not None and any(potential.facts.spin is not None for potential in self.potentials):
-            before, now = (a.arrays.get(SPIN_ARRAY) for a in (self.atoms, atoms))
-            if (before is None) != (now is None) or not np.array_equal(before, now):
-                changes.append(SPIN_ARRAY)
+        if self.atoms is not None and not changes:
+            before, now = (self._beside(a) for a in (self.atoms, atoms))
+            changes += [name for name in before.keys() | now.keys() if not _same(before.get(name), now.get(name))]
         return changes
+
+    def _beside(self, atoms: Atoms) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for potential in self.potentials:
+            with contextlib.suppress(DataError):  # spins may be missing before, or be given after, a refused structure
+                found |= beside_structure(atoms, potential)
+        return found
 
     def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
         """Second derivatives of the energy with respect to the positions, ``(3n, 3n)`` in eV/Å².
@@ -98,7 +114,12 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
         return self.potentials[0].hessian(**frame_of(structure, self.potentials[0]))
 
     def _results(self, predictions: list[Prediction], volume: float | None) -> dict[str, Any]:
-        first = predictions[0]
+        first, output = predictions[0], self.potentials[0].facts.output
+        if output != "energy":
+            name = _name(self.potentials[0])
+            found = {name: getattr(first, output), f"atomic_{name}": getattr(first, f"atomic_{output}")}
+            several = {f"{name}_comm": np.stack([getattr(p, output) for p in predictions])}
+            return found | (several if len(predictions) > 1 else {})
         results: dict[str, Any] = {
             "energy": first.energy,
             "free_energy": first.energy,
@@ -116,6 +137,15 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
             results["energy_comm"] = np.array([p.energy for p in predictions])
             results["forces_comm"] = np.stack([p.forces for p in predictions if p.forces is not None])
         return results
+
+
+def _name(potential: Potential) -> str:
+    """Name of the result that a model gives."""
+    return potential.facts.property_name or potential.facts.output
+
+
+def _same(a: Any, b: Any) -> bool:
+    return (a is None) == (b is None) and np.array_equal(a, b)
 
 
 def _symmetric(tensor: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ SPIN_ARRAY = "spin"
 
 
 def frame_of(atoms: Atoms, potential: Potential) -> dict[str, Any]:
-    """Arguments of `Potential.evaluate` for a structure, with its spins where the model takes them.
+    """Arguments of `Potential.evaluate` for a structure, with what the model takes beside it.
 
     Raises
     ------
@@ -33,7 +33,28 @@ def frame_of(atoms: Atoms, potential: Potential) -> dict[str, Any]:
         "cell": atoms.cell.array if periodic else None,
         "periodic": atoms.pbc if periodic else None,
     }
-    return frame if potential.facts.spin is None else {**frame, "spin": spins_of(atoms)}
+    return frame | beside_structure(atoms, potential)
+
+
+def beside_structure(atoms: Atoms, potential: Potential) -> dict[str, Any]:
+    """What the model takes beside the structure, where the structure has it.
+
+    ``fparam`` and ``charge_spin`` are read from ``atoms.info``, ``aparam`` from ``atoms.arrays``, else from
+    ``atoms.info``, where one row stands for all atoms.
+
+    Raises
+    ------
+    DataError
+        If the model takes spins and the structure has none.
+    """
+    inputs, found = potential.facts.inputs, {}
+    takes = {"fparam": inputs.n_fparam > 0, "aparam": inputs.n_aparam > 0, "charge_spin": inputs.charge_spin}
+    for name in (name for name, taken in takes.items() if taken):
+        if name == "aparam" and atoms.has(name):
+            found[name] = atoms.get_array(name)
+        elif name in atoms.info:
+            found[name] = atoms.info[name]
+    return found if potential.facts.spin is None else {**found, "spin": spins_of(atoms)}
 
 
 def spins_of(atoms: Atoms) -> npt.NDArray[np.float64]:

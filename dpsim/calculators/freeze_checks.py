@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -14,8 +15,9 @@ from dpsim.calculators.ase import DPCalculator
 from dpsim.calculators.ase_frame import frame_of, spins_of
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, Prediction, load
-from dpsim.calculators.single_point import lammps_single_point
+from dpsim.calculators.single_point import lammps_atomic_values, lammps_single_point
 from dpsim.model.base import Model
+from dpsim.physics.neighbors import ModelInputs
 
 # Relative to the largest force component (energies: to the energy). float32 sums rounding over layers;
 # float64 leaves room for the order of summation.
@@ -73,7 +75,7 @@ def run_checks(
     lammps
         Whether LAMMPS takes part.
     """
-    structures = check_structures(model.type_map)
+    structures = [with_parameters(atoms, model.inputs) for atoms in check_structures(model.type_map)]
     reference = Potential(ModuleEngine(model, device), "model")
     expected = [_evaluate(reference, atoms) for atoms in structures]
     potential = load(frozen)
@@ -83,17 +85,37 @@ def run_checks(
         _largest("frozen_vs_pytorch", [_evaluate(potential, a) for a in structures], expected, tolerance),
         _largest("ase_vs_pytorch", [_through_ase(potential, a) for a in structures], expected, tolerance),
     ]
-    progress(1, "finite differences of forces and stress")
-    checks += finite_differences(model, structures[1])
+    if model.output == "energy":
+        progress(1, "finite differences of forces and stress")
+        checks += finite_differences(model, structures[1])
     if lammps:
         progress(2, "comparing with LAMMPS")
-        spins = [None if model.spin is None else spins_of(atoms) for atoms in structures]
-        found = [
-            lammps_single_point(frozen, atoms, model.type_map, spins=spin)
-            for atoms, spin in zip(structures, spins, strict=True)
-        ]
+        found = [_through_lammps(frozen, potential, atoms) for atoms in structures]
         checks.append(_largest("lammps_vs_pytorch", found, expected, tolerance))
     return checks
+
+
+def with_parameters(atoms: Atoms, inputs: ModelInputs) -> Atoms:
+    """The structure with parameters for a model that takes some: in LAMMPS they are the same for all atoms."""
+    copy = atoms.copy()
+    if inputs.n_fparam:
+        copy.info["fparam"] = np.round(np.cos(np.arange(inputs.n_fparam)), 3)
+    if inputs.n_aparam:
+        copy.info["aparam"] = np.round(np.sin(1.0 + np.arange(inputs.n_aparam)), 3)
+    if inputs.charge_spin:
+        copy.info["charge_spin"] = np.array([1.0, 2.0])
+    return copy
+
+
+def _through_lammps(frozen: Path, potential: Potential, atoms: Atoms) -> Prediction:
+    facts, names = potential.facts, ("fparam", "aparam", "charge_spin")
+    given = {name: " ".join(map(str, atoms.info[name])) for name in names if name in atoms.info}
+    words = " ".join(f"{name} {values}" for name, values in given.items())
+    if facts.output != "energy":
+        values: dict[str, Any] = {f"atomic_{facts.output}": lammps_atomic_values(frozen, atoms, facts, words=words)}
+        return Prediction(**values)
+    spins = None if facts.spin is None else spins_of(atoms)
+    return lammps_single_point(frozen, atoms, facts.type_map, spins=spins, words=words)
 
 
 def finite_differences(model: Model, atoms: Atoms) -> list[Check]:
@@ -145,8 +167,12 @@ def _evaluate(potential: Potential, atoms: Atoms) -> Prediction:
 
 
 def _through_ase(potential: Potential, atoms: Atoms) -> Prediction:
-    copy = atoms.copy()
+    copy, output = atoms.copy(), potential.facts.output
     copy.calc = DPCalculator(potential)
+    if output != "energy":
+        name = copy.calc.implemented_properties[0]
+        total, atomic = (copy.calc.get_property(key, copy) for key in (name, f"atomic_{name}"))
+        return Prediction(**{output: total, f"atomic_{output}": atomic})
     virial = -copy.get_stress(voigt=False) * copy.get_volume() if copy.pbc.all() else None
     energy, forces = copy.get_potential_energy(), copy.get_forces()
     magnetic = copy.calc.results.get("magnetic_forces")
@@ -155,25 +181,28 @@ def _through_ase(potential: Potential, atoms: Atoms) -> Prediction:
 
 def _largest(name: str, found: Sequence[Prediction], expected: Sequence[Prediction], tolerance: float) -> Check:
     worst = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
-    return Check(name, worst, tolerance, note=f"{len(expected)} structures; energy, forces, virial")
+    compared = [key for key in _SCALES if getattr(expected[0], key) is not None]
+    return Check(name, worst, tolerance, note=f"{len(expected)} structures; {', '.join(compared)}")
+
+
+# What is compared, and the least that a difference is relative to: below it, what is left is rounding.
+_SCALES = {
+    "energy": 1.0, "forces": 1e-3, "magnetic_forces": 1e-3, "virial": 1e-3,
+    **{f"{prefix}{name}": 1e-6 for name in ("dipole", "polarizability", "dos", "property", "population")
+       for prefix in ("", "atomic_")},
+}  # fmt: skip
 
 
 def _difference(found: Prediction, expected: Prediction) -> float:
-    assert found.energy is not None
-    assert expected.energy is not None
-    assert found.forces is not None
-    assert expected.forces is not None
-    assert expected.virial is not None
-    worst = [
-        abs(found.energy - expected.energy) / max(abs(expected.energy), 1.0),
-        float(np.abs(found.forces - expected.forces).max() / max(np.abs(expected.forces).max(), 1e-3)),
-    ]
-    if found.magnetic_forces is not None:
-        assert expected.magnetic_forces is not None
-        scale = max(np.abs(expected.magnetic_forces).max(), 1e-3)
-        worst.append(float(np.abs(found.magnetic_forces - expected.magnetic_forces).max() / scale))
-    if found.virial is not None:
-        scale = max(np.abs(expected.virial).max(), 1e-3)
-        symmetric = 0.5 * (expected.virial + expected.virial.T)
-        worst.append(float(np.abs(0.5 * (found.virial + found.virial.T) - symmetric).max() / scale))
-    return max(worst) if all(math.isfinite(w) for w in worst) else math.inf
+    """Largest difference of what was found, relative to the largest component of each quantity."""
+    worst = []
+    for name, smallest in _SCALES.items():
+        a, b = getattr(found, name), getattr(expected, name)
+        if a is None:
+            continue
+        a, b = np.asarray(a), np.asarray(b)
+        scale = max(float(np.abs(b).max(initial=0.0)), smallest)
+        if name == "virial":  # ASE's stress has no antisymmetric part
+            a, b = 0.5 * (a + a.T), 0.5 * (b + b.T)
+        worst.append(float(np.abs(a - b).max(initial=0.0)) / scale)
+    return max(worst) if worst and all(math.isfinite(w) for w in worst) else math.inf
