@@ -52,7 +52,7 @@ def _matching(path: str | Path, patterns: Sequence[str]) -> list[Found]:
     if os.path.exists(text) or not glob.has_magic(base):
         return find_systems(Path(text), patterns)
     matches = sorted(glob.glob(base, recursive=True), key=natural)
-    holders = [Path(match) for match in matches if _may_hold(Path(match))]
+    holders = [Path(match) for match in matches if may_hold(Path(match))]
     if not holders:
         what = f"{len(matches)} files, but none is" if matches else "nothing, expected"
         raise DataError(f"{path} matches {what} a folder, HDF5 file or LMDB with systems: check the pattern")
@@ -66,8 +66,14 @@ def _matching(path: str | Path, patterns: Sequence[str]) -> list[Found]:
     return found
 
 
-def _may_hold(path: Path) -> bool:
+def may_hold(path: Path) -> bool:
+    """Whether a path is an HDF5 file, or a folder that systems may be in."""
     return is_hdf5(path) or (path.is_dir() and not path.name.startswith((".", "set.")))
+
+
+def holds_systems(path: Path) -> bool:
+    """Whether there is a system in or below a place."""
+    return may_hold(path) and bool(_search(path, ()))
 
 
 def find_systems(path: Path, patterns: Sequence[str] = ()) -> list[Found]:

@@ -6,6 +6,7 @@ is named in a note. Defaults are those of the peer, whatever dpsim's own are.
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from dpsim.data.distances import neighbor_counts
 from dpsim.errors import ConfigError
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context, SelPlace, Settings
+from dpsim.model.peer.sampling import matching_systems, sampling_settings
 from dpsim.model.peer.section import InputSection
 from dpsim.model.peer.training import learning_rate_settings, loss_settings, optimizer_settings
 
@@ -119,7 +121,7 @@ def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
         "optimizer": optimizer_settings(_part(root, "optimizer", {}), notes),
         "keep_checkpoints": training.take("max_ckpt_keep", 5),
     }
-    train, batches = _systems(_part(training, "training_data"), base)
+    train, batches = _systems(_part(training, "training_data"), base, notes)
     settings |= batches | _loop(training, notes)
     valid = _validation(training, base, notes)
     _validating(root)
@@ -323,23 +325,11 @@ def _loop(training: InputSection, notes: list[str]) -> Settings:
     return settings
 
 
-def _systems(section: InputSection, base: Path) -> tuple[list[Path], Settings]:
+def _systems(section: InputSection, base: Path, notes: list[str]) -> tuple[list[Path], Settings]:
     """Folders of the training data, and how batches are drawn from them."""
-    section.require(rglob_patterns=None, min_pair_dist=0.0, sys_probs=None, sys_weights=None, set_prefix="set")
-    style = section.take("auto_prob", "prob_sys_size", alias=("auto_prob_style",))
-    if style not in ("prob_sys_size", "prob_uniform"):
-        raise ConfigError(f"{section.where}.auto_prob: {style!r} is not supported: use prob_sys_size or prob_uniform")
-    size = section.take("batch_size", "auto")
-    uniform = isinstance(size, list) and len(set(map(str, size))) == 1
-    if isinstance(size, list) and not uniform:
-        raise ConfigError(f"{section.where}.batch_size: {size!r}: one size for all systems is expected")
-    settings = {
-        "sampling": "frames" if style == "prob_sys_size" else "systems",
-        "batch_size": size[0] if isinstance(size, list) else size,
-    }
-    if isinstance(settings["batch_size"], str) and settings["batch_size"].partition(":")[0] != "auto":
-        raise ConfigError(f"{section.where}.batch_size: {size!r} is not supported: use a number, auto or auto:N")
-    systems = _paths(section.take("systems"), section, base)
+    section.require(set_prefix="set")
+    settings = sampling_settings(section, notes)
+    systems = matching_systems(section, _paths(section.take("systems"), section, base))
     section.finish()
     return systems, settings
 
@@ -349,11 +339,12 @@ def _validation(training: InputSection, base: Path, notes: list[str]) -> list[Pa
     if node is None:
         return []
     section = InputSection(node, f"{training.where}.validation_data")
-    section.require(rglob_patterns=None, sys_probs=None, sys_weights=None, set_prefix="set")
-    for key, alias in (("batch_size", ()), ("numb_btch", ("numb_batch",)), ("auto_prob", ("auto_prob_style",))):
-        if section.take(key, None, alias=alias) is not None:
+    section.require(set_prefix="set")
+    aliases = {"numb_btch": ("numb_batch",), "auto_prob": ("auto_prob_style",), "sys_probs": ("sys_weights",)}
+    for key in ("batch_size", "numb_btch", "auto_prob", "sys_probs"):
+        if section.take(key, None, alias=aliases.get(key, ())) is not None:
             notes.append(f"{section.where}.{key}: all validation frames are evaluated")
-    systems = _paths(section.take("systems"), section, base)
+    systems = matching_systems(section, _paths(section.take("systems"), section, base))
     section.finish()
     return systems
 
@@ -362,7 +353,13 @@ def _paths(value: Any, section: InputSection, base: Path) -> list[Path]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{section.where}.systems: {value!r}: a folder or a list of folders is expected")
-    return [base / name if (base / name).exists() or not Path(name).exists() else Path(name) for name in names]
+    return [base / name if not _is_there(Path(name)) or _is_there(base / name) else Path(name) for name in names]
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path, or the HDF5 file before its ``#``, exists, or is a pattern that matches something."""
+    file = Path(str(path).partition("#")[0])
+    return path.exists() or file.exists() or bool(glob.glob(str(file), recursive=True))
 
 
 def _validating(root: InputSection) -> None:
