@@ -25,6 +25,41 @@ class Request:
     valid: list[Path] | None
     start: Path | None
     type_map: tuple[str, ...] | None
+    old_data: list[Path] | None = None
+
+
+@dataclass
+class Start:
+    """What the command line says of a model to start from."""
+
+    path: Path | None
+    finetune: bool
+    head: str | None
+    settings: bool
+    """Whether its settings replace those of the input."""
+
+    @classmethod
+    def of(cls, init_model: Path | None, finetune: Path | None, head: str | None, settings: bool) -> Start:
+        """Check that the options go together.
+
+        Raises
+        ------
+        ConfigError
+            If they do not.
+        """
+        if init_model is not None and finetune is not None:
+            raise ConfigError("--init-model and --finetune exclude each other: give one of them")
+        path = init_model or finetune
+        if path is None and (head is not None or settings):
+            word = "--use-pretrain-script" if head is None else "--head"
+            raise ConfigError(f"{word} is about a model to start from: give --finetune or --init-model as well")
+        return cls(path, finetune is not None, head, settings)
+
+    def keys(self) -> dict[str, Any]:
+        """Keys of a train stage that say the same."""
+        found: dict[str, Any] = {} if self.path is None else {"start_from": {"path": str(self.path.absolute())}}
+        found |= {"recipe": "finetune"} if self.finetune else {}
+        return found | ({} if self.head is None else {"head": self.head})
 
 
 @click.command("train")
@@ -32,6 +67,9 @@ class Request:
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), default="train", show_default=True)
 @click.option("--restart", type=click.Path(path_type=Path, exists=True), help="Go on from this checkpoint.")
 @click.option("--init-model", type=click.Path(path_type=Path, exists=True), help="Start from the weights of a model.")
+@click.option("--finetune", type=click.Path(path_type=Path, exists=True), help="Fine-tune a pretrained model.")
+@click.option("--head", help="Head of that model, if it has several; RANDOM: a new fitting net.")
+@click.option("--use-pretrain-script", is_flag=True, help="Take the model's settings instead of those in INPUT.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value; repeatable.")
 @json_option
@@ -40,6 +78,9 @@ def command(
     output: Path,
     restart: Path | None,
     init_model: Path | None,
+    finetune: Path | None,
+    head: str | None,
+    use_pretrain_script: bool,
     device: str,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -55,10 +96,12 @@ def command(
 
     Data may also be a list or a pattern. An input.json of DeePMD-kit does as well. The same command again continues a
     training that was stopped.
+
+    A fine-tuning takes the settings of the pretrained model where INPUT has no `model`. Elements may differ, and the
+    energy of each is adjusted to the data before the first step.
     """
-    request = (read_peer_input if file.suffix == ".json" else read_stage)(file, overrides)
-    if init_model is not None and request.start is not None:
-        raise ConfigError(f"{file} has start_from and the command --init-model; give one of them")
+    start = Start.of(init_model, finetune, head, use_pretrain_script)
+    request = (read_peer_input if file.suffix == ".json" else read_stage)(file, overrides, start)
 
     import logging
 
@@ -75,7 +118,8 @@ def command(
             valid_data=request.valid,
             type_map=request.type_map,
             restart=restart,
-            init_model=init_model or request.start,
+            init_model=request.start,
+            old_data=request.old_data,
             progress=progress,
             device=device,
         )
@@ -85,32 +129,32 @@ def command(
         click.echo(f"best model: {shown(result.best)}\nlearning curve: {shown(result.curve)}")
 
 
-def read_stage(file: Path, overrides: tuple[str, ...]) -> Request:
-    """What a file with the keys of one train stage asks for.
+def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start) -> Request:
+    """What a file with the keys of one train stage asks for, together with the command line.
 
     Raises
     ------
     ConfigError
         With all that is wrong.
     """
-    stage, type_map = read_input(file, overrides)
-    data, valid = paths_of(stage.data, file.parent, "data"), paths_of(stage.valid, file.parent, "valid")
-    start = paths_of(stage.start_from, file.parent, "start_from")
-
     from dpsim.train.config import TrainConfig
     from dpsim.train.dplr_section import DPLRModel
     from dpsim.workflow.stages.train import part_of, validation_of
 
+    stage, type_map = read_input(file, overrides, start_from)
+    data, valid = paths_of(stage.data, file.parent, "data"), paths_of(stage.valid, file.parent, "valid")
+    start = paths_of(stage.start_from, file.parent, "start_from")
+    old = [part_of(path, "valid") for path in paths_of(stage.old_data, file.parent, "old_data")]
     settings = {name: getattr(stage, name) for name in TrainConfig.model_fields}
     if isinstance(stage.model, DPLRModel):
         settings["model"] = stage.model.model_copy(update={"dipole": str(file.parent / stage.model.dipole)})
     if stage.seed is None:
         del settings["seed"]
     parts = [part_of(path, "train") for path in data]
-    return Request(settings, parts, validation_of(valid, data), start[0] if start else None, type_map)
+    return Request(settings, parts, validation_of(valid, data), start[0] if start else None, type_map, old or None)
 
 
-def read_peer_input(file: Path, overrides: tuple[str, ...]) -> Request:
+def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Request:
     """What an ``input.json`` of DeePMD-kit asks for; what has no effect is said on stderr.
 
     Raises
@@ -124,19 +168,24 @@ def read_peer_input(file: Path, overrides: tuple[str, ...]) -> Request:
     from dpsim.model.peer import input as peer
     from dpsim.train.config import TrainConfig
 
-    found = peer.read_input(file, overrides)
+    found = peer.read_input(file, overrides, pretrained=start.settings)
+    if found.head is not None and not start.finetune:
+        found.notes.append("model.finetune_head: has no effect without --finetune")
     for note in found.notes:
         click.echo(f"{file}: {note}", err=True)
-    settings = peer.resolve_sel(found)
+    keys = start.keys()
+    keys.pop("start_from", None)
+    head = {"head": found.head} if start.finetune and found.head is not None else {}
+    settings = peer.resolve_sel(found) | head | keys
     try:
         TrainConfig.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(first_problem(error, str(file))) from None
-    return Request(settings, found.train_systems, found.valid_systems or None, None, found.type_map)
+    return Request(settings, found.train_systems, found.valid_systems or None, start.path, found.type_map)
 
 
-def read_input(file: Path, overrides: tuple[str, ...]) -> tuple[TrainStage, tuple[str, ...] | None]:
-    """Read the keys of one train stage and the type map.
+def read_input(file: Path, overrides: tuple[str, ...], start: Start) -> tuple[TrainStage, tuple[str, ...] | None]:
+    """Read the keys of one train stage, with those of the command line, and the type map.
 
     Raises
     ------
@@ -163,10 +212,14 @@ def read_input(file: Path, overrides: tuple[str, ...]) -> tuple[TrainStage, tupl
         apply_override(raw, text, loaded, collector)
     type_map = raw.pop("type_map", None)
     checked = check_type_map(type_map, collector)
-    for key in ("data", "valid", "start_from"):
+    for key in ("data", "valid", "start_from", "old_data"):
         if key in raw:
             raw[key] = _as_files(raw[key])
-    raw.setdefault("uses", "train")
+    if start.path is not None and "start_from" in raw:
+        raise ConfigError(f"{file} has start_from, and the command --init-model or --finetune: give one of them")
+    if start.settings:
+        raw.pop("model", None)
+    raw |= {"uses": "train", **raw, **start.keys()}
     raw = translated(raw, file.parent, checked, collector)
     stage = None
     try:

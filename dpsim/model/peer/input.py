@@ -21,6 +21,7 @@ from dpsim.model.peer.family import Context, SelPlace, Settings
 from dpsim.model.peer.sampling import matching_systems, sampling_settings
 from dpsim.model.peer.section import InputSection
 from dpsim.model.peer.training import learning_rate_settings, loss_settings, optimizer_settings
+from dpsim.model.peer.transfer import take_frozen, take_pretrained
 
 _STEPS = ("stop_batch", "num_step", "num_steps", "numb_step")
 _DATA_KEYS = ("systems", "set_prefix", "batch_size", "sys_probs", "sys_weights", "auto_prob", "auto_prob_style")
@@ -32,7 +33,7 @@ _OPTIMIZER_KEYS = (
 _MULTI_TASK = ("model_dict", "shared_dict", "loss_dict", "data_dict", "model_prob", "num_epoch_dict")
 _OFF = {
     "profiling": False, "enable_profiler": False, "tensorboard": False, "enable_ema": False, "mixed_precision": None,
-    "change_bias_after_training": False, "acc_freq": 1, "zero_stage": 0, "enable_compile": False, "enable_tf32": False,
+    "acc_freq": 1, "zero_stage": 0, "enable_compile": False, "enable_tf32": False,
     "ckpt_keep_ratio": None, "save_dir": None, "ema_ckpt_keep": None, "numb_epoch": None, "num_epoch": None,
     "num_epochs": None, "numb_epochs": None,
 }  # fmt: skip
@@ -55,15 +56,19 @@ class TrainingInput:
     """Settings of ``model`` that may be ``"auto"``."""
     notes: list[str] = field(default_factory=list)
     """What was read and has no effect, one sentence each."""
+    head: str | None = None
+    """Head of the model to fine-tune, ``finetune_head``."""
 
 
-def read_input(path: str | Path, overrides: Sequence[str] = ()) -> TrainingInput:
+def read_input(path: str | Path, overrides: Sequence[str] = (), *, pretrained: bool = False) -> TrainingInput:
     """Read an ``input.json``.
 
     Parameters
     ----------
     overrides
         ``key.key=value`` in the words of the input.
+    pretrained
+        The settings of a pretrained model replace those of the section ``model``.
 
     Raises
     ------
@@ -74,7 +79,7 @@ def read_input(path: str | Path, overrides: Sequence[str] = ()) -> TrainingInput
     tree = read_json_input(path)
     for text in overrides:
         _override(tree, text)
-    return translate(tree, str(path), path.parent)
+    return translate(tree, str(path), path.parent, pretrained=pretrained)
 
 
 def read_json_input(path: Path) -> dict[str, Any]:
@@ -94,8 +99,13 @@ def read_json_input(path: Path) -> dict[str, Any]:
     return tree
 
 
-def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
+def translate(tree: dict[str, Any], where: str, base: Path, *, pretrained: bool = False) -> TrainingInput:
     """Translate the content of an ``input.json``; paths of data are looked for in `base`, then as they are.
+
+    Parameters
+    ----------
+    pretrained
+        See `read_input`.
 
     Raises
     ------
@@ -112,10 +122,15 @@ def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
     if not type_map:
         raise ConfigError(f"{where}: model.type_map is missing: name the elements in the order of the types")
     context = Context(type_map, FAMILIES, training=True, notes=notes, folder=base)
-    model_config, places = _model(model, context)
+    head, frozen = model.take("finetune_head", None), take_frozen(model)
+    places: tuple[SelPlace, ...] = ()
+    settings: Settings = {"frozen": frozen} if frozen else {}
+    if pretrained:
+        take_pretrained(model, notes)
+    else:
+        settings["model"], places = _model(model, context)
     _old_forms(training, root)
-    settings: Settings = {
-        "model": model_config,
+    settings |= {
         "learning_rate": learning_rate_settings(_part(root, "learning_rate", {})),
         "loss": loss_settings(_part(root, "loss", {}), notes),
         "optimizer": optimizer_settings(_part(root, "optimizer", {}), notes),
@@ -127,7 +142,7 @@ def translate(tree: dict[str, Any], where: str, base: Path) -> TrainingInput:
     _validating(root)
     training.finish()
     root.finish()
-    return TrainingInput(type_map, settings, train, valid, places, _merged(notes))
+    return TrainingInput(type_map, settings, train, valid, places, _merged(notes), head)
 
 
 PARTS = {
@@ -304,6 +319,7 @@ def _loop(training: InputSection, notes: list[str]) -> Settings:
         "log_every": training.node.get("disp_freq", 1000),
         "validate_every": training.take("disp_freq", 1000),
         "checkpoint_every": training.take("save_freq", 1000),
+        "change_bias_after_training": training.take("change_bias_after_training", False),
     }
     seed = training.take("seed", None)
     if seed is not None:

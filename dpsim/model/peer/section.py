@@ -124,7 +124,9 @@ class InputSection(Section):
         trainable, seed = self.take("trainable", True), self.take("seed", None)
         frozen = trainable is False or (isinstance(trainable, list) and not all(trainable))
         if training and frozen:
-            raise self.error(f"{self.where}.trainable: {trainable!r} is not supported: every part is trained")
+            raise self.error(
+                f"{self.where}.trainable: {trainable!r} is not taken here: name the part in `frozen` of the training"
+            )
         if training and seed is not None:
             notes.append(f"{self.where}.seed: one seed serves all parts, that of 'training'")
 

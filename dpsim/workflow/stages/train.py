@@ -35,6 +35,7 @@ class TrainStage(TrainConfig, SeededStage):
         "data": Slot(frozenset({"dataset"}), many=True),
         "valid": Slot(frozenset({"dataset"}), many=True),
         "start_from": Slot(frozenset({"weights"})),
+        "old_data": Slot(frozenset({"dataset"}), many=True),
         "dipole": Slot(frozenset({"weights"})),
     }
     outputs: ClassVar[Mapping[str, Output]] = {
@@ -47,6 +48,7 @@ class TrainStage(TrainConfig, SeededStage):
     uses_type_map: ClassVar[bool] = True
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch",)
+    later: ClassVar[tuple[str, ...]] = (*TrainConfig.later, "old_data")
 
     uses: Literal["train"] = "train"
     data: Inputs
@@ -54,13 +56,16 @@ class TrainStage(TrainConfig, SeededStage):
     valid: Inputs | None = None
     """Data set to validate on, instead of the part ``valid`` of `data`."""
     start_from: Input | None = None
-    """Model whose parameters training starts from."""
+    """Model whose parameters training starts from; with ``recipe: finetune`` the pretrained model."""
+    old_data: Inputs | None = None
+    """Data that the pretrained model was made for: its errors on them are compared with those after a fine-tuning. The
+    part ``valid`` is used where there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None  # type: ignore[assignment]
     """Of the initial parameters and of the order of the frames; by default that of the workflow."""
 
     def sources(self) -> Iterator[Source]:
         """Yield the data, the model to start from, and the model of dipoles beside one with electrostatics."""
-        for slot in ("data", "valid", "start_from"):
+        for slot in ("data", "valid", "start_from", "old_data"):
             yield from sources_of(slot, (slot,), getattr(self, slot))
         if isinstance(self.model, DPLRModel):
             yield Source("dipole", ("model", "dipole"), MaybeReference(self.model.dipole))
@@ -69,6 +74,13 @@ class TrainStage(TrainConfig, SeededStage):
         """Check that there is a model."""
         if self.model is None and self.start_from is None:
             yield (), "a train stage takes 'model', or 'start_from' to go on from another model"
+        if self.start_from is None:
+            if self.recipe == "finetune":
+                yield ("recipe",), "a fine-tuning takes 'start_from', the pretrained model"
+            if self.head is not None:
+                yield ("head",), "'head' is that of the model in 'start_from', and there is none"
+        if self.old_data is not None and self.recipe != "finetune":
+            yield ("old_data",), "old data are compared with after a fine-tuning (recipe: finetune)"
 
     def citations(self) -> Iterator[str]:
         """Yield the reference of the model."""
@@ -94,6 +106,7 @@ class TrainStage(TrainConfig, SeededStage):
             valid_data=validation_of(context.paths("valid"), context.paths("data")),
             type_map=context.type_map,
             init_model=context.input("start_from") if self.start_from is not None else None,
+            old_data=[part_of(path, "valid") for path in context.paths("old_data")] or None,
             progress=context.progress,
             device="auto" if context.resources.gpus else "cpu",
         )
