@@ -256,9 +256,9 @@ class LmdbSystem:
         labels = {}
         for name, file in self._present(entries).items():
             entry = self._field_of[file]
-            shape = (n, *entry.shape) if entry.kind == "atom" else entry.shape
+            shape = entry.of_frame(n)
             value = self._array(entries, file, shape, where)
-            labels[name] = value[real] if entry.kind == "atom" else value
+            labels[name] = entry.of_atoms(value, real)
             if check:
                 check_finite(labels[name], name, where)
         ordered = {entry.name: labels[entry.name] for entry in self.fields if entry.name in labels}

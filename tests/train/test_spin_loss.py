@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from dpsim.calculators.engines import ModuleEngine
+from dpsim.calculators.errors_on_data import evaluate_dataset
 from dpsim.calculators.evaluate import Potential, load
 from dpsim.data import Frame, open_dataset, write_mixed, write_npy
 from dpsim.errors import ConfigError, DataError
@@ -293,3 +294,21 @@ def test_predictions_have_no_hessian_unless_asked(plain_frames: list[Frame], tmp
     predicted = loss.predict(batch, training=True)
     assert isinstance(predicted, Derivatives)
     assert predicted.hessian is None
+
+
+def test_errors_of_a_spin_model_on_data(spin_frames: list[Frame], tmp_path: Path) -> None:
+    write_mixed(spin_frames[:4], tmp_path / "data", TYPE_MAP)
+    exact = evaluate_dataset(teacher(SpinModelConfig.tiny()), [tmp_path / "data"])["overall"]
+    assert exact["forces_rmse"] == pytest.approx(0.0, abs=1e-12)
+    assert exact["magnetic_forces_rmse"] == pytest.approx(0.0, abs=1e-12)
+    other = Potential(ModuleEngine(SpinModelConfig.tiny().build(3).with_precision("float64"), "cpu"), "other")
+    found = evaluate_dataset(other, [tmp_path / "data"], tmp_path / "out")["overall"]
+    known = np.concatenate([f.labels["magnetic_forces"][f.types == 0] for f in spin_frames[:4]])
+    frames = [{"positions": f.positions, "types": f.types, "cell": f.cell, "spin": f.labels["spin"]}
+              for f in spin_frames[:4]]  # fmt: skip
+    predicted = [
+        p.magnetic_forces[f.types == 0] for p, f in zip(other.evaluate_many(frames), spin_frames, strict=False)
+    ]
+    assert found["magnetic_forces_mae"] == pytest.approx(np.abs(np.concatenate(predicted) - known).mean(), rel=1e-10)
+    with np.load(tmp_path / "out" / "parity.npz") as parity:
+        assert parity["magnetic_forces_reference"].shape == known.shape
