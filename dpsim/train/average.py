@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Average:
     """``average ← d · average + (1 − d) · parameter`` after each step.
 
-    The decay ``d`` grows from 0.1 as ``(1 + t) / (10 + t)`` until it is the one asked for, so that a short training does
-    not stay near its initial parameters.
+    The decay ``d`` grows from 0.1 as ``(1 + t) / (10 + t)`` until it is the one asked for, so that a short training
+    does not stay near its initial parameters.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Average:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the parameters are their averages."""
+        """Within, the parameters are their averages; to the last bit, they are what they were thereafter."""
         kept = {name: p.detach().clone() for name, p in self.parameters.items()}
         self._assign(self.values)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,13 +19,11 @@ def check_board() -> None:
     SetupError
         Naming it.
     """
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("tensorboard") is None:
         raise SetupError(
             "tensorboard: the package 'tensorboard' is not installed: run `pip install tensorboard`, or leave the "
             "option out (lcurve.csv has the same numbers)"
-        ) from None
+        )
 
 
 class Board:

@@ -24,15 +24,16 @@ from dpsim.train.loss_config import (
 )
 from dpsim.train.model_section import CustomModel, ModelSection, PresetModel
 from dpsim.train.optimizer_config import AdamConfig, KalmanConfig, MuonConfig, OptimizerConfig
+from dpsim.train.run_config import RUN_SETTINGS, RunSettings
 from dpsim.train.transfer_config import TransferSettings
 
 Count = Annotated[int, Field(gt=0)]
 
 
-class TrainConfig(TransferSettings):
+class TrainConfig(TransferSettings, RunSettings):
     """A training: model, number of steps, and how the steps are made."""
 
-    later: ClassVar[tuple[str, ...]] = (*TransferSettings.later, "epochs", "accumulate")
+    later: ClassVar[tuple[str, ...]] = (*TransferSettings.later, *RUN_SETTINGS, "epochs", "accumulate")
 
     model: ModelSection | None = None
     """A preset by name, descriptor and fitting in full, or a model made of others (``type: zbl`` or ``linear``). None:

@@ -221,6 +221,7 @@ def scan(frames: FrameSet, output: str = "energy") -> Scan:
             raise DataError(f"{frame.source}: {error}") from None
         digest.update(frame.positions.tobytes())
         digest.update(frame.types.tobytes())
+        digest.update(b"open" if frame.cell is None else frame.cell.tobytes())
         for name in (output, f"atomic_{output}") if output != "energy" else (output,):
             if name in frame.labels:
                 digest.update(np.asarray(frame.labels[name], dtype=np.float64).tobytes())

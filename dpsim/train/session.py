@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -52,13 +54,21 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class StopSignal:
-    """Remembers that somebody asked to stop: SIGTERM, or a function of the caller.
+    """Remembers that somebody asked to stop: SIGTERM, a function of the caller, or the time that is over.
 
     Signals are only listened to in the main thread, the one place where Python allows it.
+
+    Parameters
+    ----------
+    walltime
+        Seconds from now. It counts as over while there is time for two more of the longest step so far, with what may
+        be saved in it.
     """
 
-    def __init__(self, stop: Callable[[], bool] | None) -> None:
+    def __init__(self, stop: Callable[[], bool] | None, walltime: float | None = None) -> None:
         self._stop = stop
+        self._end = math.inf if walltime is None else time.monotonic() + walltime
+        self._asked, self._longest = math.inf, 0.0
         self._received = False
         self._previous: object = None
         self._listens = threading.current_thread() is threading.main_thread()
@@ -77,7 +87,11 @@ class StopSignal:
 
     @property
     def requested(self) -> bool:
-        """Whether to save and stop after this step."""
+        """Whether to save and stop after this step, at the end of which this is asked."""
+        now = time.monotonic()
+        self._longest, self._asked = max(self._longest, now - self._asked), now
+        if now + 2 * self._longest >= self._end:
+            return True
         return self._received or (self._stop is not None and bool(self._stop()))
 
 

@@ -25,14 +25,18 @@ from dpsim.train.component_scales import set_component_scales
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet, Scan, require_parameters
 from dpsim.train.loader import BatchMaker
+from dpsim.train.run_config import NOT_IN_RESULT
 from dpsim.train.schedule import LearningRate
 from dpsim.train.standard_section import StandardSection
 from dpsim.train.state import TrainingState, checkpoint_path, checkpoints, load_state, read_model
+from dpsim.train.statistics_file import with_statistics
 from dpsim.train.transfer_config import RANDOM
 
 log = logging.getLogger("dpsim.train")
 
-CHANGEABLE = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "model")
+CHANGEABLE = (
+    "steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "model", *NOT_IN_RESULT,
+)  # fmt: skip
 """Settings in which a continued training may differ from its beginning; `model` is compared by itself."""
 BIASED = ("polarizability", "dos", "property")
 """Outputs other than energies whose models have a bias from the data."""
@@ -191,15 +195,20 @@ def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMa
     refuse_tables(model)
     check_widths(found, model, "training")
     require_parameters(found, model.inputs, "training")
-    set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
-    set_parameter_scales(model, found)
     preset = config.model.preset_out_bias if config.model is not None else {}
     if model.output != "energy" and preset:
         raise ConfigError(f"model.preset_out_bias: the model predicts {model.output}, only energies can be given")
-    if model.output == "energy" and (len(found.values) or preset):
-        _set_energy_bias(model, found, preset)
-    elif model.output in BIASED:
-        _set_output_bias(model, found)
+
+    def take() -> None:
+        set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
+        set_parameter_scales(model, found)
+        if model.output == "energy" and (len(found.values) or preset):
+            _set_energy_bias(model, found, preset)
+        elif model.output in BIASED:
+            _set_output_bias(model, found)
+
+    facts = {"data": found.digest, "preset_out_bias": preset, "frames": STATISTICS_FRAMES}
+    with_statistics(Path(config.statistics_file) if config.statistics_file else None, model, facts, take)
     if config.model is not None:
         config.model.complete(model)
     return model

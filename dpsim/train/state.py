@@ -59,10 +59,20 @@ class TrainingState:
     """Digests of the data and of the model that training started from."""
     seconds: float = 0.0
     """Time of all steps so far, in s."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """Averages of the parameters by name, if there are any."""
 
-    def build_model(self, where: str) -> Model:
-        """Make the model; `where` names the file in messages."""
-        return model_from_state(self.model_config, self.model, where)
+    def build_model(self, where: str, *, averaged: bool = False) -> Model:
+        """Make the model.
+
+        Parameters
+        ----------
+        where
+            The file, for messages.
+        averaged
+            With the averages of the parameters in their place, where there are any.
+        """
+        return model_from_state(self.model_config, self.model | (self.average if averaged else {}), where)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -92,6 +102,7 @@ def save_state(state: TrainingState, folder: Path) -> Path:
         "best": {"step": state.best.step, "metric": state.best.metric, "errors": state.best.errors},
         "origin": state.origin,
         "seconds": state.seconds,
+        "average": {name: t.detach().cpu() for name, t in state.average.items()},
     }
     # By a path instead of a file, the temporary name would be part of the content.
     with new_file(path) as temporary, temporary.open("wb") as file:
@@ -125,7 +136,8 @@ def load_state(path: str | Path) -> TrainingState:
         )
     cursor = Cursor(content["cursor"]["draws"], tuple(content["cursor"]["taken"]))
     names = ("step", "config", "model_config", "model", "optimizer", "sums", "origin", "seconds")
-    return TrainingState(cursor=cursor, best=Best(**content["best"]), **{name: content[name] for name in names})
+    known = {name: content[name] for name in names}
+    return TrainingState(cursor=cursor, best=Best(**content["best"]), average=content.get("average", {}), **known)
 
 
 def remove_old(folder: Path, keep: int) -> None:
@@ -135,14 +147,14 @@ def remove_old(folder: Path, keep: int) -> None:
 
 
 def load_checkpoint_model(path: str | Path) -> Model:
-    """The model of a ``step-N.ckpt``.
+    """The model of a ``step-N.ckpt``, with averages of the parameters if the training makes some.
 
     Raises
     ------
     ModelError
         If the file is missing, damaged, or no checkpoint of dpsim.
     """
-    return load_state(path).build_model(str(path))
+    return load_state(path).build_model(str(path), averaged=True)
 
 
 def heads_in(path: Path) -> list[str]:

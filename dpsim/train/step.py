@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dpsim.train.arithmetic import bf16_products
 from dpsim.train.config import TrainConfig
 from dpsim.train.kalman import KalmanFilter, chosen_atoms, factor
 from dpsim.train.loader import Batch, Label
@@ -83,7 +84,7 @@ class GradientStep:
     ) -> None:
         assert not isinstance(config.optimizer, KalmanConfig)
         self.loss, self.parameters, self.clock = loss, parameters, clock
-        self.max_norm = config.gradient_max_norm
+        self.max_norm, self.products = config.gradient_max_norm, config.matrix_products
         self.optimizer = build_optimizer(config.optimizer, parameters)
         self.schedule = LearningRate(config.learning_rate, config.total_steps, workers)
 
@@ -111,7 +112,8 @@ class GradientStep:
         return Outcome(value, summed([o.terms for o in found]), summed([o.errors for o in found]))
 
     def _backward(self, batch: Batch, weights: Mapping[str, float]) -> Outcome:
-        predicted = self.loss.predict(batch, training=True)
+        with bf16_products(self.products, self.parameters[0].device.type):
+            predicted = self.loss.predict(batch, training=True)
         terms = self.loss.terms(predicted, batch)
         loss = weighted_sum(terms, weights)
         self.clock.lap("forward")
@@ -146,6 +148,7 @@ class KalmanStep:
         clock: Clock,
     ) -> None:
         self.config, self.loss, self.clock = filter_config, loss, clock
+        self.products = config.matrix_products
         self.seed, self.steps = config.seed, config.total_steps
         self.parameters = [p for p in parameters if p.requires_grad]
         self.filter = KalmanFilter(filter_config, self.parameters)
@@ -157,7 +160,7 @@ class KalmanStep:
         """See `Step.__call__`."""
         (batch,) = batches
         done = number / self.steps
-        predicted = self.loss.predict(batch, training=True)
+        predicted = self._predict(batch)
         terms, errors = self.loss.terms(predicted, batch), self.loss.errors(predicted, batch)
         limits = {name: limit for name, (_, limit) in self.loss.config.active.items()}
         value = weighted_sum(terms, limits).item()
@@ -175,10 +178,14 @@ class KalmanStep:
             rows = counted(forces, len(forces.values))
             for update in range(self.config.force_updates):
                 chosen = chosen_atoms(self.seed, number, update, rows, self.config.atoms_per_update * batch.n_frames)
-                now = self.loss.predict(batch, training=True).forces
+                now = self._predict(batch).forces
                 self.clock.lap("forward")
                 self._measure(now[chosen] * weight, forces.values[chosen] * weight, batch)
         return Outcome(value, detached(terms), errors)
+
+    def _predict(self, batch: Batch) -> Any:
+        with bf16_products(self.products, self.parameters[0].device.type):
+            return self.loss.predict(batch, training=True)
 
     def _measure(self, predicted: Tensor, label: Tensor, batch: Batch) -> None:
         """Update the parameters with the sum of some predictions, each with the sign of its error."""

@@ -10,8 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,17 +22,22 @@ from dpsim.data.files import write_text
 from dpsim.errors import Interrupted, StageError
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import load_model, save_model
+from dpsim.train.arithmetic import check_products, tf32_products
+from dpsim.train.average import Average
+from dpsim.train.board import Board, check_board
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
 from dpsim.train.data_config import size_of
 from dpsim.train.electrostatics import take_out_electrostatics
 from dpsim.train.finetune import FineTuning, adapted_model, change_bias_of_result, starting_model
 from dpsim.train.folder import training_folder
-from dpsim.train.frames import DataSource, FrameSet, Scan, require_labels, require_parameters, scan
+from dpsim.train.frames import DataSource, FrameSet, require_labels, require_parameters, scan
 from dpsim.train.length import with_steps
 from dpsim.train.loader import Batch, BatchMaker, Prefetch, making_threads
 from dpsim.train.loss import check_loss, make_loss
+from dpsim.train.metric import Metric, evaluate
 from dpsim.train.progress import Progress, Reporter, silent
+from dpsim.train.result import TrainResult, data_facts
 from dpsim.train.running import WAITING, Clock, Running
 from dpsim.train.sampler import Cursor, Filling, Sampler, filling, in_order
 from dpsim.train.session import StopSignal, device_of, torch_threads
@@ -58,23 +62,6 @@ log = logging.getLogger("dpsim.train")
 
 CACHE_BYTES = 2 << 30
 """Memory for neighbourhoods that are kept, where a quarter of what is free is not less."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training left behind."""
-
-    best: Path
-    """Model with the lowest validation metric (training metric without validation data)."""
-    last: Path
-    """Model after the last step."""
-    checkpoint: Path
-    """State after the last step."""
-    curve: Path
-    """Learning curve."""
-    metrics_path: Path
-    metrics: dict[str, Any]
-    """Content of ``metrics.json``."""
 
 
 def train(
@@ -141,8 +128,8 @@ def train(
     """
     ops.keep_memory()
     ops.load()
-    folder = Path(output_dir)
-    with training_folder(folder) as checked, torch_threads(threads):
+    folder, signal = Path(output_dir), StopSignal(stop, config.walltime)
+    with training_folder(folder) as checked, torch_threads(threads), tf32_products(config.matrix_products):
         resume = find_resume(folder, restart)
         initial = starting_model(init_model, config)
         name = target_of(config, resume, initial).property_name
@@ -156,7 +143,7 @@ def train(
         tuning = FineTuning.of(config, initial, old_data, frames)
         trainer = Trainer(config, folder, frames, valid, initial, resume, device_of(device), cache_bytes, tuning)
         checked()
-        return trainer.run(progress or silent, StopSignal(stop))
+        return trainer.run(progress or silent, signal)
 
 
 class Trainer:
@@ -190,6 +177,7 @@ class Trainer:
         if self.found_valid is not None:
             check_validation(self.found_valid, config, self.model)
         self.loss = make_loss(config.loss, self.model)
+        self._check_options()
         freeze_parts(self.model, config.frozen)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.tuning = tuning
@@ -198,8 +186,19 @@ class Trainer:
         self.step, self.best, self.seconds = 0, Best(), 0.0
         self.since_row, self.since_check, self.clock = Running(), Running(), Clock()
         self.make_step = make_step(config, self.loss, self.parameters, self.clock)
+        moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.average = Average(moving, config.ema) if config.ema is not None else None
         if resume is not None:
             self._restore(resume)
+
+    def _check_options(self) -> None:
+        """Refuse what the loss, the data or the machine do not have."""
+        found = self.found if self.found_valid is None else self.found_valid
+        self.metric = Metric(self.config.validation_metric, self.loss)
+        self.metric.check(found.labels, validated=self.found_valid is not None)
+        check_products(self.config.matrix_products, self.device, self.model.precision)
+        if self.config.tensorboard:
+            check_board()
 
     def _model(self, frames: FrameSet, initial: Model | None, resume: Resume | None) -> Model:
         if resume is not None:
@@ -235,6 +234,8 @@ class Trainer:
     def _restore(self, resume: Resume) -> None:
         state = resume.state
         self.make_step.load_state_dict(state.optimizer)
+        if self.average is not None:
+            self.average.load(state.average)
         self.step, self.best, self.seconds = state.step, state.best, state.seconds
         self.sampler.cursor = state.cursor
         self.since_row, self.since_check = Running(state.sums["row"]), Running(state.sums["check"])
@@ -249,7 +250,8 @@ class Trainer:
         curve = Curve(self.folder / "lcurve.csv", self.loss.quantities, self.step)
         reporter = Reporter(progress, self.step, steps)
         threads = making_threads(self.device)
-        with contextlib.closing(curve), stop, Prefetch(self.make, iter(self.sampler), threads) as batches:
+        writers: list[Curve | Board] = [curve, *([Board(self.folder, self.step)] if config.tensorboard else [])]
+        with _closing(writers), stop, Prefetch(self.make, iter(self.sampler), threads) as batches:
             self.clock.start()
             for group, cursor in grouped(batches, config.accumulate):
                 self.clock.lap(WAITING)
@@ -258,7 +260,7 @@ class Trainer:
                 check = last or self.step % config.validate_every == 0
                 errors = self._check() if check else {}
                 if check or self.step == 1 or self.step % config.log_every == 0:
-                    self._row(curve, errors, reporter)
+                    self._row(writers, errors, reporter)
                 reporter.after_step(self.step, loss)
                 stopped = stop.requested and not last
                 if last or stopped or self.step % config.checkpoint_every == 0:
@@ -291,6 +293,8 @@ class Trainer:
         except NotFiniteError as error:
             self._refuse(error, [source for batch in batches for source in batch.sources])
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         self._count(outcome, batches)
         self.seconds += time.perf_counter() - begin
         return outcome.loss
@@ -318,10 +322,8 @@ class Trainer:
 
     def _check(self) -> dict[str, float]:
         """Errors on the validation data; keeps the model if its metric is the lowest so far."""
-        sums = self.since_check if self.make_valid is None else self._evaluate(self.make_valid)
-        limits = {name: limit for name, (_, limit) in self.config.loss.active.items()}
-        means = {name: sums.mean(f"term.{name}") for name in limits}
-        metric = sum(limits[name] * mean for name, mean in means.items() if mean is not None)
+        sums = self.since_check if self.make_valid is None else self._validate(self.make_valid)
+        metric = self.metric.of(sums)
         errors = {f"rmse_{name}": root for name in self.loss.quantities if (root := sums.root(name)) is not None}
         if not math.isfinite(metric):
             raise StageError(
@@ -334,21 +336,15 @@ class Trainer:
         self.since_check = Running()
         return errors if self.make_valid is not None else {}
 
-    def _evaluate(self, maker: BatchMaker) -> Running:
-        """Loss terms and errors over the validation frames."""
-        sums, frames = Running(), maker.frames
-        indices = frames.spread(self.config.validation_frames)
-        plan = in_order(indices, n_atoms=frames.n_atoms, **self._filling(maker))
-        with Prefetch(maker, ((batch, None) for batch in plan), making_threads(self.device)) as batches:
-            for made, _ in batches:
-                batch = made.to(self.device)
-                predicted = self.loss.predict(batch, training=False)
-                sums.add(self.loss.terms(predicted, batch), "term.")
-                sums.add(self.loss.errors(predicted, batch))
+    def _validate(self, maker: BatchMaker) -> Running:
+        indices = maker.frames.spread(self.config.validation_frames)
+        plan = in_order(indices, n_atoms=maker.frames.n_atoms, **self._filling(maker))
+        with self._averaged():
+            sums = evaluate(self.metric, maker, plan, self.device)
         self.clock.lap("validation")
         return sums
 
-    def _row(self, curve: Curve, valid: dict[str, float], reporter: Reporter) -> None:
+    def _row(self, writers: Sequence[Curve | Board], valid: dict[str, float], reporter: Reporter) -> None:
         sums = self.since_row
         row: dict[str, float | int | None] = {
             "step": self.step,
@@ -357,7 +353,8 @@ class Trainer:
             **{f"rmse_{name}_train": sums.root(name) for name in self.loss.quantities},
             **{f"{name}_valid": value for name, value in valid.items()},
         }
-        curve.append(row)
+        for writer in writers:
+            writer.append(row)
         reporter.after_row({name: value for name, value in row.items() if value is not None}, self.clock)
         sums.clear()
 
@@ -373,6 +370,7 @@ class Trainer:
             best=self.best,
             origin=self.origin,
             seconds=self.seconds,
+            average=self.average.values if self.average is not None else {},
         )
         try:
             save_state(state, self.folder)
@@ -394,7 +392,12 @@ class Trainer:
         }
         if metric is not None:
             provenance["metric"] = metric
-        return save_model(self.model, self.folder / f"{name}.safetensors", provenance)
+        with self._averaged():
+            return save_model(self.model, self.folder / f"{name}.safetensors", provenance)
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Within, the model is the one that is kept: with averages of its parameters if there are any."""
+        return self.average.applied() if self.average is not None else contextlib.nullcontext()
 
     def _result(self) -> TrainResult:
         files = {name: self.folder / f"{name}.safetensors" for name in ("best", "last")}
@@ -402,7 +405,7 @@ class Trainer:
             if not file.is_file():
                 log.warning("%s is missing: the model of step %d is written there", file, self.step)
                 self._save_model(name)
-        metrics = self._metrics(self.found, self.found_valid)
+        metrics = self._metrics()
         if self.config.change_bias_after_training:
             metrics["bias_after_training"] = {
                 name: change_bias_of_result(file, self.make.frames) for name, file in files.items()
@@ -421,23 +424,26 @@ class Trainer:
             metrics=metrics,
         )
 
-    def _metrics(self, found: Scan, valid: Scan | None) -> dict[str, Any]:
+    def _metrics(self) -> dict[str, Any]:
+        valid = self.make_valid.frames if self.make_valid else None
         return {
             "step": self.step,
             "steps": self.steps,
             "type_map": list(self.model.type_map),
             "parameters": sum(p.numel() for p in self.parameters),
             "precision": self.model.precision,
-            "frames": {"train": len(self.make.frames), "valid": len(self.make_valid.frames) if self.make_valid else 0},
-            "left_out": {
-                "train": self.make.frames.dropped,
-                "valid": self.make_valid.frames.dropped if self.make_valid else {},
-            },
-            "labels": {"train": found.labels, "valid": valid.labels if valid else {}},
+            **data_facts(self.make.frames, self.found, valid, self.found_valid),
             "best": {"step": self.best.step, "metric": self.best.metric, **self.best.errors},
             f"{self.model.output}_bias": dict(zip(self.model.type_map, self.model.out_bias.tolist(), strict=True)),
-            "forces_rms": None if math.isnan(found.forces_std) else found.forces_std,
             "seconds": self.seconds,
             "seconds_per_step": self.seconds / max(self.step, 1),
             "time_shares": self.clock.shares(),
         }
+
+
+@contextlib.contextmanager
+def _closing(writers: Sequence[Curve | Board]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for writer in writers:
+            stack.callback(writer.close)
+        yield

@@ -1,0 +1,95 @@
+"""What the best model has least of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from dpsim.errors import ConfigError
+from dpsim.train.loader import Batch, BatchMaker, Prefetch, making_threads
+from dpsim.train.loss import AnyLoss
+from dpsim.train.running import Running
+
+_ABSOLUTE = "abs."
+
+
+class Metric:
+    """Validation metric of a training, from sums over the batches.
+
+    Parameters
+    ----------
+    name
+        ``loss``, or a quantity and ``mae`` or ``rmse`` with a colon between.
+    """
+
+    def __init__(self, name: str, loss: AnyLoss) -> None:
+        self.name, self.loss = name, loss
+        self.quantity, _, self.kind = name.partition(":")
+
+    def check(self, labels: Mapping[str, int], *, validated: bool) -> None:
+        """Refuse a metric that the data have no labels for.
+
+        Parameters
+        ----------
+        labels
+            Number of frames that have each field, of the data that the best model is chosen by.
+        validated
+            Whether these are validation data.
+
+        Raises
+        ------
+        ConfigError
+            Naming what there is.
+        """
+        if self.name == "loss":
+            return
+        if self.quantity not in self.loss.quantities:
+            raise ConfigError(
+                f"validation_metric: {self.name}: there is no error of {self.quantity}, expected loss, or one of "
+                f"{', '.join(self.loss.quantities)} with :mae or :rmse"
+            )
+        if not labels.get(self.quantity):
+            what = "validation" if validated else "training"
+            raise ConfigError(
+                f"validation_metric: {self.name}: no frame of the {what} data has the label {self.quantity!r}: "
+                "choose another metric, or add the label"
+            )
+        if self.kind == "mae" and not validated:
+            raise ConfigError(
+                f"validation_metric: {self.name} needs validation data: add them, or write {self.quantity}:rmse"
+            )
+
+    def add(self, sums: Running, predicted: Any, batch: Batch) -> None:
+        """Add what the metric needs of a batch beside terms and squared errors."""
+        if self.kind == "mae":
+            sums.add(self.loss.errors(predicted, batch, 1), _ABSOLUTE)
+
+    def of(self, sums: Running) -> float:
+        """Value for these sums; NaN if there was no label."""
+        if self.kind:
+            found = sums.root(self.quantity) if self.kind == "rmse" else sums.mean(_ABSOLUTE + self.quantity)
+            return float("nan") if found is None else found
+        limits = {name: limit for name, (_, limit) in self.loss.config.active.items()}
+        means = {name: sums.mean(f"term.{name}") for name in limits}
+        return sum(limits[name] * mean for name, mean in means.items() if mean is not None)
+
+
+def evaluate(metric: Metric, maker: BatchMaker, plan: Iterable[list[int]], device: torch.device) -> Running:
+    """Loss terms, errors and what the metric needs, over batches of frames.
+
+    Parameters
+    ----------
+    plan
+        Frame indices of each batch.
+    """
+    sums, loss = Running(), metric.loss
+    with Prefetch(maker, ((batch, None) for batch in plan), making_threads(device)) as batches:
+        for made, _ in batches:
+            batch = made.to(device)
+            predicted = loss.predict(batch, training=False)
+            sums.add(loss.terms(predicted, batch), "term.")
+            sums.add(loss.errors(predicted, batch))
+            metric.add(sums, predicted, batch)
+    return sums
