@@ -9,14 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from dpsim.calculators.engines import ModelFacts
 from dpsim.calculators.evaluate import Potential, Prediction, load
 from dpsim.data import Dataset, Frame, open_dataset
 from dpsim.data.files import new_file, write_json
 from dpsim.errors import DataError
+from dpsim.fields import BY_NAME
 
 Pairs = dict[str, list[np.ndarray]]
 _CHUNK = 64
-QUANTITIES = ("energy", "forces", "virial")
+_BESIDE = ("fparam", "aparam", "charge_spin", "spin")
+
+
+def quantities_of(facts: ModelFacts) -> tuple[str, ...]:
+    """What of a model is compared with labels."""
+    if facts.output == "energy":
+        return ("energy", "forces", "virial", *(("magnetic_forces",) if facts.spin is not None else ()))
+    return tuple(name for name in (facts.output, f"atomic_{facts.output}") if name in BY_NAME)
 
 
 def evaluate_dataset(
@@ -43,7 +52,8 @@ def evaluate_dataset(
     dict
         ``overall`` and ``systems`` (by name), each with ``frames``, ``atoms`` and, where there are labels,
         ``energy_rmse``, ``energy_mae`` (eV/atom), ``forces_rmse``, ``forces_mae`` (eV/Å), ``virial_rmse``,
-        ``virial_mae`` (eV/atom).
+        ``virial_mae`` (eV/atom); of other models the same with the name of what they predict, per atom where it is a
+        sum over the atoms of a structure, for example ``dipole_rmse`` and ``atomic_dipole_rmse``.
 
     Raises
     ------
@@ -51,7 +61,8 @@ def evaluate_dataset(
         If the data cannot be read, or no frame has a label.
     """
     potential = model if isinstance(model, Potential) else load(model, device=device)
-    dataset = open_dataset([Path(p) for p in data], potential.type_map)
+    facts = potential.facts
+    dataset = open_dataset([Path(p) for p in data], facts.type_map, property_name=facts.property_name)
     per_system = _collect(potential, dataset, progress)
     metrics: dict[str, Any] = {"systems": {name: _errors(pairs) for name, pairs in per_system.items()}}
     total: Pairs = {}
@@ -59,8 +70,11 @@ def evaluate_dataset(
         for key, values in pairs.items():
             total.setdefault(key, []).extend(values)
     metrics["overall"] = _errors(total)
-    if not any(f"{q}_rmse" in metrics["overall"] for q in QUANTITIES):
-        raise DataError(f"{', '.join(map(str, data))}: no frame has an energy, forces or a virial to compare with")
+    names = quantities_of(facts)
+    if not any(f"{name}_rmse" in metrics["overall"] for name in names):
+        raise DataError(
+            f"{', '.join(map(str, data))}: no frame has one of the labels {', '.join(names)} to compare with"
+        )
     if output_dir is not None:
         folder = Path(output_dir)
         write_json(folder / "metrics.json", metrics)
@@ -75,9 +89,9 @@ def _collect(potential: Potential, dataset: Dataset, progress: Callable[..., Non
         pairs: Pairs = {}
         for start in range(0, system.n_frames, _CHUNK):
             frames = [system.frame(i) for i in range(start, min(start + _CHUNK, system.n_frames))]
-            inputs = ({"positions": f.positions, "types": f.types, "cell": f.cell} for f in frames)
+            inputs = (_arguments(potential.facts, frame) for frame in frames)
             for frame, prediction in zip(frames, potential.evaluate_many(inputs), strict=True):
-                _append(pairs, frame, prediction)
+                _append(pairs, potential.facts, frame, prediction)
             done += len(frames)
             if progress is not None:
                 progress(done, total, f"testing {system.name}")
@@ -91,26 +105,40 @@ def _unused(name: str, taken: Container[str]) -> str:
     return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
 
-def _append(pairs: Pairs, frame: Frame, prediction: Prediction) -> None:
-    real = frame.types >= 0
-    n_atoms = max(int(real.sum()), 1)
-    pairs.setdefault("atoms", []).append(np.array([n_atoms]))
-    for name in QUANTITIES:
+def _arguments(facts: ModelFacts, frame: Frame) -> dict[str, Any]:
+    """What `Potential.evaluate` is given for a frame: of the labels, what the model takes."""
+    inputs = facts.inputs
+    takes = (inputs.n_fparam > 0, inputs.n_aparam > 0, inputs.charge_spin, facts.spin is not None)
+    given = {
+        name: frame.labels[name] for name, taken in zip(_BESIDE, takes, strict=True) if taken and name in frame.labels
+    }
+    return {"positions": frame.positions, "types": frame.types, "cell": frame.cell, "source": frame.source, **given}
+
+
+def _append(pairs: Pairs, facts: ModelFacts, frame: Frame, prediction: Prediction) -> None:
+    # placeholders, and atoms without an output of their own, would make errors look smaller
+    counted = (frame.types >= 0) & ~np.isin(frame.types, facts.atom_exclude_types)
+    n_atoms = max(int(counted.sum()), 1)
+    pairs.setdefault("atoms", []).append(np.array([max(int((frame.types >= 0).sum()), 1)]))
+    for name in quantities_of(facts):
         label = frame.labels.get(name)
         if label is None:
             continue
-        scale = 1.0 if name == "forces" else 1.0 / n_atoms
+        atomic = BY_NAME[name].kind == "atom"
+        rows = counted
+        if name == "magnetic_forces" and facts.spin is not None:  # atoms whose type has no spin have no such force
+            rows = counted & (np.asarray(facts.spin)[np.maximum(frame.types, 0)] != 0)
+        scale = 1.0 if atomic or facts.intensive else 1.0 / n_atoms
         for side, values in (("reference", label), ("predicted", getattr(prediction, name))):
             array = np.asarray(values, dtype=float)
-            kept = array[real] if name == "forces" else array  # placeholders would make errors look smaller
-            pairs.setdefault(f"{name}_{side}", []).append(kept.reshape(-1) * scale)
+            pairs.setdefault(f"{name}_{side}", []).append((array[rows] if atomic else array).reshape(-1) * scale)
 
 
 def _errors(pairs: Pairs) -> dict[str, float | int]:
     atoms = np.concatenate(pairs["atoms"]) if pairs.get("atoms") else np.zeros(0, dtype=int)
     result: dict[str, float | int] = {"frames": len(atoms), "atoms": int(atoms.sum())}
-    for name in QUANTITIES:
-        if f"{name}_reference" in pairs:
+    for name in (key.removesuffix("_reference") for key in pairs if key.endswith("_reference")):
+        if sum(map(len, pairs[f"{name}_reference"])):
             difference = np.concatenate(pairs[f"{name}_predicted"]) - np.concatenate(pairs[f"{name}_reference"])
             result[f"{name}_rmse"] = float(np.sqrt(np.mean(difference**2)))
             result[f"{name}_mae"] = float(np.mean(np.abs(difference)))
@@ -119,15 +147,16 @@ def _errors(pairs: Pairs) -> dict[str, float | int]:
 
 def _write_parity(path: Path, per_system: dict[str, Pairs]) -> None:
     arrays: dict[str, np.ndarray] = {"systems": np.array(list(per_system), dtype=str)}
-    for name in QUANTITIES:
+    names = {key.removesuffix("_reference") for pairs in per_system.values() for key in pairs}
+    for name in sorted(names & set(BY_NAME)):
         found = [(i, pairs) for i, pairs in enumerate(per_system.values()) if f"{name}_reference" in pairs]
         if not found:
             continue
+        width = int(np.prod(BY_NAME[name].shape)) if -1 not in BY_NAME[name].shape else 1
         for side in ("reference", "predicted"):
             values = np.concatenate([np.concatenate(pairs[f"{name}_{side}"]) for _, pairs in found])
-            arrays[f"{name}_{side}"] = values if name == "energy" else values.reshape(-1, 3 if name == "forces" else 9)
+            arrays[f"{name}_{side}"] = values if width == 1 else values.reshape(-1, width)
         counts = [sum(map(len, pairs[f"{name}_reference"])) for _, pairs in found]
-        width = {"energy": 1, "forces": 3, "virial": 9}[name]
         arrays[f"{name}_system"] = np.repeat([i for i, _ in found], [c // width for c in counts])
     with new_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)

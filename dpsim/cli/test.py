@@ -39,8 +39,11 @@ def command(
     if as_json:
         print_json(metrics)
         return
-    rows = [_row(name, errors) for name, errors in metrics["systems"].items()]
-    click.echo(table([*rows, _row("overall", metrics["overall"])], ["system", "frames", *[c[2] for c in _COLUMNS]]))
+    columns = _columns(metrics["overall"])
+    rows = [
+        _row(name, errors, columns) for name, errors in [*metrics["systems"].items(), ("overall", metrics["overall"])]
+    ]
+    click.echo(table(rows, ["system", "frames", *[title for _, _, title in columns]]))
 
 
 def _evaluate(evaluate: Any, potential: Any, systems: tuple[Path, ...], detail: str | None, progress: Any) -> Any:
@@ -58,6 +61,14 @@ def _evaluate(evaluate: Any, potential: Any, systems: tuple[Path, ...], detail: 
     return metrics
 
 
-def _row(name: str, errors: dict[str, Any]) -> list[str]:
-    cells = [f"{errors[key] * factor:.4g}" if key in errors else "-" for key, factor, _ in _COLUMNS]
+def _columns(overall: dict[str, Any]) -> tuple[tuple[str, float, str], ...]:
+    """Those of energies, or of whatever else the model predicts, in the units of its labels."""
+    if any(key in overall for key, _, _ in _COLUMNS):
+        return _COLUMNS
+    keys = [key for key in overall if key.endswith(("_rmse", "_mae"))]
+    return tuple((key, 1.0, f"{key.rpartition('_')[0]} {key.rpartition('_')[2].upper()}") for key in keys)
+
+
+def _row(name: str, errors: dict[str, Any], columns: tuple[tuple[str, float, str], ...]) -> list[str]:
+    cells = [f"{errors[key] * factor:.4g}" if key in errors else "-" for key, factor, _ in columns]
     return [name, str(errors["frames"]), *cells]

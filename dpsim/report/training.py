@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-QUANTITIES = {"energy": ("energy", "eV/atom", 1000.0, "meV/atom"), "forces": ("force", "eV/Å", 1000.0, "meV/Å"),
-              "virial": ("virial", "eV/atom", 1000.0, "meV/atom")}  # fmt: skip
+AS_LABELLED = "as labelled"
+QUANTITIES = {
+    "energy": ("energy", "eV/atom", 1000.0, "meV/atom"),
+    "forces": ("force", "eV/Å", 1000.0, "meV/Å"),
+    "virial": ("virial", "eV/atom", 1000.0, "meV/atom"),
+    "magnetic_forces": ("magnetic force", "eV/μB", 1000.0, "meV/μB"),
+    **{name: (name.replace("_", " "), AS_LABELLED, 1.0, AS_LABELLED)
+       for name in ("dipole", "atomic_dipole", "polarizability", "atomic_polarizability", "dos", "atomic_dos",
+                    "property", "atomic_population")},
+}  # fmt: skip
 """Name in words, unit in files, factor to the unit shown, unit shown."""
+COMPARED = ("forces", "energy", *(name for name in QUANTITIES if name not in ("forces", "energy")))
+"""The same in the order in which they matter."""
 
 
 def data_block(section: Section, canvas: Canvas) -> Block | None:
@@ -96,7 +106,7 @@ def train_block(section: Section, canvas: Canvas) -> Block | None:
 def _validation_cards(best: dict[str, Any]) -> list[Card]:
     """Errors of the best model on validation data; a test stage replaces them."""
     cards = []
-    for key in ("forces", "energy"):
+    for key in (name for name in COMPARED if name != "virial"):
         value = best.get(f"rmse_{key}")
         if isinstance(value, float):
             word, _, factor, unit = QUANTITIES[key]
@@ -213,7 +223,7 @@ def test_block(section: Section, canvas: Canvas) -> Block | None:
     overall, systems = metrics.get("overall") or {}, metrics.get("systems") or {}
     pictures, fits = [], {}
     names = [str(name) for name in (arrays or {}).get("systems", [])]
-    for key in ("forces", "energy", "virial"):
+    for key in COMPARED:
         pair = _pair(section, arrays or {}, key)
         if pair is not None:
             fits[key] = _fit(*pair[:2])
@@ -228,7 +238,7 @@ def test_block(section: Section, canvas: Canvas) -> Block | None:
     rows = [_error_row(name, row, present) for name, row in [("all", overall), *sorted(systems.items())] if row]
     tables = [Table("Errors on test data", header, rows).compact()] if rows else []
     cards = []
-    for q in ("forces", "energy", "virial"):
+    for q in COMPARED:
         value = overall.get(f"{q}_rmse", fits[q]["rmse"] if q in fits else None)
         if isinstance(value, int | float):
             word, _, factor, unit = QUANTITIES[q]
@@ -296,7 +306,8 @@ def _parity_picture(canvas: Canvas, key: str, pair: Pair, names: Sequence[str], 
         groups = groups if named and 1 < len(found) <= len(SERIES) else None
     r2 = f", R² {fit['r2']:.5f}" if "r2" in fit else ""
     said = f"RMSE {number(fit['rmse'] * factor)} {shown}, MAE {number(fit['mae'] * factor)} {shown}{r2}"
-    what = {"energy": "energy per atom", "forces": "force component", "virial": "virial component per atom"}[key]
+    special = {"energy": "energy per atom", "forces": "force component", "virial": "virial component per atom"}
+    what = special.get(key, f"{word} component")
     alt = f"Parity plot of the {what}, model against reference, {number(len(reference))} values: {said}."
     # Total energies differ in their last digits only: what is seen is their distance from the mean.
     middle, label = (float(reference.mean()), "energy − mean") if key == "energy" else (0.0, word)

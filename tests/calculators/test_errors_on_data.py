@@ -12,9 +12,12 @@ from dpsim.calculators.errors_on_data import evaluate_dataset
 from dpsim.calculators.evaluate import Potential
 from dpsim.data import Frame, write_mixed
 from dpsim.data.files import read_json
+from dpsim.descriptors import SeE2AConfig
 from dpsim.errors import DataError
+from dpsim.fittings import DipoleFittingConfig, PropertyFittingConfig
 from dpsim.model.checkpoint import save_model
 from dpsim.model.config import ModelConfig
+from dpsim.testing import Subject
 
 OFFSETS = {"energy": 0.3, "forces": 0.1, "virial": 0.6}
 """By how much the labels exceed what the model says: per frame, per component, per component."""
@@ -73,7 +76,7 @@ def test_labels_that_are_missing_do_not_count(model, file, tmp_path):
     assert overall["frames"] == 2
     assert overall["forces_rmse"] == pytest.approx(0.1, rel=1e-9)
     write(tmp_path / "bare", [labelled(model, 4, 2, without=tuple(OFFSETS))])
-    with pytest.raises(DataError, match="no frame has an energy, forces or a virial to compare with"):
+    with pytest.raises(DataError, match="no frame has one of the labels energy, forces, virial to compare with"):
         evaluate_dataset(file, [tmp_path / "bare"])
 
 
@@ -101,3 +104,42 @@ def test_placeholders_do_not_make_errors_smaller(model, file, tmp_path):
     assert overall["atoms"] == 4
     assert overall["forces_rmse"] == pytest.approx(0.1, rel=1e-9)
     assert overall["energy_rmse"] == pytest.approx(0.3 / 4, rel=1e-6)
+
+
+def tensor_model(fitting, **changes):
+    config = ModelConfig(type_map=("O", "H"), descriptor=SeE2AConfig.tiny(), fitting=fitting, **changes)
+    return Subject.from_config(config).model
+
+
+def offset_labels(model, n, seed, offset, **inputs):
+    """A frame whose labels exceed what a model says by the same number everywhere."""
+    rng = np.random.default_rng(seed)
+    positions, types = rng.uniform(0, 4, (n, 3)), rng.integers(0, 2, n)
+    found = Potential(ModuleEngine(model, "cpu"), "model").evaluate(positions, types, **inputs)
+    names = [name for name in (model.output, f"atomic_{model.output}") if name != "atomic_property"]
+    labels = {name: np.asarray(getattr(found, name)) + offset for name in names}
+    return Frame(positions, types, None, labels | {name: np.asarray(value) for name, value in inputs.items()})
+
+
+def test_errors_of_dipoles(tmp_path):
+    """The sum is compared per atom, atoms without a dipole of their own do not count, parameters are passed on."""
+    fitting = DipoleFittingConfig.tiny().model_copy(update={"numb_fparam": 2})
+    model = tensor_model(fitting, atom_exclude_types=(1,))
+    frames = [offset_labels(model, n, n, 0.6, fparam=[0.1 * n, 0.2]) for n in (4, 6)]
+    metrics = evaluate_dataset(save_model(model, tmp_path / "m.safetensors"), [write(tmp_path / "d", frames)], tmp_path)
+    overall = metrics["overall"]
+    oxygens = np.array([(frame.types == 0).sum() for frame in frames])
+    assert overall["atomic_dipole_mae"] == pytest.approx(0.6)
+    assert overall["dipole_mae"] == pytest.approx(np.mean(0.6 / oxygens))
+    parity = np.load(tmp_path / "parity.npz")
+    assert parity["atomic_dipole_reference"].shape == (oxygens.sum(), 3)
+    assert "energy_reference" not in parity
+
+
+def test_errors_of_a_mean_are_not_divided(tmp_path):
+    model = tensor_model(PropertyFittingConfig.tiny())
+    folder = write(tmp_path / "d", [offset_labels(model, 5, 0, 0.5)])
+    for path in folder.rglob("property.npy"):
+        path.rename(path.with_name("gap.npy"))
+    metrics = evaluate_dataset(save_model(model, tmp_path / "m.safetensors"), [folder])
+    assert metrics["overall"]["property_rmse"] == pytest.approx(0.5)
