@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dpsim.config import Config
 from dpsim.errors import ModelError
 from dpsim.export.metadata import FrozenMetadata, read_metadata
 from dpsim.model.base import Model
@@ -97,8 +98,19 @@ def _facts(model: Model) -> Facts:
 
 
 def _unusual(config: Any) -> Facts:
-    """Settings that differ from their defaults."""
-    return {k: v for k, v in config.model_dump(mode="json", exclude_defaults=True).items() if k != "type"}
+    """Settings that differ from their defaults; parts within keep their type."""
+    unusual = config.model_dump(mode="json", exclude_defaults=True)
+    return {k: v for k, v in _with_types(config, unusual).items() if k != "type"}
+
+
+def _with_types(config: Any, unusual: Any) -> Any:
+    """The same with the type of every part, which is the default of its settings."""
+    if isinstance(config, tuple):
+        return [_with_types(part, found) for part, found in zip(config, unusual, strict=True)]
+    if not isinstance(config, Config):
+        return unusual
+    parts = {key: _with_types(getattr(config, key), value) for key, value in unusual.items()}
+    return {"type": config.type, **parts} if "type" in type(config).model_fields else parts  # type: ignore[attr-defined]
 
 
 def _sizes(model: Model) -> dict[str, int]:

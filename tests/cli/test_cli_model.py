@@ -221,7 +221,7 @@ def test_unknown_or_damaged_sections(tmp_path, capsys, change, message):
 def test_parts_and_tables_are_shown_in_short(capsys, tmp_path):
     path = save_model(LinearModelConfig.tiny().build(0), tmp_path / "linear.safetensors")
     lines = [line.strip() for line in says(capsys, "show", path).splitlines()]
-    assert "models 0:" in lines
-    assert "models 1:" in lines
+    assert "models 0: standard" in lines
+    assert "models 1: pairtab" in lines
     assert "table: 39 rows of 4 numbers" in lines
     assert max(map(len, lines)) < 200
