@@ -268,6 +268,12 @@ def test_wrong_losses(loss: dict[str, Any], message: str) -> None:
         EnergyLossConfig(**loss)
 
 
+def test_magnetic_forces_of_a_model_without_spins(spin_frames: list[Frame], tmp_path: Path) -> None:
+    write_mixed(spin_frames[:2], tmp_path / "train", TYPE_MAP)
+    with pytest.raises(ConfigError, match=r"loss\.magnetic_forces has no effect on a model that takes no spins"):
+        train(settings(False, loss={"magnetic_forces": 1}), tmp_path / "out", train_data=tmp_path / "train")
+
+
 def test_spin_loss_of_the_peers_input() -> None:
     notes: list[str] = []
     given = {"type": "ener_spin", "start_pref_fr": 500, "limit_pref_fm": 5, "loss_func": "mae", "start_pref_v": 1}

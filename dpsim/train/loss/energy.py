@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dpsim import ops
+from dpsim.errors import ConfigError
 from dpsim.model.base import Model
 from dpsim.physics.derivatives import Derivatives, sum_by_frame
 from dpsim.physics.hessian import Bend
@@ -34,6 +35,11 @@ class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
         super().__init__(config, model)
         if model.spin is not None:
             self.quantities = (*self.quantities, "magnetic_forces")
+        elif "magnetic_forces" in config.active:
+            raise ConfigError(
+                "loss.magnetic_forces has no effect on a model that takes no spins: write `magnetic_forces: off`, or a "
+                "model of type spin"
+            )
         if "hessian" in config.active:
             self.labels, self.quantities = (*self.labels, "hessian"), (*self.quantities, "hessian")
 
