@@ -101,7 +101,11 @@ def command(
     energy of each is adjusted to the data before the first step.
     """
     start = Start.of(init_model, finetune, head, use_pretrain_script)
-    request = (read_peer_input if file.suffix == ".json" else read_stage)(file, overrides, start)
+    request = (
+        read_peer_input(file, overrides, start)
+        if file.suffix == ".json"
+        else read_stage(file, overrides, start, output / "data")
+    )
 
     import logging
 
@@ -129,8 +133,13 @@ def command(
         click.echo(f"best model: {shown(result.best)}\nlearning curve: {shown(result.curve)}")
 
 
-def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start) -> Request:
+def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start, converted: Path) -> Request:
     """What a file with the keys of one train stage asks for, together with the command line.
+
+    Parameters
+    ----------
+    converted
+        Where data are kept that have to be converted.
 
     Raises
     ------
@@ -142,9 +151,10 @@ def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start) -> Req
     from dpsim.workflow.stages.train import part_of, validation_of
 
     stage, type_map = read_input(file, overrides, start_from)
-    data, valid = paths_of(stage.data, file.parent, "data"), paths_of(stage.valid, file.parent, "valid")
+    declared = {"data": stage.data, "valid": stage.valid, "old_data": stage.old_data}
+    data, valid, old = (_data_of(value, file.parent, key, converted, type_map) for key, value in declared.items())
     start = paths_of(stage.start_from, file.parent, "start_from")
-    old = [part_of(path, "valid") for path in paths_of(stage.old_data, file.parent, "old_data")]
+    old = [part_of(path, "valid") for path in old]
     settings = {name: getattr(stage, name) for name in TrainConfig.model_fields}
     if isinstance(stage.model, DPLRModel):
         settings["model"] = stage.model.model_copy(update={"dipole": str(file.parent / stage.model.dipole)})
@@ -258,3 +268,11 @@ def paths_of(value: Any, base: Path, key: str) -> list[Path]:
             raise ConfigError(f"{key}: no file matches {item.path!r} in {base}; check the path")
         found += matches
     return found
+
+
+def _data_of(value: Any, base: Path, key: str, converted: Path, type_map: tuple[str, ...] | None) -> list[Path]:
+    """What declared data mean; parameters and errors as in `paths_of` and `dpsim.workflow.training_data.data_paths`."""
+    from dpsim.workflow.training_data import data_paths
+
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    return [path for item in items for path in data_paths(item, base, paths_of(item, base, key), converted, type_map)]

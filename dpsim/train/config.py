@@ -33,7 +33,7 @@ Count = Annotated[int, Field(gt=0)]
 class TrainConfig(TransferSettings, RunSettings):
     """A training: model, number of steps, and how the steps are made."""
 
-    later: ClassVar[tuple[str, ...]] = (*TransferSettings.later, *RUN_SETTINGS, "epochs", "accumulate")
+    later: ClassVar[tuple[str, ...]] = (*TransferSettings.later, *RUN_SETTINGS, "epochs", "accumulate", "frame_filter")
 
     model: ModelSection | None = None
     """A preset by name, descriptor and fitting in full, or a model made of others (``type: zbl`` or ``linear``). None:

@@ -223,4 +223,5 @@ def _blank(options: Any, source: Source) -> None:
     if isinstance(source.value, str):
         options[last] = "<input>"
     elif isinstance(options[last], dict):
-        options[last]["path"] = "<input>"
+        _, mark, group = source.value.path.partition("#")  # of an HDF5 file, whose digest is that of all groups
+        options[last]["path"] = f"<input>{mark}{group}"

@@ -14,7 +14,6 @@ from dpsim.train.config import TrainConfig
 from dpsim.train.dplr_section import DPLRModel
 from dpsim.workflow.stage import (
     Input,
-    Inputs,
     MaybeReference,
     Output,
     Resources,
@@ -23,6 +22,7 @@ from dpsim.workflow.stage import (
     Source,
     sources_of,
 )
+from dpsim.workflow.training_data import DataInputs, paths_of_slot
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
@@ -51,13 +51,13 @@ class TrainStage(TrainConfig, SeededStage):
     later: ClassVar[tuple[str, ...]] = (*TrainConfig.later, "old_data")
 
     uses: Literal["train"] = "train"
-    data: Inputs
+    data: DataInputs
     """Data set to train on; its parts ``train`` and ``valid`` are used where it has them."""
-    valid: Inputs | None = None
+    valid: DataInputs | None = None
     """Data set to validate on, instead of the part ``valid`` of `data`."""
     start_from: Input | None = None
     """Model whose parameters training starts from; with ``recipe: finetune`` the pretrained model."""
-    old_data: Inputs | None = None
+    old_data: DataInputs | None = None
     """Data that the pretrained model was made for: its errors on them are compared with those after a fine-tuning. The
     part ``valid`` is used where there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None  # type: ignore[assignment]
@@ -98,15 +98,15 @@ class TrainStage(TrainConfig, SeededStage):
         if isinstance(self.model, DPLRModel):
             settings["model"] = self.model.model_copy(update={"dipole": str(context.input("dipole"))})
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
-        folder = _folder(context.work, self.steps)
+        folder, whole = _folder(context.work, self.steps), paths_of_slot(self, context, "data")
         train(
             config,
             folder,
-            train_data=[part_of(path, "train") for path in context.paths("data")],
-            valid_data=validation_of(context.paths("valid"), context.paths("data")),
+            train_data=[part_of(path, "train") for path in whole],
+            valid_data=validation_of(paths_of_slot(self, context, "valid"), whole),
             type_map=context.type_map,
             init_model=context.input("start_from") if self.start_from is not None else None,
-            old_data=[part_of(path, "valid") for path in context.paths("old_data")] or None,
+            old_data=[part_of(path, "valid") for path in paths_of_slot(self, context, "old_data")] or None,
             progress=context.progress,
             device="auto" if context.resources.gpus else "cpu",
         )
