@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dpsim.config import Config
-from dpsim.errors import ConfigError
 from dpsim.nn.activation_name import ActivationName
 
 
@@ -57,20 +56,6 @@ class FittingSettings(Config):
         outside = sorted(t for t in self.exclude_types if not 0 <= t < n_types)
         if outside:
             raise ValueError(f"exclude_types: {outside} are outside 0..{n_types - 1}")
-
-    def require_basis(self, dim_basis: int) -> None:
-        """Refuse a descriptor that gives no directions.
-
-        Raises
-        ------
-        ConfigError
-            Naming descriptors that give them.
-        """
-        if not dim_basis:
-            raise ConfigError(
-                f"model.fitting: a {self.output} needs a descriptor that gives directions, which this one does not: "
-                "use for example se_e2_a, dpa1, dpa2 or dpa3"
-            )
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -27,7 +27,6 @@ class DipoleFittingConfig(FittingSettings):
         """Make the module, with fresh parameters from torch's generator."""
         from dpsim.fittings.dipole.fitting import DipoleFitting
 
-        self.require_basis(dim_basis)
         return DipoleFitting(self, n_types, dim_descriptor, dim_basis, mixed_types=mixed_types)
 
     @classmethod

@@ -43,7 +43,6 @@ class PolarizabilityFittingConfig(FittingSettings):
         """Make the module, with fresh parameters from torch's generator."""
         from dpsim.fittings.polarizability.fitting import PolarizabilityFitting
 
-        self.require_basis(dim_basis)
         return PolarizabilityFitting(self, n_types, dim_descriptor, dim_basis, mixed_types=mixed_types)
 
     @classmethod
