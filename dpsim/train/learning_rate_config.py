@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from dpsim.config import Config
 
@@ -44,6 +44,12 @@ class _LearningRate(Config):
         if self.warmup_start_factor and not self.warmup_steps and not self.warmup_ratio:
             raise ValueError("warmup_start_factor has no effect without warmup_steps or warmup_ratio: give one of them")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later, where it has no effect: cache keys of older trainings stay."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if (key, value) != ("scale_by_worker", "none")}
 
     @property
     def final(self) -> float:

@@ -12,7 +12,7 @@ from dpsim.config import first_problem
 from dpsim.errors import ConfigError
 from dpsim.train.config import TrainConfig
 from dpsim.train.data_config import size_of
-from dpsim.train.frames import FrameSet
+from dpsim.train.frames import DataSource, FrameSet
 from dpsim.train.sampler import filling, in_order
 
 log = logging.getLogger("dpsim.train")
@@ -36,6 +36,14 @@ def with_steps(config: TrainConfig, frames: FrameSet) -> TrainConfig:
         return TrainConfig.model_validate({**_fields(config), "steps": steps, "epochs": None})
     except ValidationError as error:
         raise ConfigError(f"epochs: {config.epochs:g} are {steps} steps: {first_problem(error)}") from None
+
+
+def steps_on(config: TrainConfig, data: DataSource) -> int:
+    """Steps of a training on these data; they are opened only if epochs are to be counted."""
+    if config.epochs is None:
+        return config.total_steps
+    frames = FrameSet(data, None, only=config.frame_filter, size=size_of(config.batch_size), what="training")
+    return with_steps(config, frames).total_steps
 
 
 def epoch_draws(sizes: Sequence[int], probabilities: Sequence[float] | None = None) -> int:

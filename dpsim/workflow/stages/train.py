@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dpsim.train.config import TrainConfig
 from dpsim.train.dplr_section import DPLRModel
+from dpsim.train.run_config import NOT_IN_RESULT
 from dpsim.workflow.stage import (
     Input,
     MaybeReference,
@@ -49,6 +50,8 @@ class TrainStage(TrainConfig, SeededStage):
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch",)
     later: ClassVar[tuple[str, ...]] = (*TrainConfig.later, "old_data")
+
+    not_in_key: ClassVar[frozenset[str]] = SeededStage.not_in_key | set(NOT_IN_RESULT)
 
     uses: Literal["train"] = "train"
     data: DataInputs
@@ -88,21 +91,27 @@ class TrainStage(TrainConfig, SeededStage):
 
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep checkpoints under the key without the number of steps, so that raising it continues."""
-        return {**parts, "options": {name: value for name, value in parts["options"].items() if name != "steps"}}
+        options = {name: value for name, value in parts["options"].items() if name not in ("steps", "epochs")}
+        return {**parts, "options": options}
 
     def execute(self, context: Context) -> None:
         """Train in the work folder, from the newest checkpoint there is, and hand out the models."""
+        from dpsim.train.length import steps_on
         from dpsim.train.trainer import train
 
         settings = {name: getattr(self, name) for name in TrainConfig.model_fields}
         if isinstance(self.model, DPLRModel):
             settings["model"] = self.model.model_copy(update={"dipole": str(context.input("dipole"))})
+        if self.statistics_file is not None:
+            settings["statistics_file"] = str(context.base / self.statistics_file)
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
-        folder, whole = _folder(context.work, self.steps), paths_of_slot(self, context, "data")
+        whole = paths_of_slot(self, context, "data")
+        data = [part_of(path, "train") for path in whole]
+        folder = _folder(context.work, steps_on(config, data))
         train(
             config,
             folder,
-            train_data=[part_of(path, "train") for path in whole],
+            train_data=data,
             valid_data=validation_of(paths_of_slot(self, context, "valid"), whole),
             type_map=context.type_map,
             init_model=context.input("start_from") if self.start_from is not None else None,
