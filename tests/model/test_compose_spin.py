@@ -319,3 +319,23 @@ def test_section_of_a_training():
         section.resolve(("O",), None)
     with pytest.raises(ValidationError, match="type_map stands in the part"):
         SpinModel(type="spin", model={"preset": "dpa3-tiny", "type_map": ["O"]}, virtual_scale={"O": 0.1})
+
+
+def test_settings_of_a_frozen_model_are_those_of_the_model_within():
+    """A ``.pth`` of DeePMD-kit holds the section with the types doubled; what all members share stands in a hybrid."""
+    apart = [[3, 0], [3, 1], [3, 2], [3, 3]]
+    member = {**DESCRIPTOR, "sel": [10, 12, 10, 12]}
+    doubled = {
+        "type_map": ["Ni", "O", "Ni_spin", "O_spin"], "fitting_net": {"neuron": [4]}, "pair_exclude_types": apart,
+        "atom_exclude_types": [2, 3], "spin": {"use_spin": [True, False], "virtual_scale": 0.3},
+        "descriptor": {"type": "hybrid", "list": [member, member], "env_protection": 0.01, "exclude_types": apart},
+    }  # fmt: skip
+    context = Context(("Ni", "O", "Ni_spin", "O_spin"), FAMILIES)
+    _, settings = FAMILIES.from_input(InputSection(doubled, "model"), context)
+    hybrid = {"type": "hybrid", "list": [DESCRIPTOR, DESCRIPTOR]}
+    _, expected = from_input({"use_spin": [0], "virtual_scale": 0.3}, hybrid)
+    found, wanted = read_config(settings), read_config(expected)
+    assert found.virtual_scale == (0.3, 0.0)
+    assert found.backbone.descriptor.env_protection == wanted.backbone.descriptor.env_protection == 0.01
+    assert [one.sel for one in found.backbone.descriptor.list] == [one.sel for one in wanted.backbone.descriptor.list]
+    assert {*found.build(0).state_dict()} == {*wanted.build(0).state_dict()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dpsim.model.compose.spin_config import SpinModelConfig, doubled_settings
+from dpsim.model.compose.spin_config import SpinModelConfig, doubled_settings, doubled_type_map
 from dpsim.model.peer.family import (
     Arrays,
     Context,
@@ -69,7 +69,13 @@ class SpinPeer(ModelFamily[SpinModelConfig]):
     def from_input(self, section: InputSection, context: Context) -> Settings:
         """See `Family.from_input`."""
         section.require(use_srtab=None)
+        _hand_down(section)
         type_map = tuple(section.node.get("type_map") or context.type_map)
+        real = type_map[: len(type_map) // 2]
+        if type_map == doubled_type_map(real):  # a frozen model has the settings of the model within
+            scale = _virtual_scale(section.section("spin"), real)
+            _, backbone = context.families.from_input(section, context)
+            return {"type": self.type, "type_map": real, "virtual_scale": scale, "backbone": backbone}
         scale = _virtual_scale(section.section("spin"), type_map)
         _drop_exclusions(section, context.notes)
         _, settings = context.families.from_input(section, context)
@@ -128,6 +134,17 @@ def _use_spin(section: Section, type_map: Sequence[str]) -> list[bool]:
         raise error
     types = {known[one] for one in given}
     return [t in types for t in range(len(type_map))]
+
+
+def _hand_down(section: InputSection) -> None:
+    """Give the members of a hybrid what stands for all of them: the peer puts its settings there."""
+    node = section.node.get("descriptor")
+    if isinstance(node, dict) and node.get("type") == "hybrid" and isinstance(node.get("list"), list):
+        shared = {key: node[key] for key in ("env_protection", "exclude_types") if key in node}
+        members = [{**shared, **member} if isinstance(member, dict) else member for member in node["list"]]
+        section.node["descriptor"] = {key: value for key, value in node.items() if key not in shared} | {
+            "list": members
+        }
 
 
 def _drop_exclusions(section: InputSection, notes: list[str]) -> None:

@@ -57,7 +57,7 @@ def read_torchscript(path: str | Path) -> tuple[dict[str, Any], Arrays]:
         raise ModelError(
             f"{path} is not a frozen DeePMD-kit model, or is damaged ({type(error).__name__}): copy or freeze it again"
         ) from None
-    script = vars(tree).get("model_def_script") if isinstance(tree, _Module) else None
+    script = _script(tree)
     try:
         section = json.loads(script) if isinstance(script, str) else None
     except ValueError:
@@ -65,6 +65,13 @@ def read_torchscript(path: str | Path) -> tuple[dict[str, Any], Arrays]:
     if not isinstance(section, dict) or not section:
         raise ModelError(f"{path}: expected the model's settings in 'model_def_script', found none")
     return section, dict(_tensors(tree, registered))
+
+
+def _script(tree: Any) -> Any:
+    """Text of the settings; a spin model leaves them to the model within."""
+    if not isinstance(tree, _Module):
+        return None
+    return vars(tree).get("model_def_script") or _script(vars(tree).get("backbone_model"))
 
 
 class _RefusedError(pickle.UnpicklingError):
