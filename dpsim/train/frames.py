@@ -261,7 +261,10 @@ def check_structure(frame: Frame) -> None:
                 "put an empty file `nopbc` beside type.raw"
             )
     periodic = (frame.cell is not None,) * 3
-    center, neighbor, displacements = edge_list(frame.positions, frame.cell, periodic, _SEARCHED)
+    try:
+        center, neighbor, displacements = edge_list(frame.positions, frame.cell, periodic, _SEARCHED)
+    except DataError as error:
+        raise DataError(f"{frame.source}: {error}") from None
     distance = np.linalg.norm(displacements, axis=1)
     if distance.min(initial=CLOSEST) < CLOSEST:
         e = int(distance.argmin())
