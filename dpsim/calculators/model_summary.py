@@ -10,13 +10,14 @@ from dpsim.config import Config
 from dpsim.errors import ModelError
 from dpsim.export.metadata import FrozenMetadata, read_metadata
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import read_header, save_model, state_digest
-from dpsim.model.peer.checkpoint import branch_of, heads_of, load_checkpoint, load_frozen, read_checkpoint
+from dpsim.model.checkpoint import load_any, load_model, read_header, save_model, state_digest
+from dpsim.model.multi_task import MultiTaskModel, head_named
+from dpsim.model.peer.checkpoint import branch_of, heads_of, load_checkpoint, load_frozen, load_heads, read_checkpoint
 from dpsim.model.peer.convert import load_serialized, write_serialized
 from dpsim.model.peer.torchscript import read_torchscript
 from dpsim.model.peer.tree import SUFFIXES as SERIALIZED
 from dpsim.model.peer.tree import read_tree
-from dpsim.train.state import load_state, read_model
+from dpsim.train.state import heads_in, load_state, read_model
 
 Facts = dict[str, Any]
 
@@ -40,14 +41,12 @@ def summarize(path: str | Path, head: str | None = None) -> Facts:
     if path.suffix == ".pth":
         section, _ = read_torchscript(path)
         return {"format": "DeePMD-kit frozen model"} | _facts(load_frozen(path, head)) | _observed(section)
+    if path.suffix == ".safetensors":
+        return _model_file(path, head)
     if head is not None:
         raise ModelError(f"{path} has a single head: leave out head={head!r}")
     if path.suffix == ".pt2":
         return _frozen(read_metadata(path))
-    if path.suffix == ".safetensors":
-        header = read_header(path)
-        facts = {"format": f"dpsim model {header['format_version']}", "written_by": f"dpsim {header.get('dpsim')}"}
-        return facts | _facts(read_model(path)) | {"provenance": header.get("provenance") or {}}
     if path.suffix == ".ckpt":
         state = load_state(path)
         return {"format": "dpsim training state", "step": state.step} | _facts(state.build_model(str(path)))
@@ -57,6 +56,19 @@ def summarize(path: str | Path, head: str | None = None) -> Facts:
         facts = {"format": "DeePMD-kit serialised model", "written_by": written}
         return facts | _facts(load_serialized(path)) | _observed(tree.get("model_def_script"))
     return _facts(read_model(path))
+
+
+def _model_file(path: Path, head: str | None) -> Facts:
+    header, model = read_header(path), load_any(path)
+    facts: Facts = {"format": f"dpsim model {header['format_version']}", "written_by": f"dpsim {header.get('dpsim')}"}
+    provenance = {"provenance": header.get("provenance") or {}}
+    if not isinstance(model, MultiTaskModel):
+        return facts | _facts(load_model(path, head)) | provenance
+    if head is not None:
+        name = head_named(model.config, head, str(path))
+        return facts | {"heads": list(model.members), "head": name} | _facts(model.members[name]) | provenance
+    shared = {"shared": [f"{group.part} of {', '.join(group.heads)}" for group in model.config.shared]}
+    return facts | {"heads": {name: _facts(one) for name, one in model.members.items()}} | shared | provenance
 
 
 def _checkpoint(path: Path, head: str | None) -> Facts:
@@ -144,7 +156,7 @@ def convert_model(source: str | Path, output: str | Path, head: str | None = Non
     output
         ``.safetensors``, ``.dp``, ``.yaml`` or ``.yml``.
     head
-        Branch of a multi-task model.
+        Branch of a multi-task model; None takes all of them into a ``.safetensors`` file.
 
     Raises
     ------
@@ -162,6 +174,9 @@ def convert_model(source: str | Path, output: str | Path, head: str | None = Non
         raise ModelError(f"{output.parent}: there is no such folder to write {output.name} into")
     if output.exists() and source.exists() and output.samefile(source):
         raise ModelError(f"{output} is the file to convert: choose another name for the result")
+    if output.suffix == ".safetensors" and head is None and heads_in(source):
+        whole = load_heads(source) if source.suffix == ".pt" else load_any(source)
+        return save_model(whole, output, {"converted from": source.name})
     model = read_model(source, head)
     if output.suffix == ".safetensors":
         return save_model(model, output, {"converted from": source.name} | ({"head": head} if head else {}))

@@ -17,15 +17,16 @@ from pydantic import ValidationError
 
 from dpsim.config import first_problem
 from dpsim.data.files import new_file
-from dpsim.errors import ModelError
+from dpsim.errors import ConfigError, ModelError
 from dpsim.model.base import Model
-from dpsim.model.config import read_config
+from dpsim.model.multi_config import read_settings
+from dpsim.model.multi_task import MultiTaskModel
 from dpsim.version import __version__
 
 FORMAT_VERSION = 1
 
 
-def state_digest(model: Model) -> str:
+def state_digest(model: Model | MultiTaskModel) -> str:
     """Hex digest of the settings and every parameter: equal models have equal digests.
 
     Settings that have their default value do not enter, so that a later version with more options finds the
@@ -45,8 +46,8 @@ def _digest(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> st
     return digest.hexdigest()
 
 
-def save_model(model: Model, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
-    """Write a model to a ``.safetensors`` file, atomically.
+def save_model(model: Model | MultiTaskModel, path: str | Path, provenance: dict[str, Any] | None = None) -> Path:
+    """Write a model, with all its heads, to a ``.safetensors`` file, atomically.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def save_model(model: Model, path: str | Path, provenance: dict[str, Any] | None
     path = Path(path)
     header = {
         "format_version": FORMAT_VERSION,
-        "kind": "potential",
+        "kind": "multi-task" if isinstance(model, MultiTaskModel) else "potential",
         "config": model.config.model_dump(mode="json"),
         "digest": state_digest(model),
         "dpsim": __version__,
@@ -106,13 +107,35 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: str | Path, head: str | None = None) -> Model:
     """Read a model from a ``.safetensors`` file.
+
+    Parameters
+    ----------
+    head
+        Name of one of several heads.
 
     Raises
     ------
     ModelError
-        If the file is missing, damaged, no model of dpsim, or does not match its own header.
+        If the file is missing, damaged, no model of dpsim, or does not match its own header, or if `head` is
+        missing, unknown or given for a model with one head.
+    """
+    model = load_any(path)
+    if isinstance(model, MultiTaskModel):
+        return model.head(head, str(path))
+    if head is not None:
+        raise ModelError(f"{path} has a single head: leave out head={head!r}")
+    return model
+
+
+def load_any(path: str | Path) -> Model | MultiTaskModel:
+    """Read a model with all its heads from a ``.safetensors`` file.
+
+    Raises
+    ------
+    ModelError
+        As `load_model`.
     """
     from safetensors.torch import load_file
 
@@ -122,11 +145,23 @@ def load_model(path: str | Path) -> Model:
         raise ModelError(
             f"{path}: its content does not match the digest in its header: the file is damaged, copy it again"
         )
-    return model_from_state(header.get("config", {}), tensors, str(path))
+    return any_from_state(header.get("config", {}), tensors, str(path))
 
 
 def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], where: str) -> Model:
-    """Model from its configuration and tensors, strictly matched.
+    """Model with a single head from its configuration and tensors, strictly matched.
+
+    Raises
+    ------
+    ModelError
+        As `any_from_state`, or if there are several heads.
+    """
+    model = any_from_state(config, state, where)
+    return model.head(None, where) if isinstance(model, MultiTaskModel) else model
+
+
+def any_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], where: str) -> Model | MultiTaskModel:
+    """Model, with all its heads, from its configuration and tensors, strictly matched.
 
     Raises
     ------
@@ -134,11 +169,11 @@ def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], whe
         If they do not match, or a tensor has values that are not finite; `where` names the file.
     """
     try:
-        model = read_config(config).build(0)
+        model = read_settings(config).build(0)
         model.load_state_dict(state)
     except ValidationError as error:
         raise ModelError(f"{where}: the model's configuration is not valid ({first_problem(error)})") from None
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ConfigError) as error:
         first = str(error).splitlines()[-1].strip()
         raise ModelError(
             f"{where}: the tensors do not fit the model's configuration ({first}): the file is damaged"
@@ -147,7 +182,7 @@ def model_from_state(config: dict[str, Any], state: dict[str, torch.Tensor], whe
     return model
 
 
-def check_finite(model: Model, where: str) -> None:
+def check_finite(model: Model | MultiTaskModel, where: str) -> None:
     """Refuse a model that could only give NaN.
 
     Raises

@@ -14,8 +14,9 @@ import torch
 from dpsim import ops
 from dpsim.errors import DataError, ModelError
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import read_header, save_model
+from dpsim.model.checkpoint import load_any, read_header, save_model
 from dpsim.model.compose.dplr import DPLRModel
+from dpsim.model.multi_task import MultiTaskModel
 from dpsim.model.statistics import Moments, OutputBias, composition, output_bias, shared_bias
 from dpsim.physics.derivatives import sum_by_frame
 from dpsim.train.electrostatics import WithoutElectrostatics
@@ -23,7 +24,7 @@ from dpsim.train.frames import SCANNED, DataSource, FrameSet, require_parameters
 from dpsim.train.loader import BatchMaker
 from dpsim.train.sampler import in_order
 from dpsim.train.setup import BIASED, check_widths, set_parameter_scales
-from dpsim.train.state import read_model
+from dpsim.train.state import heads_in, read_model
 
 FloatArray = npt.NDArray[np.float64]
 Mode = Literal["change", "set"]
@@ -276,7 +277,8 @@ def change_bias(
     _check_output(target, path)
     if (values is None) == (data is None):
         raise ModelError("an output bias follows from data or from given numbers: give one of the two")
-    model = read_model(path, head)
+    whole = load_any(path) if path.suffix == ".safetensors" and heads_in(path) else read_model(path, head)
+    model = whole.head(head, str(path)) if isinstance(whole, MultiTaskModel) else whole
     if values is not None:
         change = give_bias(model, values)
     else:
@@ -289,7 +291,7 @@ def change_bias(
     facts = {"bias changed of": path.name, "mode": "given" if values is not None else mode}
     if head is not None:
         facts["head"] = head
-    return save_model(model, target, provenance_of(path) | facts), change
+    return save_model(whole, target, provenance_of(path) | facts), change
 
 
 def evenly(frames: FrameSet, limit: int | None) -> list[int]:

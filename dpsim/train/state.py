@@ -17,7 +17,7 @@ from torch import Tensor
 from dpsim.data.files import new_file
 from dpsim.errors import ModelError
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import load_model, model_from_state
+from dpsim.model.checkpoint import load_model, model_from_state, read_header
 from dpsim.train.sampler import Cursor
 
 FORMAT_VERSION = 1
@@ -165,6 +165,8 @@ def heads_in(path: Path) -> list[str]:
     ModelError
         If the file cannot be read.
     """
+    if path.suffix == ".safetensors":
+        return list(read_header(path)["config"].get("heads", ()))
     if path.suffix != ".pt":
         return []
     from dpsim.model.peer.checkpoint import heads_of, read_checkpoint
@@ -189,10 +191,10 @@ def read_model(path: Path, head: str | None = None) -> Model:
         from dpsim.model.peer.checkpoint import load_checkpoint, load_frozen
 
         return (load_checkpoint if path.suffix == ".pt" else load_frozen)(path, head)
+    if path.suffix == ".safetensors":
+        return load_model(path, head)
     if head is not None:
         raise ModelError(f"{path} has a single head: leave out head={head!r}")
-    if path.suffix == ".safetensors":
-        return load_model(path)
     if path.suffix == ".ckpt":
         return load_checkpoint_model(path)
     if path.suffix in (".dp", ".yaml", ".yml"):

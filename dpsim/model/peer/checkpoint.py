@@ -20,6 +20,7 @@ from dpsim.config import first_problem
 from dpsim.errors import ModelError
 from dpsim.model.base import Model
 from dpsim.model.config import read_config
+from dpsim.model.multi_task import MultiTaskModel, gather
 from dpsim.model.peer.convert import DAMAGED, fill
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Arrays, Context, ModelFamily
@@ -46,11 +47,31 @@ def load_checkpoint(path: str | Path, head: str | None = None) -> Model:
     """
     where = str(path)
     params, state = read_checkpoint(path)
-    section, branch = branch_of(params, head, where)
+    return _branch(*branch_of(params, head, where), state, where)
+
+
+def _branch(section: dict[str, Any], branch: str, state: Mapping[str, torch.Tensor], where: str) -> Model:
     own = {name.removeprefix(f"model.{branch}."): t for name, t in state.items() if name.startswith(f"model.{branch}.")}
     if not own:
         raise ModelError(f"{where}: there are no tensors of the branch {branch!r}: the file is damaged")
     return _build(section, own, where)
+
+
+def load_heads(path: str | Path) -> MultiTaskModel:
+    """Read all heads of a multi-task ``.pt``; parts with the same numbers become shared ones.
+
+    Raises
+    ------
+    ModelError
+        As `load_checkpoint`, or if there is a single head.
+    """
+    params, state = read_checkpoint(path)
+    names = heads_of(params)
+    if not names:
+        raise ModelError(f"{path} has a single head")
+    sections = params["model_dict"]
+    aliases = {name: [a for a in sections[name].get("model_branch_alias") or () if a != name] for name in names}
+    return gather({name: _branch(dict(sections[name]), name, state, str(path)) for name in names}, aliases)
 
 
 def load_frozen(path: str | Path, head: str | None = None) -> Model:
