@@ -104,9 +104,10 @@ def data_paths(
     if not (files.as_they_are and _hold_systems(files, matches)):
         _refuse_folders_without_data(files, base, matches)
         return [_converted(files, base, matches, folder, type_map)]
+    if files.match:
+        return [one.path for one in find_all([base / files.path], files.match)]
     _, mark, group = files.path.partition("#")
-    found = [Path(f"{path}{mark}{group}") if mark and not path.is_dir() else path for path in _holders(matches)]
-    return [one.path for one in find_all(found, files.match)] if files.match else found
+    return [Path(f"{path}{mark}{group}") if mark and not path.is_dir() else path for path in _holders(matches)]
 
 
 def _hold_systems(files: DataFiles, matches: Sequence[Path]) -> bool:
