@@ -77,3 +77,32 @@ def test_weights_follow_the_rate() -> None:
     assert prefactor((1000.0, 1.0), 0.0) == 1.0
     assert prefactor((0.2, 20.0), 0.37) == pytest.approx(12.674)
     assert rate(10, start=2e-3).fraction(0) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["inverse_linear", "cosine", "linear"])
+@pytest.mark.parametrize(("steps", "warmup", "ratio"), [(100, 0, 0.1), (103, 7, 0.25), (20, 0, 0.01), (10, 8, 0.9)])
+def test_stable_then_decay(kind: str, steps: int, warmup: int, ratio: float) -> None:
+    """wsd: the decay is a part of all steps, at least one and no more than there are after the warm-up."""
+    high, low = 1e-3, 1e-5
+    found = rate(steps, type="wsd", start=high, stop=low, warmup_steps=warmup, decay_phase_ratio=ratio, decay_type=kind)
+    length = min(max(int(ratio * steps), 1), steps - warmup)
+    for t in range(warmup, steps):
+        x = max(0.0, (t - (steps - length)) / length)
+        expected = {
+            "inverse_linear": 1 / (x / low + (1 - x) / high),
+            "cosine": low + (high - low) / 2 * (1 + math.cos(math.pi * x)),
+            "linear": high + (low - high) * x,
+        }[kind]
+        assert found(t) == pytest.approx(expected, rel=1e-13)
+    assert found(steps) == found(steps + 5) == low
+    assert all(found(t) == pytest.approx(high * t / warmup) for t in range(warmup))
+
+
+def test_rates_by_number_of_processes() -> None:
+    plain = rate(100, start=1e-3, warmup_steps=10)
+    for how, factor in (("linear", 4.0), ("sqrt", 2.0), ("none", 1.0)):
+        config = TrainConfig(steps=100, learning_rate={"start": 1e-3, "warmup_steps": 10, "scale_by_worker": how})
+        scaled = LearningRate(config.learning_rate, 100, workers=4)
+        assert [scaled(t) for t in (3, 20, 99)] == [factor * plain(t) for t in (3, 20, 99)]
+        assert [scaled.fraction(t) for t in (3, 20)] == [plain.fraction(t) for t in (3, 20)]
+        assert LearningRate(config.learning_rate, 100)(20) == plain(20)
