@@ -20,7 +20,7 @@ _COLUMNS = (
 
 @click.command("test")
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.argument("systems", metavar="SYSTEM...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("systems", metavar="SYSTEM...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--head", help="Branch of a multi-task model.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--detail", metavar="PREFIX", help="Write PREFIX-metrics.json and PREFIX-parity.npz.")

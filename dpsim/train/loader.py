@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -37,6 +37,7 @@ AHEAD = 2
 RECENT_BYTES = 64 << 20
 """Memory for neighbourhoods that were made to count their edges and are about to be used."""
 
+_Plan = TypeVar("_Plan")
 _Tag = TypeVar("_Tag")
 
 
@@ -132,6 +133,7 @@ class BatchMaker:
         self._kept: dict[int, _Sample] = {}
         self._recent: OrderedDict[int, _Sample] = OrderedDict()
         self._edges: dict[int, int] = {}
+        self._counting: dict[str, float] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -151,7 +153,10 @@ class BatchMaker:
 
     def __call__(self, indices: Sequence[int]) -> Batch:
         """Make the batch of these frames."""
-        times = dict.fromkeys(("reading", "neighbours", "joining"), 0.0)
+        times = {"reading": 0.0, "neighbours": 0.0, "joining": 0.0}
+        with self._lock:
+            times |= self._counting  # it was done for these frames, or for others that come soon
+            self._counting = {}
         samples = [self._sample(i, times) for i in indices]
         start = time.perf_counter()
         graphs = [sample.graph for sample in samples]
@@ -186,8 +191,10 @@ class BatchMaker:
     def n_edges(self, i: int) -> int:
         """Number of edges of frame `i`: its pairs of neighbours, each in both directions."""
         if i not in self._edges:
-            sample = self._sample(i)
+            times: dict[str, float] = {}
+            sample = self._sample(i, times)
             with self._lock:
+                self._counting = {name: s + self._counting.get(name, 0.0) for name, s in times.items()}
                 self._edges[i] = sample.graph.n_edges
                 if i not in self._kept:
                     self._recent[i] = sample
@@ -196,6 +203,7 @@ class BatchMaker:
         return self._edges[i]
 
     def _sample(self, i: int, times: dict[str, float] | None = None) -> _Sample:
+        """Frame `i` with its neighbourhood, kept if there is room; `times` are added to."""
         with self._lock:
             found = self._kept.get(i) or self._recent.pop(i, None)
         if found is None:
@@ -274,18 +282,20 @@ def _collated(name: str, samples: Sequence[_Sample], counted: Sequence[np.ndarra
     return Label(tensor, torch.from_numpy(weight.astype(np.float64)), int(weight.sum()))
 
 
-class Prefetch(Generic[_Tag]):
+class Prefetch(Generic[_Plan, _Tag]):
     """Batches in order, chosen by one thread and made by others ahead of their use.
 
     Parameters
     ----------
+    maker
+        Makes a batch of what stands in the plan.
     plan
-        Frame indices of each batch, each with something that is handed back beside the batch.
+        For example the frame indices of each batch, each with something that is handed back beside the batch.
     threads
         How many batches are made at a time.
     """
 
-    def __init__(self, maker: BatchMaker, plan: Iterable[tuple[list[int], _Tag]], threads: int = 1) -> None:
+    def __init__(self, maker: Callable[[_Plan], Batch], plan: Iterable[tuple[_Plan, _Tag]], threads: int = 1) -> None:
         self._maker = maker
         self._plan = iter(plan)
         self._ahead = AHEAD * threads
@@ -293,7 +303,7 @@ class Prefetch(Generic[_Tag]):
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="dpsim-planner")
         self._makers = ThreadPoolExecutor(threads, thread_name_prefix="dpsim-loader")
 
-    def __enter__(self) -> Prefetch[_Tag]:
+    def __enter__(self) -> Prefetch[_Plan, _Tag]:
         for _ in range(self._ahead):
             self._submit()
         return self
@@ -314,7 +324,7 @@ class Prefetch(Generic[_Tag]):
         planned = self._planner.submit(next, self._plan, None)
         self._waiting.append(self._makers.submit(self._make, planned))
 
-    def _make(self, planned: Future[tuple[list[int], _Tag] | None]) -> tuple[Batch, _Tag] | None:
+    def _make(self, planned: Future[tuple[_Plan, _Tag] | None]) -> tuple[Batch, _Tag] | None:
         step = planned.result()
         return None if step is None else (self._maker(step[0]), step[1])
 

@@ -273,6 +273,7 @@ class Trainer:
                         f"training stopped at step {self.step} of {steps}; its state is in "
                         f"{checkpoint_path(self.folder, self.step)}: run again to go on"
                     )
+                self.clock.lap("records")
         return self._result()
 
     def _announce(self) -> None:
