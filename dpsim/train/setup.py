@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -323,9 +323,21 @@ def type_map_for(
     return known
 
 
-def origin_of(train: Scan, valid: Scan | None, initial: Model | None) -> dict[str, str]:
+class Scanned(Protocol):
+    """Data of one head, looked at."""
+
+    name: str
+    found: Scan
+    found_valid: Scan | None
+
+
+def origin_of(data: Iterable[Scanned], initial: Model | None) -> dict[str, str]:
     """Digests of what a training is made from."""
-    origin = {"training data": train.digest, "validation data": valid.digest if valid else ""}
+    origin: dict[str, str] = {}
+    for one in data:
+        place = f" of {one.name}" if one.name else ""
+        origin[f"training data{place}"] = one.found.digest
+        origin[f"validation data{place}"] = one.found_valid.digest if one.found_valid else ""
     return origin | {"initial model": state_digest(initial) if initial else ""}
 
 

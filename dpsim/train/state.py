@@ -49,8 +49,8 @@ class TrainingState:
     """Parameters and buffers."""
     optimizer: dict[str, Any]
     """State of torch's optimizer."""
-    cursor: Cursor
-    """Where the sampler stands."""
+    cursors: dict[str, Cursor]
+    """Where the sampler of each head stands; a single head has no name."""
     sums: dict[str, dict[str, tuple[float, int]]]
     """Running means since the last row of the curve, and since the last check."""
     best: Best
@@ -97,7 +97,7 @@ def save_state(state: TrainingState, folder: Path) -> Path:
         "model_config": state.model_config,
         "model": {name: t.detach().cpu() for name, t in state.model.items()},
         "optimizer": state.optimizer,
-        "cursor": {"draws": state.cursor.draws, "taken": list(state.cursor.taken)},
+        "cursors": {name: {"draws": c.draws, "taken": list(c.taken)} for name, c in state.cursors.items()},
         "sums": state.sums,
         "best": {"step": state.best.step, "metric": state.best.metric, "errors": state.best.errors},
         "origin": state.origin,
@@ -134,10 +134,12 @@ def load_state(path: str | Path) -> TrainingState:
         raise ModelError(
             f"{path}: checkpoint format {version!r} is unknown to this dpsim (format {FORMAT_VERSION}): use a newer one"
         )
-    cursor = Cursor(content["cursor"]["draws"], tuple(content["cursor"]["taken"]))
+    # one that has no name stood by itself before there were several
+    written = content["cursors"] if "cursors" in content else {"": content["cursor"]}
+    cursors = {name: Cursor(one["draws"], tuple(one["taken"])) for name, one in written.items()}
     names = ("step", "config", "model_config", "model", "optimizer", "sums", "origin", "seconds")
     known = {name: content[name] for name in names}
-    return TrainingState(cursor=cursor, best=Best(**content["best"]), average=content.get("average", {}), **known)
+    return TrainingState(cursors=cursors, best=Best(**content["best"]), average=content.get("average", {}), **known)
 
 
 def remove_old(folder: Path, keep: int) -> None:

@@ -42,6 +42,9 @@ class NotFiniteError(Exception):
 class Step(Protocol):
     """One way of making steps."""
 
+    loss: AnyLoss
+    """Of the next steps."""
+
     def __call__(self, batches: Sequence[Batch], number: int) -> Outcome:
         """Make the 0-based step `number` with the batches; raises `NotFiniteError`."""
 

@@ -31,23 +31,19 @@ from dpsim.train.data_config import size_of
 from dpsim.train.electrostatics import take_out_electrostatics
 from dpsim.train.finetune import FineTuning, adapted_model, change_bias_of_result, starting_model
 from dpsim.train.folder import training_folder
-from dpsim.train.frames import DataSource, FrameSet, require_labels, require_parameters, scan
+from dpsim.train.frames import DataSource, FrameSet
 from dpsim.train.length import with_steps
-from dpsim.train.loader import Batch, BatchMaker, Prefetch, making_threads
-from dpsim.train.loss import check_loss, make_loss
-from dpsim.train.metric import Metric, evaluate
+from dpsim.train.loader import Batch, Prefetch, making_threads
 from dpsim.train.progress import Progress, Reporter, silent
-from dpsim.train.result import TrainResult, data_facts
+from dpsim.train.result import TrainResult
 from dpsim.train.running import WAITING, Clock, Running
-from dpsim.train.sampler import Cursor, Filling, Sampler, filling, in_order
+from dpsim.train.sampler import Cursor
 from dpsim.train.session import StopSignal, device_of, torch_threads
 from dpsim.train.setup import (
     ModelSource,
     Resume,
     announce_resume,
     check_resume,
-    check_validation,
-    check_widths,
     find_resume,
     freeze_parts,
     new_model,
@@ -56,7 +52,8 @@ from dpsim.train.setup import (
     type_map_for,
 )
 from dpsim.train.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
-from dpsim.train.step import NotFiniteError, Outcome, grouped, make_step
+from dpsim.train.step import NotFiniteError, grouped, make_step
+from dpsim.train.task import Stream, Task
 
 log = logging.getLogger("dpsim.train")
 
@@ -141,7 +138,9 @@ def train(
             valid = FrameSet(valid_data, frames.type_map, name, only=only, size=size, what="validation")
         take_out_electrostatics(config, resume, initial, frames, valid)
         tuning = FineTuning.of(config, initial, old_data, frames)
-        trainer = Trainer(config, folder, frames, valid, initial, resume, device_of(device), cache_bytes, tuning)
+        config = with_steps(config, frames)
+        task = Task("", config, frames, valid, target_of(config, resume, initial).output)
+        trainer = Trainer(config, folder, [task], initial, resume, device_of(device), cache_bytes, tuning)
         checked()
         return trainer.run(progress or silent, signal)
 
@@ -153,83 +152,47 @@ class Trainer:
         self,
         config: TrainConfig,
         folder: Path,
-        frames: FrameSet,
-        valid: FrameSet | None,
+        tasks: Sequence[Task],
         initial: Model | None,
         resume: Resume | None,
         device: torch.device,
         cache_bytes: int | None,
         tuning: FineTuning | None,
     ) -> None:
-        self.config = config = with_steps(config, frames)
-        self.folder, self.device, self.steps = folder, device, config.total_steps
-        output = target_of(config, resume, initial).output
-        check_loss(config.loss, output)
-        self.found = scan(frames, output)
-        require_labels(self.found, config.loss, output, "training")
-        self.found_valid = scan(valid, output) if valid is not None else None
-        self.origin = origin_of(self.found, self.found_valid, initial)
+        self.config, self.folder, self.device, self.steps = config, folder, device, config.total_steps
+        self.tasks, self.tuning = tasks, tuning
+        self.origin = origin_of(tasks, initial)
         if resume is not None:
             check_resume(resume, config, self.origin, folder)
-        self.model = self._model(frames, initial, resume).to(device)
-        check_widths(self.found, self.model, "training")
-        require_parameters(self.found, self.model.inputs, "training")
-        if self.found_valid is not None:
-            check_validation(self.found_valid, config, self.model)
-        self.loss = make_loss(config.loss, self.model)
-        self._check_options()
+        self.model = self._model(initial, resume).to(device)
+        self._attach(cache_bytes)
+        check_products(config.matrix_products, device, self.model.precision)
+        if config.tensorboard:
+            check_board()
         freeze_parts(self.model, config.frozen)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.tuning = tuning
-        self._make_batches(frames, valid, cache_bytes)
-        self.sampler = self._sampler(frames)
         self.step, self.best, self.seconds = 0, Best(), 0.0
-        self.since_row, self.since_check, self.clock = Running(), Running(), Clock()
-        self.make_step = make_step(config, self.loss, self.parameters, self.clock)
+        self.clock = Clock()
+        self.make_step = make_step(config, tasks[0].loss, self.parameters, self.clock)
         moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = Average(moving, config.ema) if config.ema is not None else None
         if resume is not None:
             self._restore(resume)
 
-    def _check_options(self) -> None:
-        """Refuse what the loss, the data or the machine do not have."""
-        found = self.found if self.found_valid is None else self.found_valid
-        self.metric = Metric(self.config.validation_metric, self.loss)
-        self.metric.check(found.labels, validated=self.found_valid is not None)
-        check_products(self.config.matrix_products, self.device, self.model.precision)
-        if self.config.tensorboard:
-            check_board()
-
-    def _model(self, frames: FrameSet, initial: Model | None, resume: Resume | None) -> Model:
+    def _model(self, initial: Model | None, resume: Resume | None) -> Model:
+        (task,) = self.tasks
         if resume is not None:
             return resume.state.build_model(str(resume.path))
         if self.config.recipe == "finetune":
             assert initial is not None
-            return adapted_model(self.config, initial, frames, self.found)
-        return initial if initial is not None else new_model(self.config, frames, self.found)
+            return adapted_model(self.config, initial, task.frames, task.found)
+        return initial if initial is not None else new_model(self.config, task.frames, task.found)
 
-    def _sampler(self, frames: FrameSet) -> Sampler:
-        config, full = self.config, self._filling(self.make)
-        number = full.get("frames", 0)
-        if number > len(frames):
-            log.warning(
-                "batch_size %d exceeds the %d training frames: every step sees all of them", number, len(frames)
-            )
-        chances = frames.probabilities(config.sampling)
-        pools = frames.pools(config.sampling)
-        return Sampler(pools, config.seed, n_atoms=frames.n_atoms, probabilities=chances, **full)
-
-    def _filling(self, maker: BatchMaker) -> Filling:
-        return filling(size_of(self.config.batch_size), maker.frames.n_atoms, maker.n_edges)
-
-    def _make_batches(self, frames: FrameSet, valid: FrameSet | None, cache_bytes: int | None) -> None:
+    def _attach(self, cache_bytes: int | None) -> None:
         memory = min(CACHE_BYTES, psutil.virtual_memory().available // 4) if cache_bytes is None else cache_bytes
-        share = len(frames) / (len(frames) + (len(valid) if valid else 0))
-        labels = self.loss.labels
-        self.make = BatchMaker.for_model(frames, self.model, labels, memory * share)
-        self.make_valid: BatchMaker | None = None
-        if valid is not None:
-            self.make_valid = BatchMaker.for_model(valid, self.model, labels, memory * (1 - share))
+        total = sum(task.n_frames for task in self.tasks)
+        for task in self.tasks:
+            task.attach(self.model, self.device, memory * task.n_frames / total)
 
     def _restore(self, resume: Resume) -> None:
         state = resume.state
@@ -237,8 +200,8 @@ class Trainer:
         if self.average is not None:
             self.average.load(state.average)
         self.step, self.best, self.seconds = state.step, state.best, state.seconds
-        self.sampler.cursor = state.cursor
-        self.since_row, self.since_check = Running(state.sums["row"]), Running(state.sums["check"])
+        for task in self.tasks:
+            task.restore(state.cursors[task.name], state.sums)
         announce_resume(resume, self.config)
 
     def run(self, progress: Progress, stop: StopSignal) -> TrainResult:
@@ -247,15 +210,19 @@ class Trainer:
         self._announce()
         if self.step == steps:
             return self._result()
-        curve = Curve(self.folder / "lcurve.csv", self.loss.quantities, self.step)
+        quantities = [name for task in self.tasks for name in task.quantities]
+        curve = Curve(self.folder / "lcurve.csv", quantities, self.step)
         reporter = Reporter(progress, self.step, steps)
-        threads = making_threads(self.device)
         writers: list[Curve | Board] = [curve, *([Board(self.folder, self.step)] if config.tensorboard else [])]
-        with _closing(writers), stop, Prefetch(self.make, iter(self.sampler), threads) as batches:
+        stream = Stream(self.tasks, [1.0] * len(self.tasks), config.seed, self.step, config.accumulate)
+        cursors = {task.name: task.sampler.cursor for task in self.tasks}
+        with _closing(writers), stop, Prefetch(stream.make, iter(stream), making_threads(self.device)) as batches:
             self.clock.start()
-            for group, cursor in grouped(batches, config.accumulate):
+            for group, drawn in grouped(batches, config.accumulate):
                 self.clock.lap(WAITING)
-                loss = self._advance([batch.to(self.device) for batch in group])
+                task = self.tasks[drawn.task]
+                cursors[task.name] = drawn.cursor
+                loss = self._advance(task, [batch.to(self.device) for batch in group])
                 last = self.step == steps
                 check = last or self.step % config.validate_every == 0
                 errors = self._check() if check else {}
@@ -265,7 +232,7 @@ class Trainer:
                 stopped = stop.requested and not last
                 if last or stopped or self.step % config.checkpoint_every == 0:
                     curve.sync()
-                    self._save(cursor)
+                    self._save(cursors)
                 if last:
                     break
                 if stopped:
@@ -277,7 +244,8 @@ class Trainer:
         return self._result()
 
     def _announce(self) -> None:
-        train, valid = len(self.make.frames), len(self.make_valid.frames) if self.make_valid else 0
+        train = sum(len(task.frames) for task in self.tasks)
+        valid = sum(task.n_frames for task in self.tasks) - train
         log.info(
             "%d parameters, %s, on %s with %d threads; %d training and %d validation frames; step %d of %d",
             sum(p.numel() for p in self.parameters), self.model.precision, self.device, torch.get_num_threads(),
@@ -286,9 +254,10 @@ class Trainer:
         if reason := ops.unavailable_reason():
             log.warning("native operators are missing, training is slower: %s", reason)
 
-    def _advance(self, batches: Sequence[Batch]) -> float:
+    def _advance(self, task: Task, batches: Sequence[Batch]) -> float:
         """One step; the loss before it."""
         begin = time.perf_counter()
+        self.make_step.loss = task.loss
         try:
             outcome = self.make_step(batches, self.step)
         except NotFiniteError as error:
@@ -296,7 +265,11 @@ class Trainer:
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
-        self._count(outcome, batches)
+        task.count(outcome)
+        self.clock.steps += 1
+        for batch in batches:
+            for name, seconds in batch.seconds.items():
+                self.clock.add_ahead(name, seconds)
         self.seconds += time.perf_counter() - begin
         return outcome.loss
 
@@ -310,64 +283,50 @@ class Trainer:
             f"the batch holds {names}; {kept}: {cure}, or look at these frames"
         ) from None
 
-    def _count(self, outcome: Outcome, batches: Sequence[Batch]) -> None:
-        self.since_row.add_value("loss", outcome.loss)
-        self.since_row.add(outcome.errors)
-        if self.make_valid is None:
-            self.since_check.add(outcome.terms, "term.")
-            self.since_check.add(outcome.errors)
-        self.clock.steps += 1
-        for batch in batches:
-            for name, seconds in batch.seconds.items():
-                self.clock.add_ahead(name, seconds)
-
     def _check(self) -> dict[str, float]:
         """Errors on the validation data; keeps the model if its metric is the lowest so far."""
-        sums = self.since_check if self.make_valid is None else self._validate(self.make_valid)
-        metric = self.metric.of(sums)
-        errors = {f"rmse_{name}": root for name in self.loss.quantities if (root := sums.root(name)) is not None}
+        checked = [task.check(self._averaged()) for task in self.tasks]
+        self.clock.lap("validation")
+        metrics = [found.metric for found in checked if found.metric is not None]
+        metric = sum(metrics) / len(checked)
+        errors = {name: value for found in checked for name, value in found.errors.items()}
         if not math.isfinite(metric):
             raise StageError(
                 f"step {self.step}: the validation metric is {metric:g}, expected a finite number: "
                 "lower learning_rate.start"
             )
-        if metric < self.best.metric:
+        if metric < self.best.metric and len(metrics) == len(checked):
             self.best = Best(self.step, metric, errors)
             self._save_model("best", metric)
-        self.since_check = Running()
-        return errors if self.make_valid is not None else {}
-
-    def _validate(self, maker: BatchMaker) -> Running:
-        indices = maker.frames.spread(self.config.validation_frames)
-        plan = in_order(indices, n_atoms=maker.frames.n_atoms, **self._filling(maker))
-        with self._averaged():
-            sums = evaluate(self.metric, maker, plan, self.device)
-        self.clock.lap("validation")
-        return sums
+        shown = [found.errors for task, found in zip(self.tasks, checked, strict=True) if task.valid is not None]
+        return {name: value for errors in shown for name, value in errors.items()}
 
     def _row(self, writers: Sequence[Curve | Board], valid: dict[str, float], reporter: Reporter) -> None:
-        sums = self.since_row
+        sums = Running()
+        for task in self.tasks:
+            sums.add_value("loss", *task.since_row.sums.get("loss", (0.0, 0)))
         row: dict[str, float | int | None] = {
             "step": self.step,
             "learning_rate": self.make_step.rate(self.step - 1),
             "loss": sums.mean("loss"),
-            **{f"rmse_{name}_train": sums.root(name) for name in self.loss.quantities},
+            **{name: value for task in self.tasks for name, value in task.errors_since_row().items()},
             **{f"{name}_valid": value for name, value in valid.items()},
         }
         for writer in writers:
             writer.append(row)
         reporter.after_row({name: value for name, value in row.items() if value is not None}, self.clock)
-        sums.clear()
+        for task in self.tasks:
+            task.since_row.clear()
 
-    def _save(self, cursor: Cursor) -> None:
+    def _save(self, cursors: dict[str, Cursor]) -> None:
         state = TrainingState(
             step=self.step,
             config=self.config.model_dump(mode="json"),
             model_config=self.model.config.model_dump(mode="json"),
             model=self.model.state_dict(),
             optimizer=self.make_step.state_dict(),
-            cursor=cursor,
-            sums={"row": self.since_row.sums, "check": self.since_check.sums},
+            cursors=dict(cursors),
+            sums={name: values for task in self.tasks for name, values in task.sums().items()},
             best=self.best,
             origin=self.origin,
             seconds=self.seconds,
@@ -408,9 +367,8 @@ class Trainer:
                 self._save_model(name)
         metrics = self._metrics()
         if self.config.change_bias_after_training:
-            metrics["bias_after_training"] = {
-                name: change_bias_of_result(file, self.make.frames) for name, file in files.items()
-            }
+            frames = self.tasks[0].frames
+            metrics["bias_after_training"] = {name: change_bias_of_result(file, frames) for name, file in files.items()}
         if self.tuning is not None:
             metrics["finetune"] = self.tuning.report(load_model(files["best"]))
         path = self.folder / "metrics.json"
@@ -426,16 +384,14 @@ class Trainer:
         )
 
     def _metrics(self) -> dict[str, Any]:
-        valid = self.make_valid.frames if self.make_valid else None
         return {
             "step": self.step,
             "steps": self.steps,
             "type_map": list(self.model.type_map),
             "parameters": sum(p.numel() for p in self.parameters),
             "precision": self.model.precision,
-            **data_facts(self.make.frames, self.found, valid, self.found_valid),
+            **self.tasks[0].facts(),
             "best": {"step": self.best.step, "metric": self.best.metric, **self.best.errors},
-            f"{self.model.output}_bias": dict(zip(self.model.type_map, self.model.out_bias.tolist(), strict=True)),
             "seconds": self.seconds,
             "seconds_per_step": self.seconds / max(self.step, 1),
             "time_shares": self.clock.shares(),

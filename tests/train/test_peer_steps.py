@@ -90,7 +90,7 @@ def as_ours(config: TrainConfig, path: Path) -> TrainingState:
     optimizer["state"] = {names.index(order[i]): entry for i, entry in peer_optimizer["state"].items()}
     return TrainingState(
         step=5, config=config.model_dump(mode="json"), model_config=model.config.model_dump(mode="json"),
-        model=model.state_dict(), optimizer=optimizer, cursor=Cursor(5, (5,)), sums={"row": {}, "check": {}},
+        model=model.state_dict(), optimizer=optimizer, cursors={"": Cursor(5, (5,))}, sums={"row": {}, "check": {}},
         best=Best(), origin={},
     )  # fmt: skip
 

@@ -1,0 +1,229 @@
+"""What is trained on one set of data: its batches, its loss, its errors. A training with several heads has several."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dpsim.model.base import Model
+from dpsim.train.config import TrainConfig
+from dpsim.train.data_config import size_of
+from dpsim.train.frames import FrameSet, require_labels, require_parameters, scan
+from dpsim.train.loader import Batch, BatchMaker
+from dpsim.train.loss import AnyLoss, check_loss, make_loss
+from dpsim.train.metric import Metric, evaluate
+from dpsim.train.result import data_facts
+from dpsim.train.running import Running
+from dpsim.train.sampler import Cursor, Filling, Sampler, filling, in_order
+from dpsim.train.setup import check_validation, check_widths
+from dpsim.train.step import Outcome
+
+log = logging.getLogger("dpsim.train")
+
+_BEFORE = "metric before"
+"""Name of the last value of the metric, for heads that no step was made for since."""
+
+
+class Checked(NamedTuple):
+    """What a look at the validation data found."""
+
+    metric: float | None
+    """None if there is nothing yet to tell it from."""
+    errors: dict[str, float]
+    """Root mean square errors by the name of their column, without the part of the data."""
+
+
+class Task:
+    """Data of one head, and how it is trained on them.
+
+    Parameters
+    ----------
+    name
+        Of the head; empty if it is the only one.
+    config
+        Settings as those of a training of this head alone.
+    output
+        What the head predicts.
+    """
+
+    model: Model
+    loss: AnyLoss
+    metric: Metric
+    make: BatchMaker
+    make_valid: BatchMaker | None
+    sampler: Sampler
+
+    def __init__(self, name: str, config: TrainConfig, frames: FrameSet, valid: FrameSet | None, output: str) -> None:
+        self.name, self.config, self.frames, self.valid = name, config, frames, valid
+        check_loss(config.loss, output)
+        self.found = scan(frames, output)
+        require_labels(self.found, config.loss, output, "training")
+        self.found_valid = scan(valid, output) if valid is not None else None
+        self.since_row, self.since_check = Running(), Running()
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of training and validation."""
+        return len(self.frames) + (len(self.valid) if self.valid is not None else 0)
+
+    def titled(self, quantity: str) -> str:
+        """Name of a quantity in columns and results."""
+        return f"{quantity}_{self.name}" if self.name else quantity
+
+    @property
+    def quantities(self) -> list[str]:
+        """What errors are shown of."""
+        return [self.titled(name) for name in self.loss.quantities]
+
+    def attach(self, model: Model, device: torch.device, cache_bytes: float) -> None:
+        """Take the model, now that what it is made from is known, and make ready.
+
+        Parameters
+        ----------
+        cache_bytes
+            Memory for neighbourhoods that are kept.
+
+        Raises
+        ------
+        ConfigError
+            If the metric is one of other losses or labels.
+        DataError
+            If the data do not fit the model.
+        """
+        config, self.model, self.device = self.config, model, device
+        check_widths(self.found, model, "training")
+        require_parameters(self.found, model.inputs, "training")
+        if self.found_valid is not None:
+            check_validation(self.found_valid, config, model)
+        self.loss = make_loss(config.loss, model)
+        self.metric = Metric(config.validation_metric, self.loss)
+        labels = (self.found if self.found_valid is None else self.found_valid).labels
+        self.metric.check(labels, validated=self.found_valid is not None)
+        share = cache_bytes * len(self.frames) / self.n_frames
+        self.make = BatchMaker.for_model(self.frames, model, self.loss.labels, share)
+        self.make_valid = None
+        if self.valid is not None:
+            self.make_valid = BatchMaker.for_model(self.valid, model, self.loss.labels, cache_bytes - share)
+        self.sampler = self._sampler()
+
+    def _sampler(self) -> Sampler:
+        config, frames, full = self.config, self.frames, self._filling(self.make)
+        number = full.get("frames", 0)
+        if number > len(frames):
+            log.warning(
+                "batch_size %d exceeds the %d training frames: every step sees all of them", number, len(frames)
+            )
+        chances = frames.probabilities(config.sampling)
+        pools = frames.pools(config.sampling)
+        return Sampler(pools, config.seed, n_atoms=frames.n_atoms, probabilities=chances, **full)
+
+    def _filling(self, maker: BatchMaker) -> Filling:
+        return filling(size_of(self.config.batch_size), maker.frames.n_atoms, maker.n_edges)
+
+    def count(self, outcome: Outcome) -> None:
+        """Add what a step found to the running means."""
+        self.since_row.add_value("loss", outcome.loss)
+        self.since_row.add(outcome.errors)
+        if self.make_valid is None:
+            self.since_check.add(outcome.terms, "term.")
+            self.since_check.add(outcome.errors)
+
+    def check(self, averaged: AbstractContextManager[None]) -> Checked:
+        """Errors on the validation data, or of the steps since the last check.
+
+        Parameters
+        ----------
+        averaged
+            Within, the model is the one that is kept.
+        """
+        validated = self.make_valid is not None
+        if self.make_valid is not None:
+            sums = self._validate(self.make_valid, averaged)
+        else:
+            sums, self.since_check = self.since_check, Running()
+            if not any(name.startswith("term.") for name in sums.sums):
+                before = sums.mean(_BEFORE)
+                self.since_check = sums
+                return Checked(before, {})
+        metric = self.metric.of(sums)
+        if not validated:
+            self.since_check.add_value(_BEFORE, metric)
+        roots = {self.titled(name): sums.root(name) for name in self.loss.quantities}
+        return Checked(metric, {f"rmse_{name}": root for name, root in roots.items() if root is not None})
+
+    def _validate(self, maker: BatchMaker, averaged: AbstractContextManager[None]) -> Running:
+        indices = maker.frames.spread(self.config.validation_frames)
+        plan = in_order(indices, n_atoms=maker.frames.n_atoms, **self._filling(maker))
+        with averaged:
+            return evaluate(self.metric, maker, plan, self.device)
+
+    def errors_since_row(self) -> dict[str, float | None]:
+        """Training errors since the last row of the curve, by column."""
+        return {f"rmse_{self.titled(name)}_train": self.since_row.root(name) for name in self.loss.quantities}
+
+    def facts(self) -> dict[str, Any]:
+        """Part of ``metrics.json`` that tells of the data and of the output bias."""
+        bias = dict(zip(self.model.type_map, self.model.out_bias.tolist(), strict=True))
+        facts = data_facts(self.frames, self.found, self.valid, self.found_valid)
+        return facts | {f"{self.model.output}_bias": bias}
+
+    def sums(self) -> dict[str, dict[str, tuple[float, int]]]:
+        """Running means, for a checkpoint."""
+        return {self.titled("row"): self.since_row.sums, self.titled("check"): self.since_check.sums}
+
+    def restore(self, cursor: Cursor, sums: dict[str, dict[str, tuple[float, int]]]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.sampler.cursor = cursor
+        self.since_row, self.since_check = (Running(sums[self.titled(name)]) for name in ("row", "check"))
+
+
+class Drawn(NamedTuple):
+    """Place of a batch among those of all tasks."""
+
+    task: int
+    cursor: Cursor
+    """Of the task's sampler, behind the batch."""
+
+
+class Stream:
+    """Batches of all tasks in the order of the steps; which task a step is for follows from the seed and its number.
+
+    Parameters
+    ----------
+    chances
+        Of each task; they are divided by their sum.
+    step
+        Steps made before.
+    accumulate
+        Batches of a step.
+    """
+
+    def __init__(self, tasks: Sequence[Task], chances: Sequence[float], seed: int, step: int, accumulate: int) -> None:
+        self.tasks, self.seed, self.step, self.accumulate = tasks, seed, step, accumulate
+        self.chances = np.array(chances, dtype=np.float64) / np.sum(chances)
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, list[int]], Drawn]]:
+        """Task and frame indices of each batch, and its place."""
+        step = self.step
+        while True:
+            index = self.choose(step)
+            for _ in range(self.accumulate):
+                sampler = self.tasks[index].sampler
+                yield (index, sampler.next_batch()), Drawn(index, sampler.cursor)
+            step += 1
+
+    def choose(self, step: int) -> int:
+        """Task of the 0-based step."""
+        if len(self.tasks) == 1:
+            return 0
+        return int(np.random.default_rng([self.seed, 3, step]).choice(len(self.tasks), p=self.chances))
+
+    def make(self, planned: tuple[int, list[int]]) -> Batch:
+        """Make a batch of these frames of a task."""
+        index, indices = planned
+        return self.tasks[index].make(indices)
