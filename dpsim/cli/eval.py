@@ -25,14 +25,18 @@ _CHUNK = 64
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @json_option
 def command(model: Path, file: Path, output: Path, index: str, head: str | None, device: str, as_json: bool) -> None:
-    """Write FILE (any format of ASE) with the predictions of MODEL as dpsim_energy, dpsim_forces, dpsim_stress."""
+    """Write FILE (any format of ASE) with the predictions of MODEL: dpsim_energy, dpsim_forces, dpsim_stress.
+
+    Models of something else give that alone, for example dpsim_dipole and dpsim_atomic_dipole.
+    """
     from dpsim.calculators.ase_frame import frame_of
     from dpsim.calculators.evaluate import load
     from dpsim.workflow.progress import ProgressLine
 
     potential = load(model, head=head, device=device)
     structures = _read(file, index)
-    energies: list[float] = []
+    facts, values = potential.facts, []
+    name = facts.property_name or facts.output
     with ProgressLine() as progress:
         for start in range(0, len(structures), _CHUNK):
             chunk = structures[start : start + _CHUNK]
@@ -41,11 +45,17 @@ def command(model: Path, file: Path, output: Path, index: str, head: str | None,
                 {**frame_of(atoms, potential), "source": source} for atoms, source in zip(chunk, sources, strict=True)
             )
             for atoms, prediction in zip(chunk, predictions, strict=True):
-                energies.append(_store(atoms, prediction, model))
+                atoms.calc = None  # results of other calculators
+                atoms.info.update(arch="dpsim", model=model.name)
+                if facts.output == "energy":
+                    values.append(_store_energy(atoms, prediction))
+                else:
+                    values.append(_store_values(atoms, prediction, facts.output, name))
             progress(start + len(chunk), len(structures), "structures")
     _write(output, structures)
     if as_json:
-        print_json({"output": str(output), "structures": len(structures), "energies": energies})
+        key = "energies" if name == "energy" else name
+        print_json({"output": str(output), "structures": len(structures), key: values})
     else:
         click.echo(f"wrote {shown(output)}: {len(structures)} structures")
 
@@ -60,11 +70,10 @@ def _read(file: Path, index: str) -> list[Atoms]:
     return found if isinstance(found, list) else [found]
 
 
-def _store(atoms: Atoms, prediction: Any, model: Path) -> float:
-    """Put a prediction on its structure, dropping results of other calculators; return the energy."""
-    atoms.calc = None
+def _store_energy(atoms: Atoms, prediction: Any) -> float:
+    """Put an energy and its derivatives on their structure; return the energy."""
     energy = float(prediction.energy)
-    atoms.info.update(dpsim_energy=energy, arch="dpsim", model=model.name)
+    atoms.info["dpsim_energy"] = energy
     atoms.arrays["dpsim_forces"] = prediction.forces
     if prediction.magnetic_forces is not None:
         atoms.arrays["dpsim_magnetic_forces"] = prediction.magnetic_forces
@@ -72,6 +81,14 @@ def _store(atoms: Atoms, prediction: Any, model: Path) -> float:
         stress = -(prediction.virial + prediction.virial.T) / (2 * atoms.get_volume())
         atoms.info["dpsim_stress"] = stress
     return energy
+
+
+def _store_values(atoms: Atoms, prediction: Any, output: str, name: str) -> Any:
+    """Put what is predicted, and the values of the atoms, on their structure; return it as plain numbers."""
+    total, atomic = getattr(prediction, output), getattr(prediction, f"atomic_{output}")
+    atoms.info[f"dpsim_{name}"] = total
+    atoms.arrays[f"dpsim_atomic_{name}"] = atomic.reshape(len(atoms), total.size)
+    return total.tolist()
 
 
 def _write(output: Path, structures: list[Atoms]) -> None:
