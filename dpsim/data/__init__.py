@@ -1,4 +1,4 @@
-"""Frames on disk as numpy arrays: reading and writing of data sets, splits and summaries; no torch."""
+"""Frames on disk as numpy arrays: data sets in folders, HDF5 and LMDB, writing, splits and summaries; no torch."""
 
 from __future__ import annotations
 

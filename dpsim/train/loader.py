@@ -331,4 +331,4 @@ class Prefetch(Generic[_Plan, _Tag]):
 
 def making_threads(device: torch.device) -> int:
     """Threads that make batches: one beside a CPU that computes, a few for a GPU."""
-    return 1 if device.type == "cpu" else max(1, min(4, (os.cpu_count() or 1) // 2))
+    return 1 if device.type == "cpu" else max(1, min(4, len(os.sched_getaffinity(0)) // 2))
