@@ -13,6 +13,7 @@ log = logging.getLogger("dpsim.train")
 
 WAITING = "waiting for data"
 """Part of a step in which there is nothing to compute with yet."""
+_ORDER = (WAITING, "forward", "backward", "optimizer")
 MUCH, NOTICED = 0.1, 10.0
 """Share of the time, and seconds, of waiting that are worth a warning."""
 
@@ -80,9 +81,9 @@ class Clock:
         return f"{parts}; meanwhile, for steps to come: {ahead}" if ahead else parts
 
     def shares(self) -> dict[str, float]:
-        """Share of the whole time of each part, in the order in which they were met."""
+        """Share of the whole time of each part."""
         whole = sum(self.total.values())
-        return {name: seconds / whole for name, seconds in self.total.items()} if whole else {}
+        return {name: seconds / whole for name, seconds in _ordered(self.total).items()} if whole else {}
 
     def log_shares(self) -> None:
         """Log where the time went; a warning if steps waited for data."""
@@ -99,4 +100,10 @@ class Clock:
             )
 
     def _text(self, seconds: Mapping[str, float]) -> str:
-        return ", ".join(f"{name} {1e3 * s / max(self.steps, 1):.1f}" for name, s in seconds.items())
+        return ", ".join(f"{name} {1e3 * s / max(self.steps, 1):.1f}" for name, s in _ordered(seconds).items())
+
+
+def _ordered(seconds: Mapping[str, float]) -> dict[str, float]:
+    """In the order of a step; other parts behind."""
+    first = {name: seconds[name] for name in _ORDER if name in seconds}
+    return {**first, **seconds}
