@@ -228,7 +228,7 @@ def test_data_without_frames_are_named(emt_frames: MakeFrames, emt: Path, tmp_pa
 
 
 def test_steps_do_not_wait_for_data_that_are_made_in_time(emt: Path, model: Model) -> None:
-    """Batches that take 15 ms are ready when a step of 30 ms is done."""
+    """Batches that take 15 ms are ready when a step of 50 ms is done."""
     make, waited = BatchMaker.for_model(FrameSet(emt / "train", TYPE_MAP), model), []
 
     class Slow(BatchMaker):
@@ -243,10 +243,10 @@ def test_steps_do_not_wait_for_data_that_are_made_in_time(emt: Path, model: Mode
             waited.append(time.perf_counter() - begin)
             assert set(batch.seconds) == {"reading", "neighbours", "joining"}
             assert min(batch.seconds.values()) > 0
-            time.sleep(0.03)
+            time.sleep(0.05)
             begin = time.perf_counter()
     assert len(waited) == 12
-    assert np.median(waited[1:]) < 0.005
+    assert np.median(waited[1:]) < 0.0075, "less than half of what a batch takes"
 
 
 @pytest.mark.parametrize("threads", [1, 3])
