@@ -11,6 +11,7 @@ from dpsim.config import first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.config import AnyModelConfig
 from dpsim.train.data_config import BatchSize, FrameFilter, Sampling, SystemSampling, size_of
+from dpsim.train.heads_config import HEADS_SETTINGS, HeadsSettings, check_heads
 from dpsim.train.learning_rate_config import CosineRate, ExponentialRate, LearningRateConfig, StableRate
 from dpsim.train.loss_config import (
     AtLeastZero,
@@ -30,10 +31,12 @@ from dpsim.train.transfer_config import TransferSettings
 Count = Annotated[int, Field(gt=0)]
 
 
-class TrainConfig(TransferSettings, RunSettings):
+class TrainConfig(TransferSettings, RunSettings, HeadsSettings):
     """A training: model, number of steps, and how the steps are made."""
 
-    later: ClassVar[tuple[str, ...]] = (*TransferSettings.later, *RUN_SETTINGS, "epochs", "accumulate", "frame_filter")
+    later: ClassVar[tuple[str, ...]] = (
+        *TransferSettings.later, *RUN_SETTINGS, *HEADS_SETTINGS, "epochs", "accumulate", "frame_filter",
+    )  # fmt: skip
 
     model: ModelSection | None = None
     """A preset by name, descriptor and fitting in full, or a model made of others (``type: zbl`` or ``linear``). None:
@@ -91,6 +94,7 @@ class TrainConfig(TransferSettings, RunSettings):
             raise ValueError(f"epochs cannot be counted with batch_size: {self.batch_size}: give steps instead")
         if isinstance(self.optimizer, KalmanConfig):
             self._check_kalman()
+        check_heads(self)
         return self
 
     def _check_kalman(self) -> None:

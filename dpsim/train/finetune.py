@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dpsim.errors import ConfigError, ModelError
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import load_model, save_model
+from dpsim.model.checkpoint import load_any, save_model
 from dpsim.model.config import AnyModelConfig, ModelConfig, ZBLModelConfig
+from dpsim.model.multi_task import MultiTaskModel
 from dpsim.model.type_map import Move, inherit, moved_config
-from dpsim.train.bias import BiasChange, fit_bias, preset_of, provenance_of
+from dpsim.train.bias import BiasChange, fit_bias, provenance_of
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import DataSource, FrameSet, Scan
 from dpsim.train.loader import BatchMaker
@@ -61,6 +63,9 @@ def load_pretrained(source: ModelSource, head: str | None) -> Model:
     ModelError
         If the file cannot be read, or has several heads and `head` is none of them.
     """
+    if isinstance(source, MultiTaskModel):
+        source = source.head(next(iter(source.members)) if head == RANDOM else head, "the model to start from")
+        head = None
     if isinstance(source, Model):
         if head not in (None, RANDOM):
             raise ModelError(f"the model to start from is a single one: leave out head={head!r}")
@@ -139,16 +144,29 @@ def adapted_model(
         set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
         log.info("%s: unknown to the pretrained model, with new type embeddings", ", ".join(unknown))
     inherit(model, pretrained, fitting=not random, seed=config.seed)
+    preset = config.model.preset_out_bias if config.model is not None else {}
+    adjust_output(model, frames, found, random=random, preset=preset)
+    return model
+
+
+def adjust_output(model: Model, frames: FrameSet, found: Scan, *, random: bool, preset: Mapping[str, float]) -> None:
+    """Bring the output bias of an inherited model to the labels of the data, and log what becomes of it.
+
+    Parameters
+    ----------
+    random
+        The fitting net is new: the bias is that of the labels.
+    preset
+        Energies of elements in eV that are given.
+    """
     if random:
         set_parameter_scales(model, found)
     if not len(found.values) and found.of_types is None:
         log.warning("the data have no label of the %s: the output bias of the pretrained model stays", model.output)
     elif model.output in ("energy", *BIASED):
-        preset = config.model.preset_out_bias if config.model is not None else {}
         indices = frames.spread(BIAS_FRAMES)
         change = fit_bias(model, frames, "set" if random else "change", preset=preset, indices=indices)
         _announce(model, change, "fitted to the labels" if random else "moved by what the pretrained model leaves")
-    return model
 
 
 def _announce(model: Model, change: BiasChange, how: str) -> None:
@@ -237,19 +255,28 @@ class FineTuning:
         return found
 
 
-def change_bias_of_result(path: Path, frames: FrameSet) -> dict[str, Any]:
+def change_bias_of_result(path: Path, data: Mapping[str, tuple[FrameSet, Mapping[str, float]]]) -> dict[str, Any]:
     """Move the output bias of a model that a training wrote by what it leaves of the training data; once.
+
+    Parameters
+    ----------
+    data
+        Training frames and given energies of each head; a single head has no name.
 
     Returns
     -------
     dict
-        The change, ready for JSON.
+        The change, ready for JSON; by head if there are several.
     """
     facts = provenance_of(path)
     if BIAS_CHANGE not in facts:
-        model = load_model(path)
-        change = fit_bias(model, frames, preset=preset_of(path), indices=frames.spread(BIAS_FRAMES))
-        _announce(model, change, f"of {path.name}, moved by what is left of the training data")
-        facts[BIAS_CHANGE] = change.as_dict()
-        save_model(model, path, facts)
+        whole = load_any(path)
+        changes = {}
+        for name, (frames, preset) in data.items():
+            model = whole.members[name] if isinstance(whole, MultiTaskModel) else whole
+            change = fit_bias(model, frames, preset=preset, indices=frames.spread(BIAS_FRAMES))
+            _announce(model, change, f"of {name or path.name}, moved by what is left of the training data")
+            changes[name] = change.as_dict()
+        facts[BIAS_CHANGE] = changes if isinstance(whole, MultiTaskModel) else changes[""]
+        save_model(whole, path, facts)
     return dict(facts[BIAS_CHANGE])

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from pydantic import BaseModel
+from torch import nn
 
+from dpsim.descriptors.blocks import EnvironmentBlock
 from dpsim.descriptors.environment import Environment
 from dpsim.descriptors.tabulated import TabulatedNetwork
 from dpsim.errors import ConfigError, DataError
@@ -20,10 +22,14 @@ from dpsim.fittings.network import FittingNetwork
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.config import AnyModelConfig, ModelConfig, read_config
+from dpsim.model.multi_config import MultiTaskConfig, read_settings
+from dpsim.model.multi_task import MultiTaskModel
 from dpsim.model.statistics import environment_statistics, output_bias, shared_bias
+from dpsim.physics.neighbors import FrameGraph
 from dpsim.train.component_scales import set_component_scales
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet, Scan, require_parameters
+from dpsim.train.heads_config import multi_config
 from dpsim.train.loader import BatchMaker
 from dpsim.train.run_config import NOT_IN_RESULT
 from dpsim.train.schedule import LearningRate
@@ -45,7 +51,7 @@ SMALLEST_DEVIATION = 1e-2
 STATISTICS_FRAMES = 100
 """Frames, evenly spaced, from which environment scales are computed."""
 
-ModelSource = str | Path | Model
+ModelSource = str | Path | Model | MultiTaskModel
 
 
 class Resume(NamedTuple):
@@ -67,7 +73,11 @@ def target_of(config: TrainConfig, resume: Resume | None, initial: Model | None)
     new_fitting = config.head == RANDOM and config.model is not None
     if initial is not None and not new_fitting:
         return Target(initial.output, initial.property_name)
-    settings = read_config(resume.state.model_config) if resume is not None else config.model
+    return target_of_settings(read_config(resume.state.model_config) if resume is not None else config.model)
+
+
+def target_of_settings(settings: Any) -> Target:
+    """What a model predicts, from its settings or its section in a training."""
     if isinstance(settings, StandardSection):
         fitting = settings.parts()[1]
     elif isinstance(settings, ModelConfig):
@@ -115,10 +125,11 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
     if changed:
         pairs = "; ".join(f"{key}: {before[key]!r} became {now[key]!r}" for key in changed)
         raise ConfigError(f"{path} was made with other settings ({pairs}): {advice}, or put them back")
-    if config.model is not None:
-        found = differences(resolve_model(config, state.model_config["type_map"]), read_config(state.model_config))
-        if found:
-            raise ConfigError(f"{path} holds another model ({found[0]}): {advice}, or put the settings back")
+    there = read_settings(state.model_config)
+    declared = declared_settings(config, there.type_map)
+    found = [] if declared is None else differences(declared, there)
+    if found:
+        raise ConfigError(f"{path} holds another model ({found[0]}): {advice}, or put the settings back")
     for name, digest in origin.items():
         if state.origin.get(name, digest) != digest:
             raise ConfigError(f"{path} was made with other {name}: {advice}")
@@ -126,6 +137,14 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
         raise ConfigError(
             f"{path} is past the last step (steps: {config.total_steps}): raise steps, or train into another folder"
         )
+
+
+def declared_settings(config: TrainConfig, type_map: tuple[str, ...]) -> AnyModelConfig | MultiTaskConfig | None:
+    """Complete settings of the model that a training declares; None if they are those of a model to start from."""
+    if config.heads is None:
+        return None if config.model is None else resolve_model(config, type_map)
+    has_own = all(head.model is not None for head in config.heads.values())
+    return multi_config(config, type_map) if has_own or config.model is not None else None
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -164,6 +183,8 @@ def load_initial(source: ModelSource, config: TrainConfig) -> Model:
     """
     if isinstance(source, Model) and config.head is not None:
         raise ConfigError(f"the model to start from is a single one: leave out head: {config.head}")
+    if isinstance(source, MultiTaskModel):
+        source = source.head(config.head, "the model to start from")
     model = source if isinstance(source, Model) else read_model(Path(source), config.head)
     refuse_tables(model)
     if config.model is not None:
@@ -176,7 +197,7 @@ def load_initial(source: ModelSource, config: TrainConfig) -> Model:
     return _copy(model, model.config if config.precision is None else model.config.with_precision(config.precision))
 
 
-def refuse_tables(model: Model) -> None:
+def refuse_tables(model: nn.Module) -> None:
     """Refuse a compressed model: its embedding has no parameters."""
     if any(isinstance(module, TabulatedNetwork) for module in model.modules()):
         raise ConfigError("a compressed model cannot be trained: train the model that it was made from")
@@ -196,22 +217,38 @@ def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMa
     check_widths(found, model, "training")
     require_parameters(found, model.inputs, "training")
     preset = config.model.preset_out_bias if config.model is not None else {}
-    if model.output != "energy" and preset:
-        raise ConfigError(f"model.preset_out_bias: the model predicts {model.output}, only energies can be given")
 
     def take() -> None:
         set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
         set_parameter_scales(model, found)
-        if model.output == "energy" and (len(found.values) or preset):
-            _set_energy_bias(model, found, preset)
-        elif model.output in BIASED:
-            _set_output_bias(model, found)
+        set_output(model, found, preset)
 
     facts = {"data": found.digest, "preset_out_bias": preset, "frames": STATISTICS_FRAMES}
     with_statistics(Path(config.statistics_file) if config.statistics_file else None, model, facts, take)
     if config.model is not None:
         config.model.complete(model)
     return model
+
+
+def set_output(model: Model, found: Scan, preset: Mapping[str, float]) -> None:
+    """Output bias of a new model from the labels.
+
+    Parameters
+    ----------
+    preset
+        Energies in eV of elements that are given instead.
+
+    Raises
+    ------
+    ConfigError
+        If energies are given to a model that predicts something else, or of elements that it does not know.
+    """
+    if model.output != "energy" and preset:
+        raise ConfigError(f"model.preset_out_bias: the model predicts {model.output}, only energies can be given")
+    if model.output == "energy" and (len(found.values) or preset):
+        _set_energy_bias(model, found, preset)
+    elif model.output in BIASED:
+        _set_output_bias(model, found)
 
 
 def _set_energy_bias(model: Model, found: Scan, preset: Mapping[str, float]) -> None:
@@ -281,25 +318,38 @@ def check_widths(found: Scan, model: Model, what: str) -> None:
 
 
 def set_environment_scales(model: Model, maker: BatchMaker) -> None:
-    blocks = [block for block in model.config.environments() if not (block.constant_stddev and block.zero_mean)]
-    for block in blocks:
-        graphs = (maker.graph(i) for i in maker.frames.spread(STATISTICS_FRAMES))
-        found = environment_statistics(graphs, block, model.n_row_types)
-        environment = model.get_submodule(block.module)
-        assert isinstance(environment, Environment)
-        stddev = np.full_like(found.stddev, block.constant_stddev) if block.constant_stddev else found.stddev
-        rows = list(block.rows or range(len(stddev)))
-        # the types of centres are the last axis but one, the same for all types of neighbours
-        environment.mean[..., rows, :] = torch.from_numpy(found.mean[:, : environment.columns]).to(environment.mean)
-        environment.stddev[..., rows, :] = torch.from_numpy(stddev[:, : environment.columns]).to(environment.stddev)
-        log.info("%s: scales (radial, angular) %s", block.module, np.array2string(found.stddev[:, :2], precision=4))
-    graphs = (maker.graph(i) for i in maker.frames.spread(STATISTICS_FRAMES))
-    for name in set_component_scales(model, graphs):
+    """Scales of environments from the frames of a maker, for every descriptor of a model."""
+    for block in blocks_from_data(model):
+        scale_environment(model, block, sampled_graphs([maker]))
+    for name in set_component_scales(model, sampled_graphs([maker])):
         log.info("%s: scales of all components are set", name)
 
 
+def sampled_graphs(makers: Iterable[BatchMaker]) -> Iterator[FrameGraph]:
+    """Neighbourhoods of some frames, evenly spaced, of each maker."""
+    return (maker.graph(i) for maker in makers for i in maker.frames.spread(STATISTICS_FRAMES))
+
+
+def blocks_from_data(model: Model) -> list[EnvironmentBlock]:
+    """Environments of a model whose scales are taken from data."""
+    return [block for block in model.config.environments() if not (block.constant_stddev and block.zero_mean)]
+
+
+def scale_environment(model: Model, block: EnvironmentBlock, graphs: Iterable[FrameGraph]) -> None:
+    """Mean and deviation of one environment from neighbourhoods."""
+    found = environment_statistics(graphs, block, model.n_row_types)
+    environment = model.get_submodule(block.module)
+    assert isinstance(environment, Environment)
+    stddev = np.full_like(found.stddev, block.constant_stddev) if block.constant_stddev else found.stddev
+    rows = list(block.rows or range(len(stddev)))
+    # the types of centres are the last axis but one, the same for all types of neighbours
+    environment.mean[..., rows, :] = torch.from_numpy(found.mean[:, : environment.columns]).to(environment.mean)
+    environment.stddev[..., rows, :] = torch.from_numpy(stddev[:, : environment.columns]).to(environment.stddev)
+    log.info("%s: scales (radial, angular) %s", block.module, np.array2string(found.stddev[:, :2], precision=4))
+
+
 def type_map_for(
-    config: TrainConfig, resume: Resume | None, initial: Model | None, asked: Sequence[str] | None
+    config: TrainConfig, resume: Resume | None, initial: Model | MultiTaskModel | None, asked: Sequence[str] | None
 ) -> tuple[str, ...] | None:
     """Elements of the model: those of the checkpoint or the initial model, else as asked, else None.
 
@@ -313,7 +363,7 @@ def type_map_for(
     free = initial is None or (config.recipe == "finetune" and asked is not None)
     if resume is None and free:
         return tuple(asked) if asked is not None else None
-    known = tuple(resume.state.model_config["type_map"]) if resume else initial.type_map if initial else ()
+    known = read_settings(resume.state.model_config).type_map if resume else initial.type_map if initial else ()
     missing = [name for name in asked or () if name not in known]
     if missing:
         raise ConfigError(
@@ -331,7 +381,7 @@ class Scanned(Protocol):
     found_valid: Scan | None
 
 
-def origin_of(data: Iterable[Scanned], initial: Model | None) -> dict[str, str]:
+def origin_of(data: Iterable[Scanned], initial: Model | MultiTaskModel | None) -> dict[str, str]:
     """Digests of what a training is made from."""
     origin: dict[str, str] = {}
     for one in data:
@@ -359,7 +409,7 @@ def check_validation(found: Scan, config: TrainConfig, model: Model) -> None:
     require_parameters(found, model.inputs, "validation")
 
 
-def differences(a: AnyModelConfig, b: AnyModelConfig) -> list[str]:
+def differences(a: AnyModelConfig | MultiTaskConfig, b: AnyModelConfig | MultiTaskConfig) -> list[str]:
     """Places where two model settings differ, with both values; precision aside."""
     return list(_differences(a.model_dump(mode="json"), b.model_dump(mode="json"), ""))
 
@@ -373,8 +423,8 @@ def _differences(a: Any, b: Any, where: str) -> Iterator[str]:
         yield f"{where}: {a!r} here, {b!r} there"
 
 
-def freeze_parts(model: Model, parts: Sequence[str]) -> None:
-    """Keep parts of a model from being trained.
+def freeze_parts(model: Model | MultiTaskModel, parts: Sequence[str]) -> None:
+    """Keep parts of a model from being trained; of several heads those of all, or of the head that is named first.
 
     Raises
     ------
@@ -382,9 +432,11 @@ def freeze_parts(model: Model, parts: Sequence[str]) -> None:
         If the model has no part of such a name with parameters, or nothing is left to train.
     """
     for part in parts:
-        found = [p for name, p in model.named_parameters() if name == part or name.startswith(f"{part}.")]
+        found = [p for one, path in _places(model, part) for p in _below(one, path)]
         if not found:
-            known = {".".join(name.split(".")[:depth]) for name, _ in model.named_parameters() for depth in (1, 2)}
+            members = model.members.values() if isinstance(model, MultiTaskModel) else [model]
+            names = [name for one in members for name, _ in one.named_parameters()]
+            known = {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)}
             raise ConfigError(
                 f"frozen: {part!r} is no part of the model that is trained: there are for example "
                 f"{', '.join(sorted(known))}"
@@ -393,6 +445,20 @@ def freeze_parts(model: Model, parts: Sequence[str]) -> None:
             parameter.requires_grad_(False)
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(f"frozen: {', '.join(parts)}: nothing is left to train")
+
+
+def _places(model: Model | MultiTaskModel, part: str) -> list[tuple[nn.Module, str]]:
+    """Models in which a part is looked for, and its path there."""
+    if not isinstance(model, MultiTaskModel):
+        return [(model, part)]
+    head, _, path = part.partition(".")
+    if head in model.members:
+        return [(model.members[head], path)]
+    return [(one, part) for one in model.members.values()]
+
+
+def _below(model: nn.Module, path: str) -> list[nn.Parameter]:
+    return [p for name, p in model.named_parameters() if not path or name == path or name.startswith(f"{path}.")]
 
 
 __all__ = ["ModelSource", "Resume", "checkpoint_path"]

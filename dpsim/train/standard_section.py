@@ -142,14 +142,15 @@ def _cutoff_in(changes: dict[str, Any], where: str) -> str:
 
 def _changed(part: _Part, changes: dict[str, Any], where: str) -> _Part:
     try:
-        return type(part).model_validate(_merged(part.model_dump(), changes))
+        return type(part).model_validate(merged(part.model_dump(), changes))
     except ValidationError as error:
         raise InnerErrors(error, where) from None
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings with changes, also within those within."""
     result = dict(base)
     for key, value in changes.items():
         inner = result.get(key)
-        result[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        result[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return result

@@ -17,7 +17,8 @@ from torch import Tensor
 from dpsim.data.files import new_file
 from dpsim.errors import ModelError
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import load_model, model_from_state, read_header
+from dpsim.model.checkpoint import any_from_state, load_any, load_model, read_header
+from dpsim.model.multi_task import MultiTaskModel
 from dpsim.train.sampler import Cursor
 
 FORMAT_VERSION = 1
@@ -63,7 +64,12 @@ class TrainingState:
     """Averages of the parameters by name, if there are any."""
 
     def build_model(self, where: str, *, averaged: bool = False) -> Model:
-        """Make the model.
+        """Make the model with a single head; parameters and errors as those of `build_any`."""
+        model = self.build_any(where, averaged=averaged)
+        return model.head(None, where) if isinstance(model, MultiTaskModel) else model
+
+    def build_any(self, where: str, *, averaged: bool = False) -> Model | MultiTaskModel:
+        """Make the model, with all its heads.
 
         Parameters
         ----------
@@ -72,7 +78,7 @@ class TrainingState:
         averaged
             With the averages of the parameters in their place, where there are any.
         """
-        return model_from_state(self.model_config, self.model | (self.average if averaged else {}), where)
+        return any_from_state(self.model_config, self.model | (self.average if averaged else {}), where)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -148,15 +154,25 @@ def remove_old(folder: Path, keep: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_checkpoint_model(path: str | Path) -> Model:
+def load_checkpoint_model(path: str | Path, head: str | None = None) -> Model:
     """The model of a ``step-N.ckpt``, with averages of the parameters if the training makes some.
+
+    Parameters
+    ----------
+    head
+        One of several heads.
 
     Raises
     ------
     ModelError
-        If the file is missing, damaged, or no checkpoint of dpsim.
+        If the file is missing, damaged, or no checkpoint of dpsim, or `head` does not fit it.
     """
-    return load_state(path).build_model(str(path), averaged=True)
+    model = load_state(path).build_any(str(path), averaged=True)
+    if isinstance(model, MultiTaskModel):
+        return model.head(head, str(path))
+    if head is not None:
+        raise ModelError(f"{path} has a single head: leave out head={head!r}")
+    return model
 
 
 def heads_in(path: Path) -> list[str]:
@@ -169,6 +185,8 @@ def heads_in(path: Path) -> list[str]:
     """
     if path.suffix == ".safetensors":
         return list(read_header(path)["config"].get("heads", ()))
+    if path.suffix == ".ckpt":
+        return list(load_state(path).model_config.get("heads", ()))
     if path.suffix != ".pt":
         return []
     from dpsim.model.peer.checkpoint import heads_of, read_checkpoint
@@ -195,10 +213,10 @@ def read_model(path: Path, head: str | None = None) -> Model:
         return (load_checkpoint if path.suffix == ".pt" else load_frozen)(path, head)
     if path.suffix == ".safetensors":
         return load_model(path, head)
+    if path.suffix == ".ckpt":
+        return load_checkpoint_model(path, head)
     if head is not None:
         raise ModelError(f"{path} has a single head: leave out head={head!r}")
-    if path.suffix == ".ckpt":
-        return load_checkpoint_model(path)
     if path.suffix in (".dp", ".yaml", ".yml"):
         from dpsim.model.peer.convert import load_serialized
 
@@ -206,3 +224,24 @@ def read_model(path: Path, head: str | None = None) -> Model:
     if path.suffix == ".pt2":
         raise ModelError(f"{path} is a frozen model: this needs the model it was made from (.safetensors)")
     raise ModelError(f"{path}: model files end in {', '.join(SUFFIXES)}, found {path.suffix or 'no suffix'!r}")
+
+
+def read_any(path: Path) -> Model | MultiTaskModel:
+    """Model of any file that holds modules, with all its heads.
+
+    Raises
+    ------
+    ModelError
+        If the suffix is unknown, or the file cannot be read.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such model file")
+    if path.suffix == ".safetensors":
+        return load_any(path)
+    if path.suffix == ".ckpt":
+        return load_state(path).build_any(str(path), averaged=True)
+    if path.suffix == ".pt" and heads_in(path):
+        from dpsim.model.peer.checkpoint import load_heads
+
+        return load_heads(path)
+    return read_model(path)

@@ -67,6 +67,11 @@ class Task:
         self.since_row, self.since_check = Running(), Running()
 
     @property
+    def preset(self) -> dict[str, float]:
+        """Energies of elements in eV that are given instead of fitted."""
+        return {} if self.config.model is None else self.config.model.preset_out_bias
+
+    @property
     def n_frames(self) -> int:
         """Frames of training and validation."""
         return len(self.frames) + (len(self.valid) if self.valid is not None else 0)

@@ -20,20 +20,19 @@ import torch
 from dpsim import ops
 from dpsim.data.files import write_text
 from dpsim.errors import Interrupted, StageError
-from dpsim.model.base import Model
 from dpsim.model.checkpoint import load_model, save_model
+from dpsim.model.multi_task import MultiTaskModel
 from dpsim.train.arithmetic import check_products, tf32_products
 from dpsim.train.average import Average
 from dpsim.train.board import Board, check_board
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
-from dpsim.train.data_config import size_of
-from dpsim.train.electrostatics import take_out_electrostatics
-from dpsim.train.finetune import FineTuning, adapted_model, change_bias_of_result, starting_model
+from dpsim.train.finetune import change_bias_of_result
 from dpsim.train.folder import training_folder
-from dpsim.train.frames import DataSource, FrameSet
-from dpsim.train.length import with_steps
+from dpsim.train.frames import DataSource
 from dpsim.train.loader import Batch, Prefetch, making_threads
+from dpsim.train.multi import prepare_heads
+from dpsim.train.prepare import HeadData, Prepared, prepare
 from dpsim.train.progress import Progress, Reporter, silent
 from dpsim.train.result import TrainResult
 from dpsim.train.running import WAITING, Clock, Running
@@ -46,10 +45,7 @@ from dpsim.train.setup import (
     check_resume,
     find_resume,
     freeze_parts,
-    new_model,
     origin_of,
-    target_of,
-    type_map_for,
 )
 from dpsim.train.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
 from dpsim.train.step import NotFiniteError, grouped, make_step
@@ -65,8 +61,8 @@ def train(
     config: TrainConfig,
     output_dir: str | Path,
     *,
-    train_data: DataSource,
-    valid_data: DataSource | None = None,
+    train_data: HeadData,
+    valid_data: HeadData | None = None,
     type_map: Sequence[str] | None = None,
     restart: str | Path | None = None,
     init_model: ModelSource | None = None,
@@ -88,7 +84,7 @@ def train(
     output_dir
         Receives ``best.safetensors``, ``last.safetensors``, ``step-N.ckpt``, ``lcurve.csv`` and ``metrics.json``.
     train_data, valid_data
-        A data set, or folders to open as one.
+        A data set, or folders to open as one; for several heads a dict of these by name.
     type_map
         Elements of the model; by default those of the initial model or of the training data.
     restart
@@ -128,19 +124,9 @@ def train(
     folder, signal = Path(output_dir), StopSignal(stop, config.walltime)
     with training_folder(folder) as checked, torch_threads(threads), tf32_products(config.matrix_products):
         resume = find_resume(folder, restart)
-        initial = starting_model(init_model, config)
-        name = target_of(config, resume, initial).property_name
-        only, size = config.frame_filter, size_of(config.batch_size)
-        names = type_map_for(config, resume, initial, type_map)
-        frames = FrameSet(train_data, names, name, only=only, size=size, what="training")
-        valid = None
-        if valid_data is not None:
-            valid = FrameSet(valid_data, frames.type_map, name, only=only, size=size, what="validation")
-        take_out_electrostatics(config, resume, initial, frames, valid)
-        tuning = FineTuning.of(config, initial, old_data, frames)
-        config = with_steps(config, frames)
-        task = Task("", config, frames, valid, target_of(config, resume, initial).output)
-        trainer = Trainer(config, folder, [task], initial, resume, device_of(device), cache_bytes, tuning)
+        make = prepare if config.heads is None else prepare_heads
+        prepared = make(config, train_data, valid_data, type_map, resume, init_model, old_data)
+        trainer = Trainer(prepared, folder, resume, device_of(device), cache_bytes)
         checked()
         return trainer.run(progress or silent, signal)
 
@@ -149,22 +135,16 @@ class Trainer:
     """A training in progress: everything is made ready here, `run` makes the steps."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        folder: Path,
-        tasks: Sequence[Task],
-        initial: Model | None,
-        resume: Resume | None,
-        device: torch.device,
-        cache_bytes: int | None,
-        tuning: FineTuning | None,
+        self, prepared: Prepared, folder: Path, resume: Resume | None, device: torch.device, cache_bytes: int | None
     ) -> None:
-        self.config, self.folder, self.device, self.steps = config, folder, device, config.total_steps
-        self.tasks, self.tuning = tasks, tuning
-        self.origin = origin_of(tasks, initial)
+        self.config = config = prepared.config
+        self.folder, self.device, self.steps = folder, device, config.total_steps
+        self.tasks, self.chances, self.tuning = prepared.tasks, prepared.chances, prepared.tuning
+        self.origin = origin_of(self.tasks, prepared.initial)
         if resume is not None:
             check_resume(resume, config, self.origin, folder)
-        self.model = self._model(initial, resume).to(device)
+        model = prepared.build() if resume is None else resume.state.build_any(str(resume.path))
+        self.model = model.to(device)
         self._attach(cache_bytes)
         check_products(config.matrix_products, device, self.model.precision)
         if config.tensorboard:
@@ -173,26 +153,18 @@ class Trainer:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.step, self.best, self.seconds = 0, Best(), 0.0
         self.clock = Clock()
-        self.make_step = make_step(config, tasks[0].loss, self.parameters, self.clock)
+        self.make_step = make_step(config, self.tasks[0].loss, self.parameters, self.clock)
         moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = Average(moving, config.ema) if config.ema is not None else None
         if resume is not None:
             self._restore(resume)
 
-    def _model(self, initial: Model | None, resume: Resume | None) -> Model:
-        (task,) = self.tasks
-        if resume is not None:
-            return resume.state.build_model(str(resume.path))
-        if self.config.recipe == "finetune":
-            assert initial is not None
-            return adapted_model(self.config, initial, task.frames, task.found)
-        return initial if initial is not None else new_model(self.config, task.frames, task.found)
-
     def _attach(self, cache_bytes: int | None) -> None:
         memory = min(CACHE_BYTES, psutil.virtual_memory().available // 4) if cache_bytes is None else cache_bytes
         total = sum(task.n_frames for task in self.tasks)
         for task in self.tasks:
-            task.attach(self.model, self.device, memory * task.n_frames / total)
+            model = self.model.members[task.name] if isinstance(self.model, MultiTaskModel) else self.model
+            task.attach(model, self.device, memory * task.n_frames / total)
 
     def _restore(self, resume: Resume) -> None:
         state = resume.state
@@ -214,7 +186,7 @@ class Trainer:
         curve = Curve(self.folder / "lcurve.csv", quantities, self.step)
         reporter = Reporter(progress, self.step, steps)
         writers: list[Curve | Board] = [curve, *([Board(self.folder, self.step)] if config.tensorboard else [])]
-        stream = Stream(self.tasks, [1.0] * len(self.tasks), config.seed, self.step, config.accumulate)
+        stream = Stream(self.tasks, self.chances, config.seed, self.step, config.accumulate)
         cursors = {task.name: task.sampler.cursor for task in self.tasks}
         with _closing(writers), stop, Prefetch(stream.make, iter(stream), making_threads(self.device)) as batches:
             self.clock.start()
@@ -287,15 +259,16 @@ class Trainer:
         """Errors on the validation data; keeps the model if its metric is the lowest so far."""
         checked = [task.check(self._averaged()) for task in self.tasks]
         self.clock.lap("validation")
-        metrics = [found.metric for found in checked if found.metric is not None]
-        metric = sum(metrics) / len(checked)
+        known = [(found.metric, chance) for found, chance in zip(checked, self.chances, strict=True)
+                 if found.metric is not None]  # fmt: skip
+        metric = sum(value * chance for value, chance in known) / sum(chance for _, chance in known)
         errors = {name: value for found in checked for name, value in found.errors.items()}
         if not math.isfinite(metric):
             raise StageError(
                 f"step {self.step}: the validation metric is {metric:g}, expected a finite number: "
                 "lower learning_rate.start"
             )
-        if metric < self.best.metric and len(metrics) == len(checked):
+        if metric < self.best.metric and len(known) == len(checked):
             self.best = Best(self.step, metric, errors)
             self._save_model("best", metric)
         shown = [found.errors for task, found in zip(self.tasks, checked, strict=True) if task.valid is not None]
@@ -367,8 +340,8 @@ class Trainer:
                 self._save_model(name)
         metrics = self._metrics()
         if self.config.change_bias_after_training:
-            frames = self.tasks[0].frames
-            metrics["bias_after_training"] = {name: change_bias_of_result(file, frames) for name, file in files.items()}
+            data = {task.name: (task.frames, task.preset) for task in self.tasks}
+            metrics["bias_after_training"] = {name: change_bias_of_result(file, data) for name, file in files.items()}
         if self.tuning is not None:
             metrics["finetune"] = self.tuning.report(load_model(files["best"]))
         path = self.folder / "metrics.json"
@@ -390,12 +363,16 @@ class Trainer:
             "type_map": list(self.model.type_map),
             "parameters": sum(p.numel() for p in self.parameters),
             "precision": self.model.precision,
-            **self.tasks[0].facts(),
+            **(self.tasks[0].facts() if self.config.heads is None else self._facts_of_heads()),
             "best": {"step": self.best.step, "metric": self.best.metric, **self.best.errors},
             "seconds": self.seconds,
             "seconds_per_step": self.seconds / max(self.step, 1),
             "time_shares": self.clock.shares(),
         }
+
+    def _facts_of_heads(self) -> dict[str, Any]:
+        chances = {task.name: chance / sum(self.chances) for task, chance in zip(self.tasks, self.chances, strict=True)}
+        return {"heads": {task.name: {"probability": chances[task.name], **task.facts()} for task in self.tasks}}
 
 
 @contextlib.contextmanager

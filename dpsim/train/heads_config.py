@@ -1,0 +1,157 @@
+"""Settings of a training with several heads (spec fittings.md §12). No torch here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from dpsim.config import Config, InnerErrors, first_problem
+from dpsim.errors import ConfigError
+from dpsim.model.multi_config import HeadConfig, MultiTaskConfig, SharedPart
+from dpsim.train.data_config import BatchSize, Sampling
+from dpsim.train.loss_config import LossConfig
+from dpsim.train.model_section import ModelSection
+from dpsim.train.standard_section import StandardSection, merged
+from dpsim.train.transfer_config import RANDOM
+
+if TYPE_CHECKING:
+    from dpsim.train.config import TrainConfig
+
+HeadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+-]*$")]
+"""Name of a head: it is part of the names of columns."""
+SHARED = ("descriptor",)
+
+
+class HeadSettings(Config):
+    """One head of a training with several: what it has of its own."""
+
+    model: ModelSection | None = None
+    """A model in full instead of that of all heads; what is shared must be the same."""
+    fitting: dict[str, Any] = {}
+    """Settings of the fitting that replace those of the model of all heads."""
+    preset_out_bias: dict[str, float] = {}
+    """Energy biases in eV that are given instead of fitted to the data, by element."""
+    loss: LossConfig | None = None
+    """What is made small, instead of the loss of all heads."""
+    batch_size: BatchSize | None = None
+    """Instead of that of all heads."""
+    sampling: Sampling | None = None
+    """Instead of that of all heads."""
+    probability: Annotated[float, Field(gt=0)] | None = None
+    """How often a step is for this head; divided by the sum over all. By default the number of its systems."""
+    start_head: str | None = None
+    """In a fine-tuning, the head of the pretrained model that this one begins with; ``RANDOM``: the descriptor of the
+    first with a new fitting net. By default the head of the same name, whose bias then stays; else ``RANDOM``."""
+
+
+class HeadsSettings(Config):
+    """Several heads on one model."""
+
+    heads: Annotated[dict[HeadName, HeadSettings], Field(min_length=1)] | None = None
+    """Heads by name; each step is for one of them."""
+    shared: tuple[str | SharedPart, ...] = SHARED
+    """Parts that the heads have in common: ``descriptor``, ``descriptor.type_embedding``, ``fitting`` (with
+    ``dim_case_embd``, the number of heads, it is told which of them is meant), or ``{part: ..., heads: [...]}``."""
+
+
+HEADS_SETTINGS = tuple(HeadsSettings.model_fields)
+
+
+def check_heads(config: TrainConfig) -> None:
+    """Refuse settings that do not go with several heads, or only with them.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting.
+    """
+    if config.heads is None:
+        if config.shared != SHARED:
+            raise ValueError("shared is about several heads: give heads as well")
+        return
+    _check_others(config)
+    for name, head in config.heads.items():
+        where = f"heads.{name}"
+        if name == RANDOM:
+            raise ValueError(f"{where}: no head can have the name {RANDOM}")
+        if head.start_head is not None and config.recipe != "finetune":
+            raise ValueError(f"{where}.start_head has no effect without recipe: finetune: leave it out")
+        common = head.model is None and isinstance(config.model, StandardSection)
+        if head.fitting and not common:
+            raise ValueError(f"{where}.fitting changes a model of all heads with descriptor and fitting: there is none")
+        if config.model is not None or head.model is not None:
+            section = section_of(config, name)
+            if getattr(section, "type", "") == "dplr":
+                raise ValueError(f"{where}: a model with electrostatics is trained alone")
+    several = {head.model is None for head in config.heads.values()}
+    if config.model is None and len(several) > 1:
+        raise ValueError("model: some heads have a model of their own, the others need one")
+    unknown = {name for group in config.shared if isinstance(group, SharedPart) for name in group.heads}
+    if unknown - set(config.heads):
+        raise ValueError(f"shared: {sorted(unknown - set(config.heads))[0]!r} is no head")
+
+
+def _check_others(config: TrainConfig) -> None:
+    if config.head is not None:
+        raise ValueError("head is for a training of a single head: with heads, each has its start_head")
+    for name in ("epochs", "statistics_file"):
+        if getattr(config, name) is not None:
+            raise ValueError(f"{name} is for a training of a single head: leave it out")
+    if config.optimizer.type == "LKF":
+        raise ValueError("optimizer.type: LKF is for a training of a single head: choose another")
+
+
+def section_of(config: TrainConfig, name: str) -> Any:
+    """Section ``model`` of one head; None if it is that of a model to start from."""
+    assert config.heads is not None
+    head = config.heads[name]
+    section = head.model or config.model
+    if not (isinstance(section, StandardSection) and (head.fitting or head.preset_out_bias)):
+        return section
+    settings = section.model_dump()
+    kind = settings["fitting"].get("type", "ener")
+    same = head.fitting.get("type", kind) == kind
+    settings["fitting"] = merged(settings["fitting"], head.fitting) if same else head.fitting
+    settings["preset_out_bias"] = section.preset_out_bias | head.preset_out_bias
+    try:
+        return type(section).model_validate(settings)
+    except ValidationError as error:
+        raise InnerErrors(error, "heads", name) from None
+
+
+def head_config(config: TrainConfig, name: str) -> TrainConfig:
+    """Settings of a training of one head alone."""
+    assert config.heads is not None
+    head = config.heads[name]
+    own = {key: value for key in ("loss", "batch_size", "sampling") if (value := getattr(head, key)) is not None}
+    return config.model_copy(update={"heads": None, "shared": SHARED, "model": section_of(config, name), **own})
+
+
+def shared_parts(config: TrainConfig) -> tuple[SharedPart, ...]:
+    """What the heads share; a part that is named alone is that of all heads."""
+    assert config.heads is not None
+    names = tuple(config.heads)
+    if len(names) == 1:
+        return ()
+    return tuple(
+        group if isinstance(group, SharedPart) else SharedPart(part=group, heads=names) for group in config.shared
+    )
+
+
+def multi_config(config: TrainConfig, type_map: tuple[str, ...]) -> MultiTaskConfig:
+    """Complete settings of all heads.
+
+    Raises
+    ------
+    ConfigError
+        If a head has no model, or the settings contradict each other.
+    """
+    from dpsim.train.config import resolve_model
+
+    assert config.heads is not None
+    heads = {name: HeadConfig(model=resolve_model(head_config(config, name), type_map)) for name in config.heads}
+    try:
+        return MultiTaskConfig(heads=heads, shared=shared_parts(config))
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, "heads")) from None
