@@ -117,7 +117,7 @@ def test_a_step_moves_one_head_and_what_is_shared(data: dict[str, Path], tmp_pat
 
 def test_each_head_is_drawn_as_often_as_asked(data: dict[str, Path]) -> None:
     """By default by the number of systems; the draws follow from seed and step alone."""
-    found, model = prepared(data, config_of())
+    found, _ = prepared(data, config_of())
     systems = [len(task.frames.dataset.systems) for task in found.tasks]
     assert list(found.chances) == systems
     found, _ = prepared(data, config_of(heads={"a": {"probability": 3}, "b": {"probability": 1}}))
@@ -249,7 +249,7 @@ def test_fine_tuning(data: dict[str, Path], tmp_path: Path, caplog: Any) -> None
         assert inherited is (name in "ad"), name
     assert model.members["a"].out_bias.tolist() == [0.0, *old.members["a"].out_bias.tolist()[::-1]]
     difference = model.members["d"].out_bias[2] - old.members["b"].out_bias[0]
-    assert float(difference) == pytest.approx(-SHIFT["Cu"], abs=0.5)
+    assert float(difference) == pytest.approx(-SHIFT["Cu"], abs=0.8)
     result = train(config, tmp_path / "t", init_model=first.best, **options)
     assert heads_in(result.best) == ["a", "c", "d", "e"]
     single = load_model(first.best, "b")
@@ -257,8 +257,8 @@ def test_fine_tuning(data: dict[str, Path], tmp_path: Path, caplog: Any) -> None
     both = {"x": data["b"], "y": data["a"]}
     model = prepare_heads(config, both, None, TYPE_MAP, None, single, None).build()
     assert torch.equal(model.members["x"].fitting.networks[0].output.weight, single.fitting.networks[0].output.weight)
+    wrong = TrainConfig(steps=1, batch_size=3, recipe="finetune", heads={"x": {"start_head": "b"}})
     with pytest.raises(ConfigError, match=r"heads\.x\.start_head: the pretrained model has no head 'b'"):
-        wrong = config.model_copy(update={"heads": {"x": config.heads["x"].model_copy(update={"start_head": "b"})}})
         prepare_heads(wrong, {"x": data["b"]}, None, TYPE_MAP, None, single, None)
 
 
@@ -283,7 +283,7 @@ def test_start_from_the_same_heads(data: dict[str, Path], tmp_path: Path) -> Non
         ({"heads": {"RANDOM": {}}}, "no head can have the name RANDOM"),
         ({"heads": {"a b": {}}}, "String should match pattern"),
         ({"heads": {"a": {"fitting": {"neurons": [3]}}}}, r"neurons"),
-        ({"model": None, "heads": {"a": {"fitting": {"neuron": [3]}}}}, r"heads\.a\.fitting changes a model of all heads"),
+        ({"model": None, "heads": {"a": {"fitting": {"neuron": [3]}}}}, r"heads\.a\.fitting changes a model of all"),
         ({"optimizer": {"type": "LKF"}}, r"optimizer\.type: LKF is for a training of a single head"),
         ({"steps": None, "epochs": 2}, "epochs is for a training of a single head"),
         ({"shared": [{"part": "descriptor", "heads": ["a", "x"]}]}, "shared: 'x' is no head"),
