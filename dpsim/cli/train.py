@@ -21,8 +21,9 @@ class Request:
 
     settings: dict[str, Any]
     """Of a `TrainConfig`."""
-    data: list[Path]
-    valid: list[Path] | None
+    data: list[Path] | dict[str, list[Path]]
+    """By head if there are several."""
+    valid: list[Path] | dict[str, list[Path]] | None
     start: Path | None
     type_map: tuple[str, ...] | None
     old_data: list[Path] | None = None
@@ -146,22 +147,35 @@ def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start, conver
     ConfigError
         With all that is wrong.
     """
-    from dpsim.train.config import TrainConfig
     from dpsim.train.dplr_section import DPLRModel
     from dpsim.workflow.stages.train import part_of, validation_of
 
     stage, type_map = read_input(file, overrides, start_from)
-    declared = {"data": stage.data, "valid": stage.valid, "old_data": stage.old_data}
-    data, valid, old = (_data_of(value, file.parent, key, converted, type_map) for key, value in declared.items())
+
+    def data_of(value: Any, key: str) -> list[Path]:
+        return _data_of(value, file.parent, key, converted, type_map)
+
     start = paths_of(stage.start_from, file.parent, "start_from")
-    old = [part_of(path, "valid") for path in old]
-    settings = {name: getattr(stage, name) for name in TrainConfig.model_fields}
+    old = [part_of(path, "valid") for path in data_of(stage.old_data, "old_data")]
+    settings = stage.settings()
     if isinstance(stage.model, DPLRModel):
         settings["model"] = stage.model.model_copy(update={"dipole": str(file.parent / stage.model.dipole)})
     if stage.seed is None:
         del settings["seed"]
-    parts = [part_of(path, "train") for path in data]
-    return Request(settings, parts, validation_of(valid, data), start[0] if start else None, type_map, old or None)
+    owners: dict[str, Any] = {"": stage} if stage.heads is None else dict(stage.heads)
+    train: dict[str, list[Path]] = {}
+    valid: dict[str, list[Path]] = {}
+    for name, owner in owners.items():
+        where = f"heads.{name}." if name else ""
+        whole = data_of(owner.data, f"{where}data")
+        train[name] = [part_of(path, "train") for path in whole]
+        found = validation_of(data_of(owner.valid, f"{where}valid"), whole)
+        if found is not None:
+            valid[name] = found
+    first = start[0] if start else None
+    if stage.heads is None:
+        return Request(settings, train[""], valid.get(""), first, type_map, old or None)
+    return Request(settings, train, valid, first, type_map)
 
 
 def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Request:
@@ -222,9 +236,11 @@ def read_input(file: Path, overrides: tuple[str, ...], start: Start) -> tuple[Tr
         apply_override(raw, text, loaded, collector)
     type_map = raw.pop("type_map", None)
     checked = check_type_map(type_map, collector)
-    for key in ("data", "valid", "start_from", "old_data"):
-        if key in raw:
-            raw[key] = _as_files(raw[key])
+    heads = raw.get("heads")
+    for owner in (raw, *(heads.values() if isinstance(heads, dict) else ())):
+        for key in ("data", "valid", "start_from", "old_data") if isinstance(owner, dict) else ():
+            if key in owner:
+                owner[key] = _as_files(owner[key])
     if start.path is not None and "start_from" in raw:
         raise ConfigError(f"{file} has start_from, and the command --init-model or --finetune: give one of them")
     if start.settings:

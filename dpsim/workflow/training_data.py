@@ -60,11 +60,19 @@ class DataFiles(SourceFiles):
 DataInputs = Reference | DataFiles | list[Reference | DataFiles]
 
 
-def paths_of_slot(stage: Stage, context: Context, slot: str) -> list[Path]:
-    """Return what an input of a running stage is trained or tested on; parameters and errors as in `data_paths`."""
-    declared = {dotted(source.path): source.value for source in stage.sources()}
+def paths_of_slot(stage: Stage, context: Context, slot: str, *where: str) -> list[Path]:
+    """Return what an input of a running stage is trained or tested on; errors as in `data_paths`.
+
+    Parameters
+    ----------
+    where
+        Keys of the stage below which the input is declared; without any, all of the slot are meant.
+    """
+    declared = {dotted(source.path): source.value for source in stage.sources() if source.path[: len(where)] == where}
     found: list[Path] = []
     for artifact in context.inputs.get(slot, ()):
+        if artifact.place not in declared:
+            continue
         files = declared.get(artifact.place)
         if isinstance(files, DataFiles):
             found += data_paths(files, context.base, artifact.paths, context.work / "data", context.type_map)

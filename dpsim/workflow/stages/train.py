@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dpsim.train.config import TrainConfig
 from dpsim.train.dplr_section import DPLRModel
+from dpsim.train.heads_config import HeadName, HeadSettings
 from dpsim.train.run_config import NOT_IN_RESULT
 from dpsim.workflow.stage import (
     Input,
@@ -27,6 +28,15 @@ from dpsim.workflow.training_data import DataInputs, paths_of_slot
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
+
+
+class HeadStage(HeadSettings):
+    """One head of a training with several: its data, and what else it has of its own."""
+
+    data: DataInputs
+    """Data set of this head; its parts ``train`` and ``valid`` are used where it has them."""
+    valid: DataInputs | None = None
+    """Data set to validate on, instead of the part ``valid`` of `data`."""
 
 
 class TrainStage(TrainConfig, SeededStage):
@@ -54,10 +64,13 @@ class TrainStage(TrainConfig, SeededStage):
     not_in_key: ClassVar[frozenset[str]] = SeededStage.not_in_key | set(NOT_IN_RESULT)
 
     uses: Literal["train"] = "train"
-    data: DataInputs
-    """Data set to train on; its parts ``train`` and ``valid`` are used where it has them."""
+    data: DataInputs | None = None
+    """Data set to train on; its parts ``train`` and ``valid`` are used where it has them. With `heads`, each has its
+    own."""
     valid: DataInputs | None = None
     """Data set to validate on, instead of the part ``valid`` of `data`."""
+    heads: Annotated[dict[HeadName, HeadStage], Field(min_length=1)] | None = None  # type: ignore[assignment]
+    """Heads by name, each with its data; each step is for one of them."""
     start_from: Input | None = None
     """Model whose parameters training starts from; with ``recipe: finetune`` the pretrained model."""
     old_data: DataInputs | None = None
@@ -70,12 +83,21 @@ class TrainStage(TrainConfig, SeededStage):
         """Yield the data, the model to start from, and the model of dipoles beside one with electrostatics."""
         for slot in ("data", "valid", "start_from", "old_data"):
             yield from sources_of(slot, (slot,), getattr(self, slot))
+        for name, head in (self.heads or {}).items():
+            for slot in ("data", "valid"):
+                yield from sources_of(slot, ("heads", name, slot), getattr(head, slot))
         if isinstance(self.model, DPLRModel):
             yield Source("dipole", ("model", "dipole"), MaybeReference(self.model.dipole))
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Check that there is a model."""
-        if self.model is None and self.start_from is None:
+        """Check that there are data and a model."""
+        if self.heads is None and self.data is None:
+            yield (), "a train stage takes 'data', or 'heads' with data of their own"
+        for slot in ("data", "valid", "old_data") if self.heads is not None else ():
+            if getattr(self, slot) is not None:
+                yield (slot,), f"with 'heads', each head has its data: '{slot}' has no effect"
+        own = self.heads is not None and all(head.model is not None for head in self.heads.values())
+        if self.model is None and self.start_from is None and not own:
             yield (), "a train stage takes 'model', or 'start_from' to go on from another model"
         if self.start_from is None:
             if self.recipe == "finetune":
@@ -99,20 +121,20 @@ class TrainStage(TrainConfig, SeededStage):
         from dpsim.train.length import steps_on
         from dpsim.train.trainer import train
 
-        settings = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        settings = self.settings()
         if isinstance(self.model, DPLRModel):
             settings["model"] = self.model.model_copy(update={"dipole": str(context.input("dipole"))})
         if self.statistics_file is not None:
             settings["statistics_file"] = str(context.base / self.statistics_file)
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
-        whole = paths_of_slot(self, context, "data")
-        data = [part_of(path, "train") for path in whole]
-        folder = _folder(context.work, steps_on(config, data))
+        data, valid = self._data(context)
+        steps = config.total_steps if isinstance(data, dict) else steps_on(config, data)
+        folder = _folder(context.work, steps)
         train(
             config,
             folder,
             train_data=data,
-            valid_data=validation_of(paths_of_slot(self, context, "valid"), whole),
+            valid_data=valid,
             type_map=context.type_map,
             init_model=context.input("start_from") if self.start_from is not None else None,
             old_data=[part_of(path, "valid") for path in paths_of_slot(self, context, "old_data")] or None,
@@ -121,6 +143,28 @@ class TrainStage(TrainConfig, SeededStage):
         )
         for output in self.outputs.values():
             shutil.copy2(folder / output.path, context.out / output.path)
+
+    def settings(self) -> dict[str, Any]:
+        """Return those of the training, as `TrainConfig` takes them."""
+        settings = {name: getattr(self, name) for name in TrainConfig.model_fields}
+        if self.heads is not None:
+            names = HeadSettings.model_fields
+            settings["heads"] = {key: {n: getattr(head, n) for n in names} for key, head in self.heads.items()}
+        return settings
+
+    def _data(self, context: Context) -> tuple[Any, Any]:
+        """Return data to train on and to validate on, by head if there are several."""
+        places: list[tuple[str, ...]] = [()] if self.heads is None else [("heads", name) for name in self.heads]
+        train: dict[str, list[Path]] = {}
+        valid: dict[str, list[Path]] = {}
+        for place in places:
+            whole = paths_of_slot(self, context, "data", *place)
+            name = place[-1] if place else ""
+            train[name] = [part_of(path, "train") for path in whole]
+            found = validation_of(paths_of_slot(self, context, "valid", *place), whole)
+            if found is not None:
+                valid[name] = found
+        return (train[""], valid.get("")) if self.heads is None else (train, valid)
 
 
 def _folder(work: Path, steps: int) -> Path:
