@@ -11,6 +11,7 @@ from dpsim.errors import DataError
 from dpsim.report.artifacts import Array, read_arrays, read_columns, read_object
 from dpsim.report.blocks import Block, Card, Picture, Section, Table, duration, number, shares
 from dpsim.report.figures import SERIES, Canvas, parity, smooth, thin
+from dpsim.report.transfer import transfer_tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,14 +94,15 @@ def train_block(section: Section, canvas: Canvas) -> Block | None:
         "wall time": duration(metrics.get("seconds")), "speed": f"{number(1 / per_step)} steps/s" if per_step else "–",
     }  # fmt: skip
     facts = [(name, value) for name, value in known.items() if value != "–"]
-    pictures = _curves(curve, canvas) if curve else []
+    pictures = _curves(curve, list(metrics.get("heads") or {}), canvas) if curve else []
     best = metrics.get("best") or {}
     lead = "Root mean square errors during training; both axes are logarithmic."
     if best.get("step") is not None:
         lead += f" The best model is that of step {number(best['step'])}."
     cards = [Card("Training speed", number(1 / per_step), "steps/s")] if per_step else []
     cards += _validation_cards(best)
-    return Block(_anchor(section), "Training", section.name, lead, facts, [], pictures, [], cards, {"best": best})
+    tables = transfer_tables(metrics)
+    return Block(_anchor(section), "Training", section.name, lead, facts, [], pictures, tables, cards, {"best": best})
 
 
 def _validation_cards(best: dict[str, Any]) -> list[Card]:
@@ -114,14 +116,15 @@ def _validation_cards(best: dict[str, Any]) -> list[Card]:
     return cards
 
 
-def _curves(curve: dict[str, Array], canvas: Canvas) -> list[Picture]:
+def _curves(curve: dict[str, Array], heads: Sequence[str], canvas: Canvas) -> list[Picture]:
     if "step" not in curve:
         raise DataError("lcurve.csv has no column 'step': the learning curve cannot be drawn")
     pictures = []
-    for key, (word, _, factor, unit) in QUANTITIES.items():
-        lines = {
-            part: curve[f"rmse_{key}_{part}"] * factor for part in ("train", "valid") if f"rmse_{key}_{part}" in curve
-        }
+    shown = [(key, head) for head in heads or [""] for key in QUANTITIES]
+    for key, head in shown:
+        name, _, factor, unit = QUANTITIES[key]
+        word, column = (f"{name} of {head}", f"rmse_{key}_{head}") if head else (name, f"rmse_{key}")
+        lines = {part: curve[f"{column}_{part}"] * factor for part in ("train", "valid") if f"{column}_{part}" in curve}
         lines = {part: values for part, values in lines.items() if _drawable(values)}
         if lines:
             last = {p: float(v[_finite(v)][-1]) for p, v in lines.items()}

@@ -118,13 +118,13 @@ def _settings(
     assert config.heads is not None
     if resume is not None:
         there = read_settings(resume.state.model_config)
-        if not isinstance(there, MultiTaskConfig) or list(there.heads) != list(config.heads):
+        if not isinstance(there, MultiTaskConfig) or there.heads.keys() != config.heads.keys():
             raise ConfigError(f"{resume.path} was made with other heads: train into another folder")
         return there
     if config.recipe == "finetune":
         assert initial is not None
         return _tuned_settings(config, initial, type_map)
-    declared = declared_settings(config, type_map)
+    declared = declared_settings(config, type_map, None if initial is None else initial.config)
     if initial is None:
         if declared is None:
             raise ConfigError("model: neither settings nor a model to start from are given: write for example "
@@ -132,7 +132,7 @@ def _settings(
         assert isinstance(declared, MultiTaskConfig)
         return declared
     assert isinstance(initial, MultiTaskModel)
-    if list(initial.config.heads) != list(config.heads):
+    if initial.config.heads.keys() != config.heads.keys():
         raise ConfigError(
             f"the model to start from has the heads {', '.join(initial.config.heads)}, expected "
             f"{', '.join(config.heads)}: fine-tune it (recipe: finetune) for others"

@@ -126,7 +126,7 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
         pairs = "; ".join(f"{key}: {before[key]!r} became {now[key]!r}" for key in changed)
         raise ConfigError(f"{path} was made with other settings ({pairs}): {advice}, or put them back")
     there = read_settings(state.model_config)
-    declared = declared_settings(config, there.type_map)
+    declared = declared_settings(config, there.type_map, there)
     found = [] if declared is None else differences(declared, there)
     if found:
         raise ConfigError(f"{path} holds another model ({found[0]}): {advice}, or put the settings back")
@@ -139,10 +139,21 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
         )
 
 
-def declared_settings(config: TrainConfig, type_map: tuple[str, ...]) -> AnyModelConfig | MultiTaskConfig | None:
-    """Complete settings of the model that a training declares; None if they are those of a model to start from."""
+def declared_settings(
+    config: TrainConfig, type_map: tuple[str, ...], like: AnyModelConfig | MultiTaskConfig | None = None
+) -> AnyModelConfig | MultiTaskConfig | None:
+    """Complete settings of the model that a training declares; None if they are those of a model to start from.
+
+    Parameters
+    ----------
+    like
+        Settings whose order of the heads is taken.
+    """
     if config.heads is None:
         return None if config.model is None else resolve_model(config, type_map)
+    if isinstance(like, MultiTaskConfig) and like.heads.keys() == config.heads.keys():
+        config = config.model_copy(update={"heads": {name: config.heads[name] for name in like.heads}})
+    assert config.heads is not None
     has_own = all(head.model is not None for head in config.heads.values())
     return multi_config(config, type_map) if has_own or config.model is not None else None
 

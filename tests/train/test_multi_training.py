@@ -269,8 +269,11 @@ def test_start_from_the_same_heads(data: dict[str, Path], tmp_path: Path) -> Non
     before, after = load_any(first.best).state_dict(), load_any(result.last).state_dict()
     for name, value in after.items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-7)
-    with pytest.raises(ConfigError, match="has the heads a, b, expected b, a"):
-        run(data, tmp_path / "u", config_of(heads={"b": {}, "a": {}}), init_model=first.best)
+    turned = config_of(steps=1, learning_rate={"start": 1e-9}, heads={"b": {"fitting": {"neuron": [6]}}, "a": {}})
+    assert heads_in(run(data, tmp_path / "v", turned, init_model=first.best).last) == ["a", "b"]
+    more = {"train_data": dict.fromkeys("bc", data["a"]), "valid_data": None, "init_model": first.best}
+    with pytest.raises(ConfigError, match="has the heads a, b, expected b, c: fine-tune it"):
+        run(data, tmp_path / "u", config_of(heads={"b": {}, "c": {}}), **more)
     with pytest.raises(ConfigError, match="has a single head: fine-tune it"):
         run(data, tmp_path / "u", init_model=load_model(first.best, "a"))
 
