@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from dpsim.data.distances import neighbor_counts
 from dpsim.errors import ConfigError
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context, SelPlace, Settings
+from dpsim.model.peer.loop import STEPS, loop_settings, validating_settings
+from dpsim.model.peer.multi_input import is_multi_task, split_branches
+from dpsim.model.peer.optimizers import for_kalman, optimizer_settings
 from dpsim.model.peer.sampling import matching_systems, sampling_settings
 from dpsim.model.peer.section import InputSection
-from dpsim.model.peer.training import learning_rate_settings, loss_settings, optimizer_settings
+from dpsim.model.peer.training import learning_rate_settings, loss_settings
 from dpsim.model.peer.transfer import take_frozen, take_pretrained
 
-_STEPS = ("stop_batch", "num_step", "num_steps", "numb_step")
 _DATA_KEYS = ("systems", "set_prefix", "batch_size", "sys_probs", "sys_weights", "auto_prob", "auto_prob_style")
 _OPTIMIZER_KEYS = (
     "kf_blocksize", "kf_start_pref_e", "kf_limit_pref_e", "kf_start_pref_f", "kf_limit_pref_f", "weight_decay",
@@ -31,16 +33,6 @@ _OPTIMIZER_KEYS = (
     "min_2d_dim",
 )  # fmt: skip
 _MULTI_TASK = ("model_dict", "shared_dict", "loss_dict", "data_dict", "model_prob", "num_epoch_dict")
-_OFF = {
-    "profiling": False, "enable_profiler": False, "tensorboard": False, "enable_ema": False, "mixed_precision": None,
-    "acc_freq": 1, "zero_stage": 0, "enable_compile": False, "enable_tf32": False,
-    "ckpt_keep_ratio": None, "save_dir": None, "ema_ckpt_keep": None, "numb_epoch": None, "num_epoch": None,
-    "num_epochs": None, "numb_epochs": None,
-}  # fmt: skip
-"""Keys of ``training`` that are taken with one value only."""
-_OWN_FILES = ("disp_file", "save_ckpt", "profiling_file", "tensorboard_log_dir")
-_WITHOUT_EFFECT = ("disp_avg", "time_training", "disp_training", "tensorboard_freq", "ema_decay", "stat_file_mode",
-                   "neighbor_graph_method", "numb_test")  # fmt: skip
 
 
 @dataclass
@@ -58,6 +50,8 @@ class TrainingInput:
     """What was read and has no effect, one sentence each."""
     head: str | None = None
     """Head of the model to fine-tune, ``finetune_head``."""
+    heads: dict[str, TrainingInput] = field(default_factory=dict)
+    """What the branches of a multi-task input ask for, each as if it were alone."""
 
 
 def read_input(path: str | Path, overrides: Sequence[str] = (), *, pretrained: bool = False) -> TrainingInput:
@@ -112,6 +106,8 @@ def translate(tree: dict[str, Any], where: str, base: Path, *, pretrained: bool 
     ConfigError
         Naming the first key that dpsim does not honour.
     """
+    if is_multi_task(tree):
+        return _several(tree, where, base, pretrained)
     root = InputSection(tree, where)
     if "model" not in root:
         raise ConfigError(f"{where}: there is no section 'model': inputs before DeePMD-kit 1.0 are not read")
@@ -137,13 +133,43 @@ def translate(tree: dict[str, Any], where: str, base: Path, *, pretrained: bool 
         "keep_checkpoints": training.take("max_ckpt_keep", 5),
     }
     train, batches = _systems(_part(training, "training_data"), base, notes)
-    settings |= batches | _loop(training, notes)
+    settings |= batches | loop_settings(training, notes)
     valid = _validation(training, base, notes)
-    _validating(root)
+    settings |= validating_settings(_part(root, "validating", {}), notes)
+    if settings["optimizer"]["type"] == "LKF":
+        settings = for_kalman(settings, where, notes)
+    root.require(nvnmd=None)
     training.finish()
     root.finish()
     return TrainingInput(type_map, settings, train, valid, places, _merged(notes), head)
 
+
+def _several(tree: dict[str, Any], where: str, base: Path, pretrained: bool) -> TrainingInput:
+    """Translate a multi-task input: each branch is a head."""
+    branches = split_branches(tree, where)
+    parts = {name: translate(one, where, base, pretrained=pretrained) for name, one in branches.trees.items()}
+    maps = {one.type_map for one in parts.values()}
+    if len(maps) > 1:
+        raise ConfigError(f"{where}: model.model_dict: branches have different type maps: refer to one of shared_dict")
+    first = next(iter(parts.values()))
+    common = {key: value for key, value in first.settings.items() if key not in (*_OF_HEADS, "frozen")}
+    heads: Settings = {}
+    for name, one in parts.items():
+        other = next((key for key, value in common.items() if one.settings.get(key) != value), None)
+        if other is not None:
+            raise ConfigError(f"{where}: training.data_dict.{name}: {other} differs from that of other branches")
+        heads[name] = {key: one.settings[key] for key in _OF_HEADS if key in one.settings}
+        heads[name] |= {"aliases": branches.aliases[name]} if branches.aliases[name] else {}
+        heads[name] |= {"probability": branches.chances[name]} if name in branches.chances else {}
+        heads[name] |= {"start_head": one.head} if one.head is not None else {}
+    frozen = [f"{name}.{part}" for name, one in parts.items() for part in one.settings.get("frozen", ())]
+    settings = common | {"heads": heads, "shared": branches.shared} | ({"frozen": frozen} if frozen else {})
+    notes = _merged(dict.fromkeys(note for one in parts.values() for note in one.notes))
+    return TrainingInput(first.type_map, settings, [], [], notes=notes, heads=parts)
+
+
+_OF_HEADS = ("model", "loss", "batch_size", "sampling")
+"""Settings that each head has for itself."""
 
 PARTS = {
     "model": ("fitting_net", "use_srtab"),
@@ -164,15 +190,15 @@ PARTS = {
         "start_pref_spin",
         "start_pref_pop",
     ),
-    "optimizer": ("adam_beta1", "adam_beta2"),
+    "optimizer": ("adam_beta1", "adam_beta2", "lr_adjust", "muon_mode", "kf_blocksize", "kf_start_pref_e"),
 }
 """Sections of the input that a train stage may have as well, and keys by which they are told from dpsim's own."""
 
 
 def is_part(key: str, node: Any) -> bool:
     """Whether a section of a train stage is written in the words of the peer."""
-    by_type = key == "model" and isinstance(node, dict) and node.get("type") == "linear_ener"
-    return isinstance(node, dict) and (by_type or any(name in node for name in PARTS[key]))
+    own_type = {"model": "linear_ener", "optimizer": "HybridMuon"}.get(key, "")
+    return isinstance(node, dict) and (node.get("type") == own_type or any(name in node for name in PARTS[key]))
 
 
 def translate_part(
@@ -303,42 +329,11 @@ def _old_forms(training: InputSection, root: InputSection) -> None:
 def _stop_of_decay_rate(training: InputSection, root: InputSection) -> None:
     """v1 inputs give the decay rate instead of the last learning rate."""
     rate = dict(root.node.get("learning_rate", {}))
-    steps = next((training.node[key] for key in ("numb_steps", *_STEPS) if key in training), None)
+    steps = next((training.node[key] for key in ("numb_steps", *STEPS) if key in training), None)
     if "decay_rate" in rate and isinstance(steps, int):
         every, start = rate.get("decay_steps", 5000), rate.get("start_lr", 1e-3)
         rate["stop_lr"] = start * rate.pop("decay_rate") ** (steps / every)
         root.node["learning_rate"] = rate
-
-
-def _loop(training: InputSection, notes: list[str]) -> Settings:
-    """Length, order and rhythm of the training."""
-    training.require(**_OFF)
-    settings: Settings = {
-        "steps": training.take("numb_steps", alias=_STEPS),
-        "gradient_max_norm": training.take("gradient_max_norm", 0.0),
-        "log_every": training.node.get("disp_freq", 1000),
-        "validate_every": training.take("disp_freq", 1000),
-        "checkpoint_every": training.take("save_freq", 1000),
-        "change_bias_after_training": training.take("change_bias_after_training", False),
-    }
-    seed = training.take("seed", None)
-    if seed is not None:
-        settings["seed"] = seed
-    stat_file = training.take("stat_file", None)
-    if stat_file is not None:
-        if Path(str(stat_file)).exists():
-            raise ConfigError(
-                f"{training.where}.stat_file: {stat_file} exists, and its statistics are not read: leave the key out "
-                "to take them from the data"
-            )
-        notes.append(f"{training.where}.stat_file: statistics are always taken from the data")
-    for key in _OWN_FILES:
-        if training.take(key, None) is not None:
-            notes.append(f"{training.where}.{key}: the files have dpsim's own names")
-    for key in _WITHOUT_EFFECT:
-        if training.take(key, None) is not None:
-            notes.append(f"{training.where}.{key}: makes no difference")
-    return settings
 
 
 def _systems(section: InputSection, base: Path, notes: list[str]) -> tuple[list[Path], Settings]:
@@ -378,15 +373,6 @@ def _is_there(path: Path) -> bool:
     return path.exists() or file.exists() or bool(glob.glob(str(file), recursive=True))
 
 
-def _validating(root: InputSection) -> None:
-    """Accept the section ``validating`` of 3.2 only where it is off."""
-    node = root.take("validating", None)
-    if node is not None:
-        section = InputSection(node, f"{root.where}: validating")
-        section.require(full_validation=False, ema_full_validation=False)
-    root.require(nvnmd=None)
-
-
 def _merged(notes: Iterable[str]) -> list[str]:
     """Notes of the same text as one."""
     places: dict[str, list[str]] = {}
@@ -420,6 +406,12 @@ def resolve_sel(found: TrainingInput) -> dict[str, Any]:
     DataError
         If the data cannot be read.
     """
+    if found.heads:
+        every = [path for one in found.heads.values() for path in one.train_systems]  # shared parts have one number
+        whole = json.loads(json.dumps(found.settings))
+        for name, one in found.heads.items():
+            whole["heads"][name] |= {"model": resolve_sel(replace(one, train_systems=every)).get("model")}
+        return dict(whole)
     wanted = [(place, factor) for place in found.sel_places if (factor := _factor(found, place)) is not None]
     if not wanted:
         return found.settings

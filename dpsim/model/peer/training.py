@@ -1,8 +1,6 @@
-"""Sections ``learning_rate``, ``loss`` and ``optimizer`` of DeePMD-kit's input, as those of dpsim's `TrainConfig`."""
+"""Sections ``learning_rate`` and ``loss`` of DeePMD-kit's input, as those of dpsim's `TrainConfig`."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from dpsim.errors import ConfigError
 from dpsim.model.peer.family import Settings
@@ -37,7 +35,6 @@ def learning_rate_settings(section: InputSection) -> Settings:
         Naming a key that is not honoured.
     """
     kind = section.take("type", "exp")
-    section.ignore("scale_by_worker")  # one process
     stop, ratio = section.take("stop_lr", None), section.take("stop_lr_ratio", None)
     settings: Settings = {"type": kind, "start": section.take("start_lr", 1e-3)}
     settings |= (
@@ -46,6 +43,7 @@ def learning_rate_settings(section: InputSection) -> Settings:
     if ratio is not None and stop is not None:
         raise ConfigError(f"{section.where}: stop_lr and stop_lr_ratio exclude each other: give one of them")
     defaults: Settings = {"warmup_steps": 0, "warmup_ratio": None, "warmup_start_factor": 0.0}
+    defaults["scale_by_worker"] = "none"  # DeePMD-kit with torch does not scale, whatever its default says
     if kind == "exp":
         defaults |= {"decay_steps": 5000, "decay_rate": None, "smooth": False}
     elif kind == "wsd":
@@ -101,24 +99,3 @@ def _force_settings(section: InputSection, huber: bool, weighted: bool) -> Setti
         "relative_forces": section.take("relative_f", None),
         "default_force_weight": default_weight and weighted,
     }
-
-
-def optimizer_settings(section: InputSection, notes: list[str]) -> Settings:
-    """Settings of dpsim's ``optimizer``.
-
-    Raises
-    ------
-    ConfigError
-        Naming a key that is not honoured.
-    """
-    kind = section.take("type", "Adam")
-    if kind not in ("Adam", "AdamW"):
-        raise ConfigError(f"{section.where}.type: {kind!r} is not supported: use Adam or AdamW")
-    betas = [section.take("adam_beta1", 0.9), section.take("adam_beta2", 0.999)]
-    decay: Any = section.take("weight_decay", None)
-    if decay is None and kind == "AdamW":
-        decay = 1e-3
-        notes.append(f"{section.where}.weight_decay: 0.001 is taken, as documented; DeePMD-kit 3.2.0 takes 0")
-    settings = {"type": kind, "betas": betas, "weight_decay": 0.0 if decay is None else decay}
-    section.finish()
-    return settings
