@@ -12,6 +12,7 @@ from dpsim.cli.common import json_option, print_json, shown
 from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dpsim.model.peer.input import TrainingInput
     from dpsim.workflow.stages.train import TrainStage
 
 
@@ -197,6 +198,8 @@ def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Req
         found.notes.append("model.finetune_head: has no effect without --finetune")
     for note in found.notes:
         click.echo(f"{file}: {note}", err=True)
+    if found.heads:
+        return _peer_heads(file, found, start)
     keys = start.keys()
     keys.pop("start_from", None)
     head = {"head": found.head} if start.finetune and found.head is not None else {}
@@ -206,6 +209,29 @@ def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Req
     except ValidationError as error:
         raise ConfigError(first_problem(error, str(file))) from None
     return Request(settings, found.train_systems, found.valid_systems or None, start.path, found.type_map)
+
+
+def _peer_heads(file: Path, found: TrainingInput, start: Start) -> Request:
+    """What a multi-task input asks for."""
+    from pydantic import ValidationError
+
+    from dpsim.config import first_problem
+    from dpsim.model.peer import input as peer
+    from dpsim.train.config import TrainConfig
+
+    settings = peer.resolve_sel(found)
+    named = [name for name, head in settings["heads"].items() if "start_head" in head]
+    for name in [] if start.finetune else named:
+        click.echo(f"{file}: model.model_dict.{name}.finetune_head: has no effect without --finetune", err=True)
+        del settings["heads"][name]["start_head"]
+    settings |= {key: value for key, value in start.keys().items() if key != "start_from"}
+    try:
+        TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, str(file))) from None
+    data = {name: one.train_systems for name, one in found.heads.items()}
+    valid = {name: one.valid_systems for name, one in found.heads.items() if one.valid_systems}
+    return Request(settings, data, valid, start.path, found.type_map)
 
 
 def read_input(file: Path, overrides: tuple[str, ...], start: Start) -> tuple[TrainStage, tuple[str, ...] | None]:

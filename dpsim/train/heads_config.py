@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from dpsim.config import Config, InnerErrors, first_problem
 from dpsim.errors import ConfigError
+from dpsim.model.config import AnyModelConfig
 from dpsim.model.multi_config import HeadConfig, MultiTaskConfig, SharedPart
 from dpsim.train.data_config import BatchSize, Sampling
 from dpsim.train.loss_config import LossConfig
@@ -18,7 +20,7 @@ from dpsim.train.transfer_config import RANDOM
 if TYPE_CHECKING:
     from dpsim.train.config import TrainConfig
 
-HeadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+-]*$")]
+HeadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
 """Name of a head: it is part of the names of columns."""
 SHARED = ("descriptor",)
 
@@ -26,6 +28,8 @@ SHARED = ("descriptor",)
 class HeadSettings(Config):
     """One head of a training with several: what it has of its own."""
 
+    aliases: tuple[str, ...] = ()
+    """Other names by which the head may be asked for."""
     model: ModelSection | None = None
     """A model in full instead of that of all heads; what is shared must be the same."""
     fitting: dict[str, Any] = {}
@@ -150,8 +154,21 @@ def multi_config(config: TrainConfig, type_map: tuple[str, ...]) -> MultiTaskCon
     from dpsim.train.config import resolve_model
 
     assert config.heads is not None
-    heads = {name: HeadConfig(model=resolve_model(head_config(config, name), type_map)) for name in config.heads}
+    models = {name: resolve_model(head_config(config, name), type_map) for name in config.heads}
+    return joined_heads(config, models)
+
+
+def joined_heads(config: TrainConfig, models: Mapping[str, AnyModelConfig]) -> MultiTaskConfig:
+    """Settings of all heads from those of each.
+
+    Raises
+    ------
+    ConfigError
+        If they contradict each other.
+    """
+    assert config.heads is not None
     try:
+        heads = {name: HeadConfig(model=models[name], aliases=head.aliases) for name, head in config.heads.items()}
         return MultiTaskConfig(heads=heads, shared=shared_parts(config))
     except ValidationError as error:
         raise ConfigError(first_problem(error, "heads")) from None

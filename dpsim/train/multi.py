@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
 from torch import nn
 
-from dpsim.config import first_problem
 from dpsim.descriptors.loc_frame.descriptor import LocFrame
 from dpsim.errors import ConfigError
 from dpsim.fittings.network import FittingNetwork
 from dpsim.model.base import Model
-from dpsim.model.multi_config import HeadConfig, MultiTaskConfig, read_settings
+from dpsim.model.multi_config import MultiTaskConfig, read_settings
 from dpsim.model.multi_task import MultiTaskModel
 from dpsim.model.statistics import Moments
 from dpsim.model.type_map import inherit
@@ -24,7 +22,7 @@ from dpsim.train.component_scales import set_component_scales
 from dpsim.train.config import TrainConfig
 from dpsim.train.finetune import adjust_output, target_config
 from dpsim.train.frames import DataSource, Scan
-from dpsim.train.heads_config import head_config, shared_parts
+from dpsim.train.heads_config import head_config, joined_heads
 from dpsim.train.loader import BatchMaker
 from dpsim.train.prepare import HeadData, Prepared, frame_sets
 from dpsim.train.setup import (
@@ -241,14 +239,11 @@ def _origins(config: TrainConfig, pretrained: Model | MultiTaskModel) -> dict[st
 def _tuned_settings(
     config: TrainConfig, pretrained: Model | MultiTaskModel, type_map: tuple[str, ...]
 ) -> MultiTaskConfig:
-    heads = {}
+    models = {}
     for name, origin in _origins(config, pretrained).items():
         own = head_config(config, name).model_copy(update={"head": RANDOM if origin.random else None})
-        heads[name] = HeadConfig(model=target_config(own, origin.model, type_map))
-    try:
-        return MultiTaskConfig(heads=heads, shared=shared_parts(config))
-    except ValidationError as error:
-        raise ConfigError(first_problem(error, "heads")) from None
+        models[name] = target_config(own, origin.model, type_map)
+    return joined_heads(config, models)
 
 
 def _inherit_heads(

@@ -462,9 +462,9 @@ def _places(model: Model | MultiTaskModel, part: str) -> list[tuple[nn.Module, s
     """Models in which a part is looked for, and its path there."""
     if not isinstance(model, MultiTaskModel):
         return [(model, part)]
-    head, _, path = part.partition(".")
-    if head in model.members:
-        return [(model.members[head], path)]
+    for name, head in model.members.items():
+        if part == name or part.startswith(f"{name}."):
+            return [(head, part[len(name) + 1 :])]
     return [(one, part) for one in model.members.values()]
 
 
