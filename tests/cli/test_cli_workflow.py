@@ -289,7 +289,8 @@ def test_the_view_on_a_terminal(tmp_path: Path) -> None:
     """The live tree is drawn on a pseudo-terminal, and standard output stays clean."""
     import pty
 
-    (tmp_path / "w.yaml").write_text(WORKFLOW)
+    # long enough to be drawn while it runs
+    (tmp_path / "w.yaml").write_text(WORKFLOW.replace("echo hello;", "echo hello; sleep 1;"))
     main_end, other = pty.openpty()
     command = [sys.executable, "-m", "dpsim.cli.main", "run", "w.yaml"]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
