@@ -161,6 +161,8 @@ def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start, conver
     settings = stage.settings()
     if isinstance(stage.model, DPLRModel):
         settings["model"] = stage.model.model_copy(update={"dipole": str(file.parent / stage.model.dipole)})
+    if stage.statistics_file is not None:
+        settings["statistics_file"] = str(file.parent / stage.statistics_file)
     if stage.seed is None:
         del settings["seed"]
     owners: dict[str, Any] = {"": stage} if stage.heads is None else dict(stage.heads)
