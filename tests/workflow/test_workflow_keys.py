@@ -85,6 +85,26 @@ def test_a_training_keeps_its_work_when_steps_are_raised(tmp_path: Path) -> None
     assert of(10)[1] == of(20)[1]
 
 
+def test_epochs_and_settings_of_a_run_in_keys(tmp_path: Path) -> None:
+    """Raised epochs go on with the same work; limits of time and files beside the models are in no key."""
+
+    def of(settings: str) -> tuple[str, str]:
+        path = tmp_path / "w.yaml"
+        path.write_text(
+            "dpsim: 1\ntype_map: [Cu]\nstages:\n"
+            f"  m: {{uses: train, data: {{path: .}}, model: {{preset: dpa3-tiny}}, {settings}}}\n"
+        )
+        made = make_key(load(path).workflow.tasks["m"].config, {"data": "00"}, type_map=("Cu",), seed=0)
+        return made.digest, made.work_digest
+
+    plain = of("epochs: 3")
+    assert of("epochs: 6")[0] != plain[0]
+    assert of("epochs: 6")[1] == plain[1]
+    assert of("epochs: 3, walltime: 1 h, tensorboard: true, statistics_file: s.json") == plain
+    for changed in ("ema: 0.99", "accumulate: 2", "optimizer: {type: LKF}", "validation_metric: energy:mae"):
+        assert of(f"epochs: 3, {changed}")[1] != plain[1]
+
+
 def test_golden_keys() -> None:
     """Fails when keys change: raise `result_version` if results change, then run make_golden_keys.py."""
     assert keys(WORKFLOW) == json.loads(GOLDEN.read_text())
