@@ -33,6 +33,7 @@ def evaluate_dataset(
     data: Sequence[str | Path],
     output_dir: str | Path | None = None,
     *,
+    head: str | None = None,
     device: str = "auto",
     progress: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
@@ -46,6 +47,8 @@ def evaluate_dataset(
         System folders, or folders searched for systems.
     output_dir
         Where ``metrics.json`` and ``parity.npz`` are written, if given.
+    head
+        Of a model file with several heads.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def evaluate_dataset(
     DataError
         If the data cannot be read, or no frame has a label.
     """
-    potential = model if isinstance(model, Potential) else load(model, device=device)
+    potential = model if isinstance(model, Potential) else load(model, head, device)
     facts = potential.facts
     dataset = open_dataset([Path(p) for p in data], facts.type_map, property_name=facts.property_name)
     per_system = _collect(potential, dataset, progress)

@@ -10,7 +10,7 @@ from dpsim.config import Config
 from dpsim.errors import ModelError
 from dpsim.export.metadata import FrozenMetadata, read_metadata
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import load_any, load_model, read_header, save_model, state_digest
+from dpsim.model.checkpoint import load_any, read_header, save_model, state_digest
 from dpsim.model.multi_task import MultiTaskModel, head_named
 from dpsim.model.peer.checkpoint import branch_of, heads_of, load_checkpoint, load_frozen, load_heads, read_checkpoint
 from dpsim.model.peer.convert import load_serialized, write_serialized
@@ -43,13 +43,14 @@ def summarize(path: str | Path, head: str | None = None) -> Facts:
         return {"format": "DeePMD-kit frozen model"} | _facts(load_frozen(path, head)) | _observed(section)
     if path.suffix == ".safetensors":
         return _model_file(path, head)
-    if head is not None:
+    if head is not None and path.suffix != ".ckpt":
         raise ModelError(f"{path} has a single head: leave out head={head!r}")
     if path.suffix == ".pt2":
         return _frozen(read_metadata(path))
     if path.suffix == ".ckpt":
         state = load_state(path)
-        return {"format": "dpsim training state", "step": state.step} | _facts(state.build_model(str(path)))
+        facts = {"format": "dpsim training state", "step": state.step}
+        return facts | _facts_of(state.build_any(str(path)), head, path)
     if path.suffix in SERIALIZED:
         tree = read_tree(path)
         written = " ".join(str(tree[key]) for key in ("software", "version") if key in tree)
@@ -61,14 +62,19 @@ def summarize(path: str | Path, head: str | None = None) -> Facts:
 def _model_file(path: Path, head: str | None) -> Facts:
     header, model = read_header(path), load_any(path)
     facts: Facts = {"format": f"dpsim model {header['format_version']}", "written_by": f"dpsim {header.get('dpsim')}"}
-    provenance = {"provenance": header.get("provenance") or {}}
+    return facts | _facts_of(model, head, path) | {"provenance": header.get("provenance") or {}}
+
+
+def _facts_of(model: Model | MultiTaskModel, head: str | None, path: Path) -> Facts:
     if not isinstance(model, MultiTaskModel):
-        return facts | _facts(load_model(path, head)) | provenance
+        if head is not None:
+            raise ModelError(f"{path} has a single head: leave out head={head!r}")
+        return _facts(model)
     if head is not None:
         name = head_named(model.config, head, str(path))
-        return facts | {"heads": list(model.members), "head": name} | _facts(model.members[name]) | provenance
-    shared = {"shared": [f"{group.part} of {', '.join(group.heads)}" for group in model.config.shared]}
-    return facts | {"heads": {name: _facts(one) for name, one in model.members.items()}} | shared | provenance
+        return {"heads": list(model.members), "head": name} | _facts(model.members[name])
+    shared = [f"{group.part} of {', '.join(group.heads)}" for group in model.config.shared]
+    return {"heads": {name: _facts(one) for name, one in model.members.items()}, "shared": shared}
 
 
 def _checkpoint(path: Path, head: str | None) -> Facts:

@@ -117,6 +117,9 @@ class Stage(Config):
     not_in_key: ClassVar[frozenset[str]] = frozenset(
         {"uses", "resources", "matrix", "when", "cache", "retries", "timeout", "notes", "seed"}
     )
+    later: ClassVar[tuple[str, ...]] = ()
+    """Keys that came later: they are in the cache key only where they differ from their default, so that the results
+    of older workflows are found."""
 
     uses: str
     """Type of the stage."""
@@ -175,7 +178,9 @@ class Stage(Config):
 
     def key_options(self) -> dict[str, Any]:
         """Return what enters the cache key: options without names of stages, files and resources."""
-        options = self.model_dump(mode="json", by_alias=True, exclude=set(self.not_in_key))
+        fields = type(self).model_fields
+        silent = {name for name in self.later if name in fields and getattr(self, name) == fields[name].default}
+        options = self.model_dump(mode="json", by_alias=True, exclude=set(self.not_in_key) | silent)
         for source in self.sources():
             _blank(options, source)
         return options

@@ -71,7 +71,7 @@ def paths_of_slot(stage: Stage, context: Context, slot: str, *where: str) -> lis
     declared = {dotted(source.path): source.value for source in stage.sources() if source.path[: len(where)] == where}
     found: list[Path] = []
     for artifact in context.inputs.get(slot, ()):
-        if artifact.place not in declared:
+        if where and artifact.place not in declared:
             continue
         files = declared.get(artifact.place)
         if isinstance(files, DataFiles):

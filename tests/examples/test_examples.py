@@ -71,7 +71,7 @@ def test_labelling_and_conversion(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["02_train.py", "03_freeze_and_ase.py", "04_lammps.py", "05_mpi4py.py", "07_phonons.py"]
+    "name", ["02_train.py", "03_freeze_and_ase.py", "04_lammps.py", "05_mpi4py.py", "07_phonons.py", "08_finetune.py"]
 )
 def test_what_to_run_first_is_said(folder: Path, name: str) -> None:
     done = start(folder, sys.executable, name)
@@ -122,3 +122,11 @@ def test_all_in_order(folder: Path) -> None:
     top = max(float(value) for value in re.findall(r"-?\d+\.\d\d", out))
     assert 6 < top < 10
     assert all(abs(value) < 0.05 for value in numbers(r"Γ +(\S+) +(\S+) +(\S+)", out))
+
+    out = run(folder, "08_finetune.py")
+    before, after = numbers(r"energy of Cu: (\S+) -> (\S+) eV", out)
+    assert after - before == pytest.approx(3.53, abs=0.05)
+    before, after = numbers(r"forces of the new reference: (\S+) -> (\S+) meV/Å", out)
+    assert after < before < 100
+    energies = [numbers(rf"head {head}: (\S+) eV/atom", out)[0] for head in ("eam", "emt")]
+    assert energies == pytest.approx([-3.54, 0.0], abs=0.05)

@@ -24,10 +24,13 @@ class FreezeStage(Stage):
     main: ClassVar[str] = "model"
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch", "lammps")
+    later: ClassVar[tuple[str, ...]] = ("head",)
 
     uses: Literal["freeze"] = "freeze"
     from_: Annotated[Input, Field(alias="from")]
     """The model."""
+    head: str | None = None
+    """Head of a model with several."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it will run; ``auto``: the GPU if the stage is granted one."""
     precision: Literal["float32", "float64"] | None = None
@@ -42,6 +45,7 @@ class FreezeStage(Stage):
         freeze(
             context.input("from"),
             context.out / "model.pt2",
+            head=self.head,
             device=device_for(self.device, context),
             dtype=self.precision,
             checks=self.checks,

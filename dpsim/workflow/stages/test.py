@@ -27,10 +27,13 @@ class TestStage(Stage):
     main: ClassVar[str] = "metrics"
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch",)
+    later: ClassVar[tuple[str, ...]] = ("head",)
 
     uses: Literal["test"] = "test"
     model: Input
     """The model, trained or frozen."""
+    head: str | None = None
+    """Head of a model with several."""
     data: Inputs
     """Labelled data."""
 
@@ -40,4 +43,5 @@ class TestStage(Stage):
 
         device = "auto" if context.resources.gpus else "cpu"
         data = context.paths("data")
-        evaluate_dataset(context.input("model"), data, context.out, device=device, progress=context.progress)
+        model, out = context.input("model"), context.out
+        evaluate_dataset(model, data, out, head=self.head, device=device, progress=context.progress)
