@@ -12,12 +12,12 @@ from dpsim.export.metadata import FrozenMetadata, read_metadata
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import load_any, read_header, save_model, state_digest
 from dpsim.model.multi_task import MultiTaskModel, head_named
-from dpsim.model.peer.checkpoint import branch_of, heads_of, load_checkpoint, load_frozen, load_heads, read_checkpoint
+from dpsim.model.peer.checkpoint import branch_of, heads_of, load_checkpoint, load_frozen, read_checkpoint
 from dpsim.model.peer.convert import load_serialized, write_serialized
 from dpsim.model.peer.torchscript import read_torchscript
 from dpsim.model.peer.tree import SUFFIXES as SERIALIZED
 from dpsim.model.peer.tree import read_tree
-from dpsim.train.state import heads_in, load_state, read_model
+from dpsim.train.state import heads_in, load_state, read_any, read_model
 
 Facts = dict[str, Any]
 
@@ -181,8 +181,7 @@ def convert_model(source: str | Path, output: str | Path, head: str | None = Non
     if output.exists() and source.exists() and output.samefile(source):
         raise ModelError(f"{output} is the file to convert: choose another name for the result")
     if output.suffix == ".safetensors" and head is None and heads_in(source):
-        whole = load_heads(source) if source.suffix == ".pt" else load_any(source)
-        return save_model(whole, output, {"converted from": source.name})
+        return save_model(read_any(source), output, {"converted from": source.name})
     model = read_model(source, head)
     if output.suffix == ".safetensors":
         return save_model(model, output, {"converted from": source.name} | ({"head": head} if head else {}))

@@ -17,6 +17,7 @@ from dpsim.config import first_problem
 from dpsim.descriptors import DescriptorConfig
 from dpsim.descriptors.environment import Environment
 from dpsim.descriptors.hybrid.config import HybridConfig
+from dpsim.descriptors.settings import CompressibleSettings
 from dpsim.errors import ModelError
 from dpsim.fittings.network import FittingNetwork
 from dpsim.model.base import Model
@@ -229,6 +230,11 @@ def _embedding(target: TypeEmbedding, source: TypeEmbedding, generator: torch.Ge
 
 def _standard(config: ModelConfig, move: Move) -> ModelConfig:
     _require_mixed(config.descriptor)
+    if None in move.rows and _is_compressed(config.descriptor):
+        raise ModelError(
+            "a compressed model cannot take in elements, as its tables end where its own did: use the model that it "
+            "was made from"
+        )
     return ModelConfig(
         type_map=move.new,
         descriptor=_descriptor(config.descriptor.model_dump(), move),
@@ -247,6 +253,11 @@ def _require_mixed(descriptor: DescriptorConfig) -> None:
             f"the elements of a model cannot be changed where the descriptor ({descriptor.type}) has networks for each "
             "of them: this needs one that serves all types, for example dpa1, dpa2 or dpa3"
         )
+
+
+def _is_compressed(descriptor: DescriptorConfig) -> bool:
+    members = descriptor.list if isinstance(descriptor, HybridConfig) else (descriptor,)
+    return any(isinstance(member, CompressibleSettings) and bool(member.compressed) for member in members)
 
 
 def _descriptor(settings: dict[str, Any], move: Move) -> Any:

@@ -10,6 +10,7 @@ from dpsim.descriptors import DPA1Config, DPA2Config, DPA3Config, HybridConfig, 
 from dpsim.errors import ModelError
 from dpsim.fittings import EnergyFittingConfig
 from dpsim.model.compose.config import LinearModelConfig, PairTableConfig, ZBLModelConfig
+from dpsim.model.compress import compress
 from dpsim.model.config import ModelConfig
 from dpsim.model.type_map import inherit, moved_config, with_type_map
 from dpsim.testing import Subject, tiny_models
@@ -176,6 +177,17 @@ def test_networks_by_type_are_refused(descriptor, named):
     with pytest.raises(ModelError, match=rf"\({named}\) has networks for each of them: .* dpa3"):
         moved_config(config, ("H", "O"))
     assert moved_config(config, ("O", "H")) is config
+
+
+def test_compressed():
+    """Tables of a distance serve all types; they end where the elements that they were made for did."""
+    strip = DPA1Config.tiny().model_dump() | {"tebd_input_mode": "strip", "attn_layer": 0}
+    config = ModelConfig(type_map=("O", "H"), descriptor=strip, fitting=EnergyFittingConfig.tiny())
+    subject = Subject(compress(subject_of(config).model, 0.5).model)
+    assert subject.model.config.descriptor.compressed
+    agree(subject, ("H", "O"), subject.crystal())
+    with pytest.raises(ModelError, match="a compressed model cannot take in elements"):
+        moved_config(subject.model.config, ("O", "H", "C"))
 
 
 def test_other_settings_are_refused():

@@ -76,7 +76,6 @@ def split_branches(tree: Mapping[str, Any], where: str) -> Branches:
         branch.pop("info", None)
         resolved = _resolved(branch, shared, name, f"{where}: model.model_dict.{name}", references)
         own = {**training, **_mapping(data[name], f"{where}: training.data_dict.{name}")}
-        own.pop("stat_file", None)
         one = {**rest, "model": resolved, "training": own}
         found.trees[name] = one if name not in losses else {**one, "loss": losses[name]}
     found.shared = _groups(references, where)
