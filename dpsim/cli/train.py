@@ -193,6 +193,7 @@ def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Req
 
     from dpsim.config import first_problem
     from dpsim.model.peer import input as peer
+    from dpsim.model.peer.auto_sel import resolve_sel
     from dpsim.train.config import TrainConfig
 
     found = peer.read_input(file, overrides, pretrained=start.settings)
@@ -205,7 +206,7 @@ def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Req
     keys = start.keys()
     keys.pop("start_from", None)
     head = {"head": found.head} if start.finetune and found.head is not None else {}
-    settings = peer.resolve_sel(found) | head | keys
+    settings = resolve_sel(found) | head | keys
     try:
         TrainConfig.model_validate(settings)
     except ValidationError as error:
@@ -218,10 +219,10 @@ def _peer_heads(file: Path, found: TrainingInput, start: Start) -> Request:
     from pydantic import ValidationError
 
     from dpsim.config import first_problem
-    from dpsim.model.peer import input as peer
+    from dpsim.model.peer.auto_sel import resolve_sel
     from dpsim.train.config import TrainConfig
 
-    settings = peer.resolve_sel(found)
+    settings = resolve_sel(found)
     named = [name for name, head in settings["heads"].items() if "start_head" in head]
     for name in [] if start.finetune else named:
         click.echo(f"{file}: model.model_dict.{name}.finetune_head: has no effect without --finetune", err=True)

@@ -18,7 +18,7 @@ from dpsim.physics.neighbors import frame_graph
 from dpsim.train.config import TrainConfig
 from dpsim.train.dplr_section import DPLRModel as DPLRSection
 from dpsim.train.frames import FrameSet
-from dpsim.train.setup import Resume
+from dpsim.train.resume import Resume
 
 CHANGED = ("energy", "forces", "virial")
 DIVIDED = {"energy", "forces", "virial", "weighted_forces"}

@@ -24,12 +24,12 @@ from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import DataSource, FrameSet, Scan
 from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
+from dpsim.train.resume import differences
 from dpsim.train.running import Running
 from dpsim.train.sampler import in_order
 from dpsim.train.setup import (
     BIASED,
     ModelSource,
-    differences,
     load_initial,
     refuse_tables,
     set_environment_scales,

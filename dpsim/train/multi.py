@@ -25,13 +25,11 @@ from dpsim.train.frames import DataSource, Scan
 from dpsim.train.heads_config import head_config, joined_heads
 from dpsim.train.loader import BatchMaker
 from dpsim.train.prepare import HeadData, Prepared, frame_sets
+from dpsim.train.resume import Resume, declared_settings, differences
 from dpsim.train.setup import (
     ModelSource,
-    Resume,
     blocks_from_data,
     check_widths,
-    declared_settings,
-    differences,
     refuse_tables,
     sampled_graphs,
     scale_environment,

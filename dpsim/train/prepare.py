@@ -14,7 +14,8 @@ from dpsim.train.electrostatics import take_out_electrostatics
 from dpsim.train.finetune import FineTuning, adapted_model, starting_model
 from dpsim.train.frames import DataSource, FrameSet
 from dpsim.train.length import with_steps
-from dpsim.train.setup import ModelSource, Resume, new_model, target_of, type_map_for
+from dpsim.train.resume import Resume
+from dpsim.train.setup import ModelSource, new_model, target_of, type_map_for
 from dpsim.train.task import Task
 
 HeadData = DataSource | Mapping[str, DataSource]

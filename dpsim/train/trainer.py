@@ -35,18 +35,11 @@ from dpsim.train.multi import prepare_heads
 from dpsim.train.prepare import HeadData, Prepared, prepare
 from dpsim.train.progress import Progress, Reporter, silent
 from dpsim.train.result import TrainResult
+from dpsim.train.resume import Resume, announce_resume, check_resume, find_resume, origin_of
 from dpsim.train.running import WAITING, Clock, Running
 from dpsim.train.sampler import Cursor
 from dpsim.train.session import StopSignal, device_of, torch_threads
-from dpsim.train.setup import (
-    ModelSource,
-    Resume,
-    announce_resume,
-    check_resume,
-    find_resume,
-    freeze_parts,
-    origin_of,
-)
+from dpsim.train.setup import ModelSource, freeze_parts
 from dpsim.train.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
 from dpsim.train.step import NotFiniteError, grouped, make_step
 from dpsim.train.task import Stream, Task

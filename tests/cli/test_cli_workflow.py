@@ -273,7 +273,7 @@ def test_detach_stop_and_go_on(tmp_path: Path) -> None:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
 
     assert "runs in the background" in call("run", "w.yaml", "--detach").stdout
-    work = tmp_path / "runs/demo/stages/a/work/f"
+    work = tmp_path / "runs" / "demo" / "stages" / "a" / "work" / "f"
     end = time.monotonic() + 60
     while not work.exists() and time.monotonic() < end:
         time.sleep(0.05)

@@ -11,7 +11,8 @@ import pytest
 from dpsim.cli.main import run as cli
 from dpsim.errors import ConfigError
 from dpsim.model.checkpoint import load_any
-from dpsim.model.peer.input import read_input, resolve_sel, translate
+from dpsim.model.peer.auto_sel import resolve_sel
+from dpsim.model.peer.input import read_input, translate
 from dpsim.model.peer.multi_input import split_branches
 from dpsim.train.config import TrainConfig
 from dpsim.train.heads_config import multi_config

@@ -102,9 +102,9 @@ def test_force_and_no_cache(write: Write, run: Run, ran: Ran, tmp_path: Path) ->
     path = write()
     run(path)
     ran()
-    (tmp_path / "run/stages/a/work/left").touch()
+    (tmp_path / "run" / "stages" / "a" / "work" / "left").touch()
     assert run(path, forced=["a"]).states == {"a": "done", "b": "cached"}
-    assert not (tmp_path / "run/stages/a/work/left").exists()
+    assert not (tmp_path / "run" / "stages" / "a" / "work" / "left").exists()
     assert run(path, use_cache=False).states == {"a": "done", "b": "done"}
     path.write_text(path.read_text().replace("    outputs", "    cache: off\n    outputs"))
     assert run(path).states == {"a": "cached", "b": "done"}

@@ -9,13 +9,12 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dpsim.data import open_dataset
-from dpsim.data.distances import neighbor_counts
 from dpsim.errors import ConfigError
+from dpsim.model.peer.auto_sel import setting_at
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context, SelPlace, Settings
 from dpsim.model.peer.loop import STEPS, loop_settings, validating_settings
@@ -233,9 +232,9 @@ def translate_part(
     context = Context(type_map, FAMILIES, training=True, notes=notes, folder=base)
     config, places = _model(section, context)
     for place in places:
-        if isinstance(_at(config, place.path), str):
+        if isinstance(setting_at(config, place.path), str):
             raise ConfigError(
-                f"{where}.{'.'.join(map(str, place.path))}: {_at(config, place.path)!r} is counted by "
+                f"{where}.{'.'.join(map(str, place.path))}: {setting_at(config, place.path)!r} is counted by "
                 "'dpsim train input.json' only: a number is expected here"
             )
     return config, _merged(notes)
@@ -394,58 +393,3 @@ def _override(tree: dict[str, Any], text: str) -> None:
         node[last] = json.loads(value)
     except ValueError:
         node[last] = value
-
-
-def resolve_sel(found: TrainingInput) -> dict[str, Any]:
-    """Settings with every ``sel: auto`` counted in the training data (spec common.md §2.6).
-
-    Raises
-    ------
-    ConfigError
-        If a setting is neither a number nor ``auto`` with a factor.
-    DataError
-        If the data cannot be read.
-    """
-    if found.heads:
-        every = [path for one in found.heads.values() for path in one.train_systems]  # shared parts have one number
-        whole = json.loads(json.dumps(found.settings))
-        for name, one in found.heads.items():
-            whole["heads"][name] |= {"model": resolve_sel(replace(one, train_systems=every)).get("model")}
-        return dict(whole)
-    wanted = [(place, factor) for place in found.sel_places if (factor := _factor(found, place)) is not None]
-    if not wanted:
-        return found.settings
-    most: dict[float, list[int]] = {}
-    for frame in open_dataset(found.train_systems, found.type_map):
-        for cutoff in {place.cutoff for place, _ in wanted}:
-            counts = neighbor_counts(frame, cutoff, len(found.type_map))
-            both = [*counts.max(axis=0, initial=0), counts.sum(axis=1).max(initial=0)]
-            most[cutoff] = [max(a, int(b)) for a, b in zip(most.get(cutoff, [0] * len(both)), both, strict=True)]
-    settings = json.loads(json.dumps(found.settings))
-    for place, factor in wanted:
-        *by_type, total = [4 * ((int(n * factor) + 3) // 4) for n in most[place.cutoff]]
-        _put(settings["model"], place.path, by_type if place.by_type else total * place.copies)
-    return dict(settings)
-
-
-def _factor(found: TrainingInput, place: SelPlace) -> float | None:
-    value = _at(found.settings["model"], place.path)
-    if not isinstance(value, str):
-        return None
-    word, _, factor = value.partition(":")
-    try:
-        if word == "auto":
-            return float(factor or 1.1)
-    except ValueError:
-        pass
-    raise ConfigError(f"model.{'.'.join(map(str, place.path))}: {value!r}: a number, auto or auto:FACTOR is expected")
-
-
-def _at(node: Any, path: tuple[str | int, ...]) -> Any:
-    for key in path:
-        node = node[key]
-    return node
-
-
-def _put(node: Any, path: tuple[str | int, ...], value: Any) -> None:
-    _at(node, path[:-1])[path[-1]] = value
