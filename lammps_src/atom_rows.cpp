@@ -12,25 +12,26 @@ using namespace LAMMPS_NS;
 
 AtomRows::AtomRows(LAMMPS *lmp, std::function<void()> forward) : Pointers(lmp), forward_(std::move(forward)) {}
 
-void AtomRows::set_types(std::vector<int> model_type, int n_types, bool linked, bool doubled)
+void AtomRows::set_types(std::vector<char> taken, bool linked, bool doubled)
 {
-  model_type_ = std::move(model_type);
-  n_types_ = n_types;
+  taken_ = std::move(taken);
   linked_ = linked;
   doubled_ = doubled;
 }
 
-// Making the plan is collective, so all ranks decide as one, even if only one sees a reason.
+// Making the plan is collective, so all ranks decide as one, even if only one sees a reason. Some fixes change
+// types without a new list.
 bool AtomRows::is_new(NeighList *list)
 {
+  const int *types = atom->type, *types_end = types + atom->nlocal + atom->nghost;
   int mine = neighbor->ago == 0 || builds_ != neighbor->ncalls || list_ != list || built_local_ != atom->nlocal ||
-      built_ghost_ != atom->nghost;
+      !std::equal(types, types_end, built_types_.begin(), built_types_.end());
   int any = mine;
   if (comm->nprocs > 1 && linked_) MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
   builds_ = neighbor->ncalls;
   list_ = list;
   built_local_ = atom->nlocal;
-  built_ghost_ = atom->nghost;
+  built_types_.assign(types, types_end);
   return any != 0;
 }
 
@@ -38,7 +39,7 @@ void AtomRows::renew(NeighList *list, dpsim::Halo &halo)
 {
   const std::size_t nall = atom->nlocal + atom->nghost;
   list_ = list;
-  row.assign(doubled_ ? 2 * nall : nall, -1);
+  row_.assign(doubled_ ? 2 * nall : nall, -1);
   number_owned();
   if (linked_)
     link_ghosts(halo);
@@ -53,13 +54,13 @@ void AtomRows::number_owned()
   centers_.clear();
   for (int k = 0; k < list_->inum; ++k) {
     const int i = list_->ilist[k];
-    if (model_type_[atom->type[i]] < 0) continue;
-    row[i] = static_cast<std::int64_t>(centers_.size());
+    if (!taken_[atom->type[i]]) continue;
+    row_[i] = static_cast<std::int64_t>(centers_.size());
     centers_.push_back(i);
   }
   if (!doubled_) return;
   const auto n = static_cast<std::int64_t>(centers_.size());
-  for (const int i : centers_) row[atom->nlocal + atom->nghost + i] = n + row[i];
+  for (const int i : centers_) row_[atom->nlocal + atom->nghost + i] = n + row_[i];
 }
 
 // Each ghost learns the rank and the rows of its owner; images of one atom then share one feature row.
@@ -69,7 +70,7 @@ void AtomRows::link_ghosts(dpsim::Halo &halo)
   owner_.assign(static_cast<std::size_t>(w) * nall, -1.0);
   for (int i = 0; i < nlocal; ++i) {
     owner_[w * i] = comm->me;
-    for (int half = 0; half < w - 1; ++half) owner_[w * i + 1 + half] = static_cast<double>(row[half * nall + i]);
+    for (int half = 0; half < w - 1; ++half) owner_[w * i + 1 + half] = static_cast<double>(row_[half * nall + i]);
   }
   forward_();
   std::vector<int> owner_rank;
@@ -83,7 +84,7 @@ void AtomRows::link_ghosts(dpsim::Halo &halo)
   halo.plan(owned, owner_rank, owner_row, slot);
   for (int half = 0; half < w - 1; ++half)
     std::copy_n(slot.begin() + static_cast<std::ptrdiff_t>(half) * nghost, nghost,
-                row.begin() + static_cast<std::ptrdiff_t>(half) * nall + nlocal);
+                row_.begin() + static_cast<std::ptrdiff_t>(half) * nall + nlocal);
 }
 
 // Without messages only the type of a ghost matters, and that needs no communication.
@@ -92,21 +93,21 @@ void AtomRows::count_ghosts()
   const int nlocal = atom->nlocal, nall = nlocal + atom->nghost;
   auto next = static_cast<std::int64_t>(centers_.size()) * (doubled_ ? 2 : 1);
   for (int i = nlocal; i < nall; ++i) {
-    if (model_type_[atom->type[i]] < 0) continue;
-    row[i] = next++;
-    if (doubled_) row[nall + i] = next++;
+    if (!taken_[atom->type[i]]) continue;
+    row_[i] = next++;
+    if (doubled_) row_[nall + i] = next++;
   }
 }
 
 void AtomRows::find_types()
 {
   const std::size_t nall = atom->nlocal + atom->nghost;
-  row_types.clear();
-  for (std::size_t k = 0; k < row.size(); ++k) {
-    if (row[k] < 0) continue;
-    const auto at = static_cast<std::size_t>(row[k]);
-    if (at >= row_types.size()) row_types.resize(at + 1);
-    row_types[at] = model_type_[atom->type[k % nall]] + (k < nall ? 0 : n_types_);
+  row_types_.clear();
+  for (std::size_t k = 0; k < row_.size(); ++k) {
+    if (row_[k] < 0) continue;
+    const auto at = static_cast<std::size_t>(row_[k]);
+    if (at >= row_types_.size()) row_types_.resize(at + 1);
+    row_types_[at] = k < nall ? atom->type[k] : -atom->type[k - nall];
   }
 }
 

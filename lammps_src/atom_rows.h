@@ -18,10 +18,9 @@ class AtomRows : protected Pointers {
   // `forward` makes LAMMPS call pack() and unpack() for all ghosts.
   AtomRows(class LAMMPS *lmp, std::function<void()> forward);
 
-  // By LAMMPS type (from 1) the model's type of `n_types`, or -1: not part of the model. `linked`: the model
-  // exchanges rows. `doubled`: it has a virtual atom for each, see SpinSystem; rows of these follow the others.
-  void set_types(std::vector<int> model_type, int n_types, bool linked, bool doubled);
-  const std::vector<int> &model_type() const { return model_type_; }
+  // Which LAMMPS types (from 1) are part of the model. `linked`: rows are exchanged between ranks. `doubled`: there
+  // is a virtual atom for each, see SpinSystem; rows of these follow the others.
+  void set_types(std::vector<char> taken, bool linked, bool doubled);
 
   // Whether this is another list, or other atoms, than at the last call. Collective if rows are exchanged.
   bool is_new(class NeighList *list);
@@ -30,9 +29,11 @@ class AtomRows : protected Pointers {
   // Numbers the rows; collective if they are exchanged.
   void renew(class NeighList *list, dpsim::Halo &halo);
 
-  // Results of renew(). Rows of n_all atoms and, if doubled, of their virtual atoms; types of the rows.
+  // Results of renew(). Rows of n_all atoms and, if doubled, of their virtual atoms; LAMMPS types of the rows, those
+  // of virtual atoms negative.
   const std::vector<int> &centers() const { return centers_; }
-  std::vector<std::int64_t> row, row_types;
+  const std::vector<std::int64_t> &row() const { return row_; }
+  const std::vector<int> &row_types() const { return row_types_; }
   dpsim::PairList pairs() const;
 
   // Forward communication: numbers for each atom.
@@ -49,13 +50,15 @@ class AtomRows : protected Pointers {
   void find_types();
 
   std::function<void()> forward_;
-  std::vector<int> model_type_, centers_;
-  int n_types_ = 0;
+  std::vector<char> taken_;              // by LAMMPS type
+  std::vector<int> centers_, row_types_;
+  std::vector<std::int64_t> row_;
   bool linked_ = false, doubled_ = false;
   class NeighList *list_ = nullptr;
   std::vector<double> owner_;            // (n_all, width) rank and rows of each atom's owner
   bigint builds_ = -1;                   // neighbour lists seen, by LAMMPS's count
-  int built_local_ = -1, built_ghost_ = -1;
+  int built_local_ = -1;
+  std::vector<int> built_types_;
 };
 
 }    // namespace LAMMPS_NS

@@ -65,7 +65,7 @@ void ComputeDPSimTensor::check_cutoff()
       if (model->model_type(i) < 0 || model->model_type(j) < 0) continue;
       const double listed = std::sqrt(force->pair->cutsq[i][j]);
       if (listed < model->neighbor_cutoff() * (1.0 - 1e-12))
-        error->all(FLERR, "{}: neighbors of types {} and {} are listed up to {} A, the model sees up to {} A; write "
+        error->all(FLERR, "{}: neighbors of types {} and {} are listed up to a distance of {}, the model sees up to {}; write "
                    "\"pair_style hybrid/overlay zero {} ...\" with the styles there are", WHO, i, j, listed,
                    model->neighbor_cutoff(), model->neighbor_cutoff());
     }

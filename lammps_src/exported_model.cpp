@@ -12,6 +12,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <dlfcn.h>
 #include <fstream>
 #include <iterator>
@@ -213,7 +214,7 @@ std::vector<at::Tensor> ExportedModel::State::inputs(const GraphTensors &graph, 
 {
   std::vector<at::Tensor> out = graph.in_order();
   if (fparam.defined()) out.push_back(fparam);
-  if (aparam.defined()) out.push_back(atomic_parameters(graph.types.size(0)));
+  if (package->info.n_aparam > 0) out.push_back(atomic_parameters(graph.types.size(0)));
   if (charge_spin.defined()) out.push_back(charge_spin);
   out.push_back(at::full({1}, plan, at::kLong));
   return out;
@@ -239,6 +240,18 @@ void ExportedModel::set_inputs(const ModelInputs &inputs)
   state_->charge_spin = state_->one_row(inputs.charge_spin);
   state_->aparam = state_->one_row(inputs.aparam);
   state_->aparam_rows = at::Tensor();
+}
+
+void ExportedModel::set_fparam(const std::vector<double> &values) { state_->fparam = state_->one_row(values); }
+
+// Copied, and on the model's device; virtual atoms have zeros.
+void ExportedModel::set_atomic_parameters(const std::vector<double> &values)
+{
+  const c10::InferenceMode inference;
+  const std::int64_t width = info().n_aparam, n = static_cast<std::int64_t>(values.size()) / width;
+  at::Tensor rows = at::zeros({info().has_spin() ? 2 * n : n, width}, at::kDouble);
+  std::copy(values.begin(), values.end(), rows.data_ptr<double>());
+  state_->aparam_rows = rows.to(state_->package->device);
 }
 
 const double *ExportedModel::atomic_values()

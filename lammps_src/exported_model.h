@@ -31,6 +31,10 @@ class ExportedModel {
   // The extra inputs of all evaluations from now on; as choose_inputs gives them.
   void set_inputs(const ModelInputs &inputs);
 
+  // Those that change from step to step: of the frame, and (N,n_aparam) of the centres.
+  void set_fparam(const std::vector<double> &values);
+  void set_atomic_parameters(const std::vector<double> &values);
+
   // What the model gives for its centres and, of energies, the gradient with respect to the edges, on the
   // model's device. Collective over the ranks of the plan if `plan` is not 0. Valid until the next call.
   // Throws std::runtime_error.

@@ -4,17 +4,15 @@
 #include "exported_model.h"
 #include "halo.h"
 #include "model_graph.h"
-#include "spin_system.h"
+#include "model_view.h"
 
 #include "atom.h"
 #include "comm.h"
 #include "error.h"
 #include "force.h"
 #include "neighbor.h"
-#include "update.h"
 
 #include <algorithm>
-#include <cmath>
 #include <dlfcn.h>
 #include <stdexcept>
 #include <utility>
@@ -25,9 +23,6 @@ using namespace LAMMPS_NS;
 extern "C" int dpsim_keep_memory();
 
 namespace {
-
-// Spins may become this much longer during a run than they were at its beginning.
-constexpr double SPIN_GROWTH = 1.1;
 
 std::string joined(const std::vector<std::string> &words)
 {
@@ -43,27 +38,39 @@ dpsim::HaloRoute route_of(const std::string &word)
                           : dpsim::HaloRoute::automatic;
 }
 
+// What two files that are copies of each other have in common, and two others have not.
+std::string identity(const dpsim::ModelInfo &info)
+{
+  return info.digest + ", " + info.dtype + ", torch " + info.torch + ", dpsim " + info.dpsim;
+}
+
 }    // namespace
 
-struct LammpsModel::Impl {
-  Impl(LAMMPS *lmp, MPI_Comm comm, std::function<void()> forward) : halo(comm), rows(lmp, std::move(forward)) {}
-
+struct LammpsModel::Member {
   std::unique_ptr<dpsim::ExportedModel> model;
-  std::unique_ptr<dpsim::ModelGraph> graph;
-  std::unique_ptr<dpsim::SpinSystem> spin;    // of spin models
-  dpsim::Halo halo;
-  AtomRows rows;
-  const dpsim::ModelOutput *output = nullptr;
-  std::vector<double> offsets;                // (n_all,3) Å, of virtual atoms
-  double spin_reach = 0.0;                    // Å, longest offset that the neighbour list allows for
-  std::vector<double> atom_virial;            // of spin models
-  double halo_bytes = 0.0;
+  ModelView *view = nullptr;    // other models may have the same
 
   bool passes_messages() const { return model->info().message_passing_layers > 0; }
 };
 
+struct LammpsModel::Impl {
+  Impl(LAMMPS *lmp, MPI_Comm comm, std::function<void()> forward) : halo(comm), rows(lmp, std::move(forward)) {}
+
+  std::vector<Member> members;
+  std::vector<std::unique_ptr<ModelView>> views;
+  dpsim::Halo halo;
+  AtomRows rows;
+  std::vector<double> positions;                  // (n_all,3) Å, where LAMMPS's unit of length is another
+  int evaluated = 0;                              // the member that was evaluated last, and what it gave
+  const dpsim::ModelOutput *output = nullptr;
+  double halo_bytes = 0.0;
+
+  ModelView &view(int k) { return *members[k].view; }
+};
+
 LammpsModel::LammpsModel(LAMMPS *lmp, std::string name, std::function<void()> forward) :
-    Pointers(lmp), impl(std::make_unique<Impl>(lmp, world, std::move(forward))), who(std::move(name))
+    Pointers(lmp), impl(std::make_unique<Impl>(lmp, world, std::move(forward))), who(std::move(name)),
+    sources_(lmp, who)
 {
   check_program();
   dpsim_keep_memory();
@@ -72,11 +79,13 @@ LammpsModel::LammpsModel(LAMMPS *lmp, std::string name, std::function<void()> fo
 
 LammpsModel::~LammpsModel() = default;
 
-const dpsim::ModelInfo &LammpsModel::info() const { return impl->model->info(); }
-const std::string &LammpsModel::path() const { return impl->model->path(); }
-int LammpsModel::model_type(int lammps_type) const { return impl->rows.model_type()[lammps_type]; }
+int LammpsModel::size() const { return static_cast<int>(impl->members.size()); }
+const dpsim::ModelInfo &LammpsModel::info(int k) const { return impl->members[k].model->info(); }
+const std::string &LammpsModel::path(int k) const { return impl->members[k].model->path(); }
+int LammpsModel::model_type(int lammps_type) const { return impl->view(0).type(lammps_type); }
+double LammpsModel::virtual_scale(int k, int lammps_type) const { return impl->view(k).virtual_scale(lammps_type); }
 const std::vector<int> &LammpsModel::centers() const { return impl->rows.centers(); }
-const double *LammpsModel::atomic_values() { return impl->model->atomic_values(); }
+const double *LammpsModel::atomic_values() { return impl->members[0].model->atomic_values(); }
 int LammpsModel::comm_size() const { return impl->rows.width(); }
 double LammpsModel::halo_bytes() const { return impl->halo_bytes; }
 
@@ -99,6 +108,8 @@ void LammpsModel::all_or_none(const std::function<void()> &action)
   error->all(FLERR, who + ": " + message);
 }
 
+// ---- loading ---------------------------------------------------------------------------------------
+
 // The plugin's idea of LAMMPS's classes holds only for the version and sizes it was compiled for.
 void LammpsModel::check_program()
 {
@@ -108,38 +119,127 @@ void LammpsModel::check_program()
   using Setting = int (*)(void *, const char *);
   const auto setting = reinterpret_cast<Setting>(dlsym(RTLD_DEFAULT, "lammps_extract_setting"));
   if (!setting) return;
-  const int found = setting(nullptr, "tagint"), built = sizeof(tagint);
-  if (found != built)
-    error->all(FLERR, "{} was built for atom ids of {} bytes, this LAMMPS has {}; build it with "
-               "\"dpsim lammps build --lammps-source DIR\" for this LAMMPS", who, built, found);
+  const struct {
+    const char *name, *what;
+    int built;
+  } sizes[] = {{"tagint", "atom ids", sizeof(tagint)}, {"bigint", "counts of atoms and steps", sizeof(bigint)},
+               {"imageint", "image flags", sizeof(imageint)}};
+  for (const auto &[name, what, built] : sizes)
+    if (const int found = setting(nullptr, name); found != built)
+      error->all(FLERR, "{} was built for {} of {} bytes, this LAMMPS has {}; build it with "
+                 "\"dpsim lammps build --lammps-source DIR\" for this LAMMPS", who, what, built, found);
 }
 
-void LammpsModel::load(const std::string &path, const std::vector<std::string> &words)
+void LammpsModel::load(const std::vector<std::string> &paths, const std::vector<std::string> &words)
+{
+  all_or_none([&] { keywords_ = dpsim::parse_keywords(words); });
+  if (paths.size() < 2 && !keywords_.deviation.given.empty())
+    error->all(FLERR, "{}: the keyword {} is about the deviation between models, but only {} is given; name two or more "
+               "models or leave it out", who, keywords_.deviation.given, paths[0]);
+  load_members(paths);
+  check_same_files();
+  all_or_none([&] { check_ensemble(); });
+  all_or_none([&] { choose_inputs(); });
+  impl->rows.set_types({}, any_passes_messages(), info().has_spin());
+  std::string halo;
+  all_or_none([&] {
+    halo = impl->halo.choose_route(route_of(keywords_.mpi), impl->members[0].model->device());
+  });
+  report(halo);
+}
+
+// Models that see the atoms alike share their lists.
+void LammpsModel::load_members(const std::vector<std::string> &paths)
 {
   MPI_Comm node;
   int local_rank;
   MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &node);
   MPI_Comm_rank(node, &local_rank);
   MPI_Comm_free(&node);
-  dpsim::Keywords keywords;
-  all_or_none([&] { keywords = dpsim::parse_keywords(words); });
-  all_or_none([&] { impl->model = std::make_unique<dpsim::ExportedModel>(path, keywords.device, local_rank); });
-  all_or_none([&] { impl->model->set_inputs(dpsim::choose_inputs(keywords, info())); });
-  impl->graph = dpsim::ModelGraph::make(info().neighbors, impl->model->device());
-  impl->spin = info().has_spin() ? std::make_unique<dpsim::SpinSystem>() : nullptr;
-  impl->rows.set_types({}, static_cast<int>(info().type_map.size()), impl->passes_messages(), info().has_spin());
-  std::string halo;
-  all_or_none([&] { halo = impl->halo.choose_route(route_of(keywords.mpi), impl->model->device()); });
-  if (comm->me == 0)
-    utils::logmesg(lmp, "dpsim model {}: {}, {} elements, cutoff {} A, {} message-passing layers, digest {}\n"
-                   "  on {}, feature rows between ranks through {}\n",
-                   path, info().dtype, info().type_map.size(), info().neighbors.cutoff,
-                   info().message_passing_layers, info().digest, impl->model->device(), halo);
+  impl->members.clear();
+  impl->views.clear();
+  for (const auto &path : paths) {
+    Member member;
+    all_or_none([&] { member.model = std::make_unique<dpsim::ExportedModel>(path, keywords_.device, local_rank); });
+    const auto &found = member.model->info();
+    for (const auto &other : impl->members)
+      if (!member.view && other.model->device() == member.model->device() && other.view->fits(found))
+        member.view = other.view;
+    if (!member.view) {
+      impl->views.push_back(std::make_unique<ModelView>(lmp, who, path, found, member.model->device()));
+      member.view = impl->views.back().get();
+    }
+    impl->members.push_back(std::move(member));
+  }
+}
+
+// A rank on another machine may have an older file under the same name.
+void LammpsModel::check_same_files()
+{
+  for (int k = 0; k < size(); ++k) {
+    std::string first = identity(info(k));
+    int length = static_cast<int>(first.size());
+    MPI_Bcast(&length, 1, MPI_INT, 0, world);
+    first.resize(length);
+    MPI_Bcast(first.data(), length, MPI_CHAR, 0, world);
+    all_or_none([&] {
+      if (identity(info(k)) != first)
+        throw std::runtime_error("model file " + path(k) + " on rank " + std::to_string(comm->me) +
+                                 " is not that of rank 0 (digest " + identity(info(k)) + " against " + first +
+                                 "); give all ranks the same file");
+    });
+  }
+}
+
+void LammpsModel::check_ensemble()
+{
+  for (int k = 1; k < size(); ++k) {
+    const auto differ = [&](const std::string &what) {
+      throw std::runtime_error("models " + path(0) + " and " + path(k) + " " + what +
+                               "; an ensemble is made of models of the same kind");
+    };
+    if (info(k).output != info().output) differ("predict " + info().output + " and " + info(k).output);
+    if (info(k).has_spin() != info().has_spin()) differ("differ in that one takes spins");
+    if (info(k).n_fparam != info().n_fparam) differ("take different numbers of frame parameters");
+    if (info(k).n_aparam != info().n_aparam) differ("take different numbers of atomic parameters");
+    if (info(k).charge_spin != info().charge_spin) differ("differ in that one takes charge and spin");
+    if (impl->members[k].model->device() != impl->members[0].model->device()) differ("run on different devices");
+  }
+}
+
+void LammpsModel::choose_inputs()
+{
+  for (auto &member : impl->members)
+    member.model->set_inputs(dpsim::choose_inputs(keywords_, member.model->info()));
+  sources_.choose(keywords_, info().n_fparam, info().n_aparam);
+}
+
+void LammpsModel::report(const std::string &halo) const
+{
+  if (comm->me != 0) return;
+  for (int k = 0; k < size(); ++k)
+    utils::logmesg(lmp, "dpsim model {}: {}, {} elements, cutoff {} A, {} message-passing layers, digest {}\n", path(k),
+                   info(k).dtype, info(k).type_map.size(), info(k).neighbors.cutoff, info(k).message_passing_layers,
+                   info(k).digest);
+  utils::logmesg(lmp, "  on {}, feature rows between ranks through {}\n", impl->members[0].model->device(), halo);
+}
+
+bool LammpsModel::any_passes_messages() const
+{
+  return std::any_of(impl->members.begin(), impl->members.end(), [](const Member &m) { return m.passes_messages(); });
 }
 
 void LammpsModel::map_types(const std::string &where, const char *const *words, bool may_be_null)
 {
-  const auto &names = info().type_map;
+  for (int k = 0; k < size(); ++k) impl->view(k).set_types(find_types(k, where, words, may_be_null));
+  std::vector<char> taken(atom->ntypes + 1, 0);
+  for (int t = 1; t <= atom->ntypes; ++t) taken[t] = model_type(t) >= 0;
+  impl->rows.set_types(std::move(taken), any_passes_messages(), info().has_spin());
+}
+
+std::vector<int> LammpsModel::find_types(int k, const std::string &where, const char *const *words, bool may_be_null)
+{
+  const auto &names = info(k).type_map;
   std::vector<int> types(atom->ntypes + 1, -1);
   for (int t = 1; t <= atom->ntypes; ++t) {
     const std::string name = words[t - 1];
@@ -151,35 +251,27 @@ void LammpsModel::map_types(const std::string &where, const char *const *words, 
     }
     const auto found = std::find(names.begin(), names.end(), name);
     if (found == names.end())
-      error->all(FLERR, "{}: element {} (for atom type {}) is not in the model, which knows {}", where, name, t,
-                 joined(names));
+      error->all(FLERR, "{}: element {} (for atom type {}) is not in the model{}, which knows {}", where, name, t,
+                 size() > 1 ? " " + path(k) : "", joined(names));
     types[t] = static_cast<int>(found - names.begin());
   }
-  impl->rows.set_types(std::move(types), static_cast<int>(names.size()), impl->passes_messages(), info().has_spin());
+  return types;
 }
 
-double LammpsModel::init()
+// ---- at the beginning of a run ---------------------------------------------------------------------
+
+void LammpsModel::init()
 {
-  const double unit = check_units();
+  units_ = lammps_units(lmp, who);
+  if (info().has_spin() && (units_.energy != 1.0 || units_.length != 1.0))
+    error->all(FLERR, "{}: spin models work in \"units metal\", as all of LAMMPS's spin styles do; write \"units "
+               "metal\" at the top of the input", who);
   check_special_bonds();
   warn_about_exclusions();
-  if (impl->spin) check_spins();
+  for (const auto &view : impl->views) view->init();
+  sources_.init();
   dpsim::set_threads(comm->nthreads);
   impl->rows.forget();
-  return unit;
-}
-
-double LammpsModel::check_units()
-{
-  const std::string style = update->unit_style;
-  if (style == "metal") return 1.0;
-  if (style != "real")
-    error->all(FLERR, "{} works in \"units metal\" or \"units real\", the input has \"units {}\"; write \"units "
-               "metal\" at its top and give lengths in Angstrom", who, style);
-  if (impl->spin)
-    error->all(FLERR, "{}: spin models work in \"units metal\", as all of LAMMPS's spin styles do, the input has "
-               "\"units real\"; write \"units metal\" at its top", who);
-  return utils::get_conversion_factor(utils::ENERGY, utils::METAL2REAL);
 }
 
 // Pairs whose special factors are both zero are missing in the neighbour list.
@@ -192,87 +284,67 @@ void LammpsModel::check_special_bonds()
                  "\"special_bonds lj/coul 1.0 1.0 1.0\" (or tiny factors such as 1.0e-50 under hybrid)", who, k + 1);
 }
 
-// Virtual atoms of two atoms may be nearer to each other than the atoms, by the length of both offsets.
-void LammpsModel::check_spins()
-{
-  if (!atom->sp_flag)
-    error->all(FLERR, "{}: {} is a spin model and needs \"atom_style spin\", the input has \"atom_style {}\"; change "
-               "it, and give each atom its spin", who, path(), atom->atom_style);
-  const double mine = largest_offset();
-  MPI_Allreduce(&mine, &impl->spin_reach, 1, MPI_DOUBLE, MPI_MAX, world);
-  impl->spin_reach *= SPIN_GROWTH;
-}
-
-// Length of an atom's spin times that of the model for its type, in Å. LAMMPS gives spins of no length a direction
-// that is no number.
-double LammpsModel::spin_scale(int i) const
-{
-  const int type = model_type(atom->type[i]);
-  return type < 0 ? 0.0 : info().virtual_scale[type] * atom->sp[i][3];
-}
-
-double LammpsModel::largest_offset() const
-{
-  double longest = 0.0;
-  for (int i = 0; i < atom->nlocal; ++i) {
-    const double scale = spin_scale(i), *s = atom->sp[i];
-    if (scale != 0.0) longest = std::max(longest, std::fabs(scale) * std::hypot(s[0], s[1], s[2]));
-  }
-  return longest;
-}
-
-double LammpsModel::neighbor_cutoff() const { return info().neighbors.cutoff + 2.0 * impl->spin_reach; }
-
 void LammpsModel::warn_about_exclusions()
 {
   if (neighbor->nex_type + neighbor->nex_group + neighbor->nex_mol > 0 && comm->me == 0)
     error->warning(FLERR, "{}: neigh_modify exclude removes pairs that the model was trained with", who);
 }
 
-// Of the atoms or, for spin models, also of their virtual atoms.
-const double *LammpsModel::positions()
+double LammpsModel::neighbor_cutoff() const
 {
-  const int nall = atom->nlocal + atom->nghost;
-  const double *x = nall ? atom->x[0] : nullptr;
-  if (!impl->spin) return x;
-  if (largest_offset() > impl->spin_reach)
-    throw std::runtime_error("spins have become more than " + std::to_string(SPIN_GROWTH) +
-                             " times as long as they were at the beginning of the run, so neighbors may be missing; "
-                             "divide it into shorter runs");
-  impl->offsets.assign(3 * static_cast<std::size_t>(nall), 0.0);
-  for (int i = 0; i < nall; ++i) {
-    const double scale = spin_scale(i);
-    for (int k = 0; k < 3 && scale != 0.0; ++k) impl->offsets[3 * i + k] = scale * atom->sp[i][k];
-  }
-  return impl->spin->place(x, impl->offsets.data());
+  double reach = 0.0;
+  for (const auto &view : impl->views) reach = std::max(reach, view->reach());
+  return reach * units_.length;
 }
+
+// ---- at each step ----------------------------------------------------------------------------------
 
 void LammpsModel::evaluate(NeighList *list)
 {
   if (impl->rows.is_new(list)) {
     impl->rows.renew(list, impl->halo);
-    auto pairs = impl->rows.pairs();
-    if (impl->spin) pairs = impl->spin->renew(pairs, atom->nlocal + atom->nghost);
-    impl->graph->renew(pairs, std::move(impl->rows.row), std::move(impl->rows.row_types));
+    for (const auto &view : impl->views) view->renew(impl->rows);
   }
+  for (const auto &view : impl->views) view->atoms_moved();
+  update_inputs();
   const auto before = impl->halo.bytes_sent();
-  const bool alone = comm->nprocs == 1 || !impl->passes_messages();
-  const auto &tensors = impl->graph->update(positions());
-  impl->output = &impl->model->evaluate(tensors, alone ? 0 : impl->halo.handle());
+  evaluate_other(0);
   impl->halo_bytes = static_cast<double>(impl->halo.bytes_sent() - before);
+}
+
+void LammpsModel::evaluate_other(int k)
+{
+  const Member &member = impl->members[k];
+  const bool alone = comm->nprocs == 1 || !member.passes_messages();
+  impl->output = &member.model->evaluate(member.view->edges(positions()), alone ? 0 : impl->halo.handle());
+  impl->evaluated = k;
+}
+
+const double *LammpsModel::positions()
+{
+  const std::size_t size = 3 * static_cast<std::size_t>(atom->nlocal + atom->nghost);
+  const double *x = size ? atom->x[0] : nullptr;
+  if (units_.length == 1.0) return x;
+  impl->positions.assign(x, x + size);
+  for (double &value : impl->positions) value /= units_.length;
+  return impl->positions.data();
+}
+
+void LammpsModel::update_inputs()
+{
+  if (sources_.fparam_changes()) {
+    const auto &values = sources_.fparam();
+    for (auto &member : impl->members) member.model->set_fparam(values);
+  }
+  if (sources_.aparam_changes()) {
+    const auto &values = sources_.aparam(centers());
+    for (auto &member : impl->members) member.model->set_atomic_parameters(values);
+  }
 }
 
 dpsim::Response LammpsModel::gather(const dpsim::Want &want)
 {
-  dpsim::Response r = impl->graph->gather(*impl->output, want);
-  if (!impl->spin) return r;
-  const std::size_t size = 18 * static_cast<std::size_t>(atom->nlocal + atom->nghost);
-  if (want.atom_virial) impl->atom_virial.assign(r.atom_virial, r.atom_virial + size);
-  impl->spin->fold(r.forces, want.virial ? r.virial : nullptr, want.atom_virial ? impl->atom_virial.data() : nullptr);
-  r.forces = impl->spin->forces();
-  r.virtual_forces = impl->spin->virtual_forces();
-  if (want.atom_virial) r.atom_virial = impl->atom_virial.data();
-  return r;
+  return impl->view(impl->evaluated).gather(*impl->output, want);
 }
 
 int LammpsModel::pack(int n, const int *atoms, double *buffer) const { return impl->rows.pack(n, atoms, buffer); }

@@ -1,7 +1,10 @@
-// A frozen model inside LAMMPS: what the pair style and the computes of dpsim have in common. It is loaded
-// and checked, knows which LAMMPS type is which element, and is evaluated for the atoms of a neighbour list.
+// A frozen model inside LAMMPS, or several as an ensemble of which the first drives: what the pair style and the
+// computes of dpsim have in common. It is loaded and checked, knows which LAMMPS type is which element, and is
+// evaluated for the atoms of a neighbour list, in the units of the input.
 #pragma once
 
+#include "input_sources.h"
+#include "lammps_units.h"
 #include "model_inputs.h"
 
 #include "pointers.h"
@@ -26,53 +29,66 @@ class LammpsModel : protected Pointers {
   LammpsModel(class LAMMPS *lmp, std::string who, std::function<void()> forward);
   ~LammpsModel() override;
 
-  // Collective; stops the program if the file or the keywords are not what they should be.
-  void load(const std::string &path, const std::vector<std::string> &keywords);
-  const dpsim::ModelInfo &info() const;
-  const std::string &path() const;
+  // Collective; stops the program if the files or the keywords are not what they should be. A single path: no ensemble.
+  void load(const std::vector<std::string> &paths, const std::vector<std::string> &keywords);
+  void load(const std::string &path, const std::vector<std::string> &keywords) { load(std::vector{path}, keywords); }
+  int size() const;    // number of models
+  const dpsim::ModelInfo &info(int k = 0) const;
+  const std::string &path(int k = 0) const;
+  const dpsim::Keywords &keywords() const { return keywords_; }
 
-  // One word for each LAMMPS type: an element of the model, or NULL, which is refused unless `may_be_null`.
+  // One word for each LAMMPS type: an element of all models, or NULL, which is refused unless `may_be_null`.
   // `where` begins the messages.
   void map_types(const std::string &where, const char *const *words, bool may_be_null);
-  int model_type(int lammps_type) const;
+  int model_type(int lammps_type) const;    // of the first model
+  double virtual_scale(int k, int lammps_type) const;    // Å/μB of model k; 0: not magnetic
 
   // At the beginning of each run: units, and what else in the input would be wrong with any model.
-  // Returns LAMMPS's unit of energy in 1/eV.
-  double init();
+  void init();
+  const LammpsUnits &units() const { return units_; }
 
-  // Distance up to which LAMMPS must list neighbours, after init().
+  // Distance up to which LAMMPS must list neighbours, in its own units; after init().
   double neighbor_cutoff() const;
 
-  // Evaluates the model for the atoms of this list, where they are now. Collective if the model passes
-  // messages; ranks without atoms take part. Throws std::runtime_error.
+  // Evaluates the first model for the atoms of this list, where they are now; then another one for the same. Collective
+  // if models pass messages; ranks without atoms take part. Throws std::runtime_error.
   void evaluate(class NeighList *list);
+  void evaluate_other(int k);
   const std::vector<int> &centers() const;     // atoms in the order of the model's rows
-  const double *atomic_values();               // (centers, output_size) of the last evaluation
-  dpsim::Response gather(const dpsim::Want &want);    // of an energy model
+  const double *atomic_values();               // (centers, output_size) of the first model's last evaluation
+  dpsim::Response gather(const dpsim::Want &want);    // of the last evaluation, of an energy model
 
   int comm_size() const;    // numbers in forward communication for each atom
   int pack(int n, const int *atoms, double *buffer) const;
   void unpack(int n, int first, const double *buffer);
 
-  double halo_bytes() const;    // sent by this rank in the last evaluation
+  double halo_bytes() const;    // sent by this rank in the last evaluation of the first model
   double memory_usage() const;
 
   // Runs `action` on every rank; if it throws on any, all ranks stop with the message of the lowest.
   void all_or_none(const std::function<void()> &action);
 
  private:
+  struct Member;
   struct Impl;
   std::unique_ptr<Impl> impl;
   std::string who;
+  dpsim::Keywords keywords_;
+  LammpsUnits units_;
+  InputSources sources_;
 
   void check_program();
-  double check_units();
+  void load_members(const std::vector<std::string> &paths);
+  void check_same_files();
+  void check_ensemble();
+  void choose_inputs();
+  void report(const std::string &halo) const;
+  std::vector<int> find_types(int k, const std::string &where, const char *const *words, bool may_be_null);
   void check_special_bonds();
-  void check_spins();
   void warn_about_exclusions();
-  double spin_scale(int i) const;
-  double largest_offset() const;
+  bool any_passes_messages() const;
   const double *positions();
+  void update_inputs();
 };
 
 }    // namespace LAMMPS_NS

@@ -26,6 +26,7 @@ struct NeighborSpec {
   std::vector<NeighborSpec> inner;
 
   bool reaches(double r2) const { return strict ? r2 < cutoff * cutoff : r2 <= cutoff * cutoff; }
+  bool operator==(const NeighborSpec &) const = default;
 };
 
 // A list and the position of the list around it among all; -1 for the outermost.

@@ -2,6 +2,7 @@
 
 #include "element_masses.h"
 #include "lammps_model.h"
+#include "model_deviation.h"
 #include "model_graph.h"
 #include "model_info.h"
 
@@ -17,7 +18,6 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <numbers>
 #include <stdexcept>
 #include <string>
@@ -28,11 +28,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-// Keywords of the interface whose feature this version lacks, with the feature.
-const std::map<std::string, std::string> NOT_YET = {
-    {"out_file", "model deviation"}, {"out_freq", "model deviation"},   {"atomic", "model deviation"},
-    {"relative", "model deviation"}, {"relative_v", "model deviation"},
-};
+constexpr const char *WHO = "pair_style dpsim";
 
 // Largest relative difference between the mass of a LAMMPS type and that of its element.
 constexpr double MASS_TOLERANCE = 0.02;
@@ -43,16 +39,22 @@ constexpr int CENTROID[9][2] = {{0, 0}, {1, 1}, {2, 2}, {0, 1}, {0, 2}, {1, 2}, 
 }    // namespace
 
 struct PairDPSim::Impl {
-  Impl(LAMMPS *lmp, std::function<void()> forward) : model(lmp, "pair_style dpsim", std::move(forward)) {}
+  Impl(LAMMPS *lmp, std::function<void()> forward, std::function<void()> reverse) :
+      model(lmp, WHO, std::move(forward)), deviation(lmp, WHO, std::move(reverse))
+  {
+  }
 
   LammpsModel model;
+  ModelDeviation deviation;
   bool loaded = false;
-  double energy_unit = 1.0;    // LAMMPS's unit of energy in eV^-1
+  double scale = 1.0;    // of energy and forces, for fix adapt
   bool masses_checked = false;
   double halo_bytes = 0.0;
 };
 
-PairDPSim::PairDPSim(LAMMPS *lmp) : Pair(lmp), impl(std::make_unique<Impl>(lmp, [this] { comm->forward_comm(this); }))
+PairDPSim::PairDPSim(LAMMPS *lmp) :
+    Pair(lmp),
+    impl(std::make_unique<Impl>(lmp, [this] { comm->forward_comm(this); }, [this] { comm->reverse_comm(this); }))
 {
   single_enable = 0;
   restartinfo = 0;
@@ -85,22 +87,18 @@ void PairDPSim::settings(int narg, char **arg)
   std::vector<std::string> models, keywords;
   for (int k = 0; k < narg; ++k) {
     const std::string word = arg[k];
-    if (const auto lacking = NOT_YET.find(word); lacking != NOT_YET.end())
-      error->all(FLERR, "pair_style dpsim: keyword {} ({}) is not available in this version; leave it out", word,
-                 lacking->second);
     (keywords.empty() && !dpsim::is_keyword(word) ? models : keywords).push_back(word);
   }
   if (models.empty()) error->all(FLERR, "pair_style dpsim needs a model file: pair_style dpsim model.pt2");
-  if (models.size() > 1)
-    error->all(FLERR, "pair_style dpsim: {} model files were given (\"{}\" is the second), this version takes one "
-               "(model deviation is not available)", models.size(), models[1]);
-  impl->model.load(models[0], keywords);
+  impl->model.load(models, keywords);
   const auto &info = impl->model.info();
   if (info.output != "energy")
     error->all(FLERR, "pair_style dpsim: model file {} predicts no energy but {}; give a potential, or use "
                "\"compute ID group dpsim/tensor/atom {} ...\"", models[0], info.output, models[0]);
   impl->loaded = true;
+  impl->deviation.choose(impl->model.keywords().deviation, impl->model.size(), info.has_spin());
   comm_forward = impl->model.comm_size();
+  comm_reverse = impl->deviation.comm_size();
   for (int i = 1; allocated && i <= atom->ntypes; ++i)    // the elements of an earlier model are not those of this one
     for (int j = 1; j <= atom->ntypes; ++j) setflag[i][j] = 0;
 }
@@ -122,11 +120,19 @@ void PairDPSim::warn_about_masses()
   for (int t = 1; t <= atom->ntypes; ++t) {
     if (impl->model.model_type(t) < 0 || !atom->mass_setflag[t]) continue;
     const auto &name = impl->model.info().type_map[impl->model.model_type(t)];
-    const double expected = dpsim::element_mass(name);
+    const double expected = impl->model.units().mass * dpsim::element_mass(name);
     if (expected > 0.0 && std::fabs(atom->mass[t] - expected) > MASS_TOLERANCE * expected)
       error->warning(FLERR, "pair_style dpsim: atom type {} is mapped to {} but has mass {}, expected about {}; check "
                      "the order of elements in pair_coeff", t, name, atom->mass[t], expected);
   }
+}
+
+// LAMMPS takes these settings for any style; under hybrid they may be meant for another one.
+void PairDPSim::warn_about_modifications()
+{
+  if (comm->me == 0 && force->pair == this && (offset_flag || tail_flag))
+    error->warning(FLERR, "pair_style dpsim: \"pair_modify {} yes\" has no effect on a model",
+                   offset_flag ? "shift" : "tail");
 }
 
 // LAMMPS's integrator of spins asks its own spin styles for magnetic forces, one atom at a time.
@@ -143,8 +149,10 @@ void PairDPSim::init_style()
   if (!force->newton_pair)
     error->all(FLERR, "pair_style dpsim needs \"newton on\", the input has newton off for pairs; write \"newton on\" "
                "before the box is defined (or leave the command out)");
-  impl->energy_unit = impl->model.init();
+  impl->model.init();
+  impl->deviation.init();
   warn_about_masses();
+  warn_about_modifications();
   warn_about_spin_integrator();
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
@@ -162,23 +170,41 @@ int PairDPSim::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)
 
 void PairDPSim::unpack_forward_comm(int n, int first, double *buffer) { impl->model.unpack(n, first, buffer); }
 
+int PairDPSim::pack_reverse_comm(int n, int first, double *buffer) { return impl->deviation.pack(n, first, buffer); }
+
+void PairDPSim::unpack_reverse_comm(int n, int *atoms, double *buffer) { impl->deviation.unpack(n, atoms, buffer); }
+
 void PairDPSim::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
+  const bool due = impl->deviation.is_due();
   try {
     impl->model.evaluate(list);
-    add(impl->model.gather({vflag_global != 0, eflag_atom != 0, vflag_atom || cvflag_atom}));
+    const auto response =
+        impl->model.gather({vflag_global != 0 || due, eflag_atom != 0, vflag_atom || cvflag_atom});
+    add(response);
+    if (due) write_deviation(response);
   } catch (const std::exception &e) {
     error->one(FLERR, std::string("pair_style dpsim: ") + e.what());
   }
 }
 
+void PairDPSim::write_deviation(const dpsim::Response &first)
+{
+  impl->deviation.take(0, first, impl->model);
+  for (int k = 1; k < impl->model.size(); ++k) {
+    impl->model.evaluate_other(k);
+    impl->deviation.take(k, impl->model.gather({true, false, false}), impl->model);
+  }
+  impl->deviation.write(impl->model);
+}
+
 void PairDPSim::add(const dpsim::Response &r)
 {
-  const double unit = impl->energy_unit;
+  const double unit = impl->scale * impl->model.units().energy, force_unit = impl->scale * impl->model.units().force();
   const int nall = atom->nlocal + atom->nghost;
   for (int i = 0; i < nall; ++i)
-    for (int k = 0; k < 3; ++k) atom->f[i][k] += unit * r.forces[3 * i + k];
+    for (int k = 0; k < 3; ++k) atom->f[i][k] += force_unit * r.forces[3 * i + k];
   if (r.virtual_forces) add_magnetic(r.virtual_forces);
   if (eflag_global) eng_vdwl += unit * r.energy;
   const auto &centers = impl->model.centers();
@@ -201,9 +227,9 @@ void PairDPSim::add_magnetic(const double *virtual_forces)
 {
   const double hbar = force->hplanck / (2.0 * std::numbers::pi);
   for (int i = 0; i < atom->nlocal + atom->nghost; ++i) {
-    const int type = impl->model.model_type(atom->type[i]);
-    if (type < 0) continue;
-    const double factor = impl->model.info().virtual_scale[type] * atom->sp[i][3] / hbar;
+    const double lever = impl->model.virtual_scale(0, atom->type[i]);
+    if (lever == 0.0) continue;
+    const double factor = impl->scale * lever * atom->sp[i][3] / hbar;
     for (int k = 0; k < 3; ++k) atom->fm[i][k] += factor * virtual_forces[3 * i + k];
   }
 }
@@ -211,9 +237,13 @@ void PairDPSim::add_magnetic(const double *virtual_forces)
 void *PairDPSim::extract(const char *name, int &dim)
 {
   dim = 0;
+  if (strcmp(name, "scale") == 0) return &impl->scale;
   if (strcmp(name, "halo_bytes") != 0) return nullptr;
   impl->halo_bytes = impl->model.halo_bytes();
   return &impl->halo_bytes;
 }
 
-double PairDPSim::memory_usage() { return Pair::memory_usage() + impl->model.memory_usage(); }
+double PairDPSim::memory_usage()
+{
+  return Pair::memory_usage() + impl->model.memory_usage() + impl->deviation.memory_usage();
+}

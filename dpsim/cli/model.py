@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dpsim.cli import model_deviation
 from dpsim.cli.common import json_option, print_json, shown
 from dpsim.errors import ConfigError
 
@@ -17,6 +18,9 @@ _HEAD = click.option("--head", help="Branch of a multi-task model.")
 @click.group("model")
 def model() -> None:
     """Model files of dpsim and DeePMD-kit."""
+
+
+model.add_command(model_deviation.command)
 
 
 @model.command("show")
