@@ -13,9 +13,11 @@ from dpsim import ops
 from dpsim.errors import ModelError, SetupError
 from dpsim.export.metadata import FrozenMetadata, read_metadata
 from dpsim.model.base import Model
+from dpsim.model.compose.dplr import DPLRModel
 from dpsim.model.compose.spin import SpinModel
 from dpsim.model.potential import PotentialModel
 from dpsim.native.identity import isa_level
+from dpsim.physics.centroids import LongRange, SmearedCharges, electrostatics
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import ModelInputs, NeighborSpec
 from dpsim.physics.spin import real_rows
@@ -57,6 +59,7 @@ class ModelFacts(NamedTuple):
         return cls(
             metadata.type_map, metadata.neighbors.spec, metadata.dtype, metadata.inputs, metadata.output,
             metadata.output_shape, metadata.intensive, metadata.property_name, metadata.atom_exclude_types, spin,
+            long_range=metadata.electrostatics is not None,
         )  # fmt: skip
 
 
@@ -68,6 +71,10 @@ class Engine(Protocol):
 
     def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor | None]:
         """Atomic outputs ``(N, *shape)`` and edge gradient ``(E, 3)`` eV/Å of energies, float64 on the CPU."""
+        ...
+
+    def electrostatics(self, neighborhood: Neighborhood, positions: Tensor, cells: Tensor) -> LongRange:
+        """Electrostatic part of periodic frames, on the device; see `DPLRModel.electrostatics`."""
         ...
 
 
@@ -91,6 +98,11 @@ class ModuleEngine:
             # with lists within, not every edge need reach the energy
             (gradient,) = torch.autograd.grad(atomic.sum(), displacements, materialize_grads=True)
         return atomic.detach().cpu(), gradient.cpu()
+
+    def electrostatics(self, neighborhood: Neighborhood, positions: Tensor, cells: Tensor) -> LongRange:
+        """See `Engine.electrostatics`; of models that have one."""
+        assert isinstance(self.model, DPLRModel)
+        return self.model.electrostatics(neighborhood.to(self.device), positions.to(self.device), cells.to(self.device))
 
     def component_gradients(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor]:
         """Atomic outputs ``(N, k)`` and, of the sum of each component, the edge gradient ``(k, E, 3)``; on the CPU."""
@@ -136,30 +148,51 @@ class FrozenEngine:
         if not ops.load():
             raise SetupError(f"{path} needs dpsim's operators: {ops.unavailable_reason()}")
         self.facts, self.device = ModelFacts.of_frozen(metadata), metadata.device
+        self._charges = metadata.electrostatics
         try:
-            self._package = _load_package(path)
+            self._graphs = {name: _load_graph(path, name) for name in metadata.graphs}
         except RuntimeError as error:
             raise ModelError(f"{path}: the frozen model cannot be loaded ({str(error).splitlines()[0]})") from None
 
     def run(self, neighborhood: Neighborhood) -> tuple[Tensor, Tensor | None]:
         """See `Engine.run`."""
-        results = self._package(*neighborhood.to(self.device).tensors())
+        results = self._graphs["model"](*neighborhood.to(self.device).tensors())
         if self.facts.output == "energy":
             return results[0].cpu(), results[1].cpu()
         return results[0].cpu().reshape(-1, *self.facts.output_shape), None
+
+    def electrostatics(self, neighborhood: Neighborhood, positions: Tensor, cells: Tensor) -> LongRange:
+        """See `Engine.electrostatics`; of models that have one."""
+        hood, charges = neighborhood.to(self.device), self._charges
+        assert charges is not None
+        inputs = hood.tensors()
+
+        def pull(forces: Tensor) -> Tensor:
+            slope: Tensor = self._graphs["dipole_gradient"](*inputs, forces)[0]
+            return slope
+
+        ion, centroid = (
+            torch.tensor(by_type, dtype=torch.float64, device=self.device)
+            for by_type in (charges.ion_charge, charges.centroid_charge)
+        )
+        smeared = SmearedCharges(ion, centroid, charges.ewald_h, charges.ewald_beta)
+        (dipoles,) = self._graphs["dipole"](*inputs)
+        return electrostatics(hood, positions.to(self.device), cells.to(self.device), smeared, dipoles, pull)
 
 
 _LEVELS = ("default", "avx2", "avx512")
 
 
-def _load_package(path: Path) -> Any:
-    """Load a compiled package, if this processor has the instructions it was compiled for.
+def _load_graph(path: Path, name: str) -> Any:
+    """Load a graph of a package, if this processor has the instructions it was compiled for.
 
     torch warns whenever the two differ; here a processor that can do more than is needed is no cause for a warning,
     and one that can do less is an error instead of a crash.
     """
+    from torch._inductor.package.package import load_package
+
     loader: Any = torch._C._aoti.AOTIModelPackageLoader
-    made_for = loader.load_metadata_from_package(str(path), "model")
+    made_for = loader.load_metadata_from_package(str(path), name)
     words = {word.lower() for word in made_for.get("AOTI_CPU_ISA", "").split()}
     needed = max((_LEVELS.index(word) for word in words & set(_LEVELS)), default=0)
     if needed > _LEVELS.index(isa_level()):
@@ -170,7 +203,7 @@ def _load_package(path: Path) -> Any:
     logger = logging.getLogger("torch.export.pt2_archive._package")
     logger.addFilter(_is_news)
     try:
-        return torch._inductor.aoti_load_package(str(path))
+        return load_package(str(path), name)
     finally:
         logger.removeFilter(_is_news)
 

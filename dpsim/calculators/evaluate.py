@@ -15,7 +15,6 @@ from dpsim.calculators.inputs import read_frame
 from dpsim.calculators.long_range import with_electrostatics
 from dpsim.calculators.prediction import Prediction, dipole_prediction, predictions
 from dpsim.errors import ModelError
-from dpsim.model.compose.dplr import DPLRModel
 from dpsim.physics.hessian import frame_hessian
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import FrameGraph
@@ -189,8 +188,8 @@ class Potential:
         hood = collate(graphs)
         atomic, gradient = self._engine.run(hood)
         found = list(predictions(self.facts, hood, atomic, gradient, masks))
-        if isinstance(self._engine, ModuleEngine) and isinstance(self._engine.model, DPLRModel):
-            return list(with_electrostatics(self._engine.model, hood, graphs, found, masks))
+        if self.facts.long_range:
+            return list(with_electrostatics(self._engine, hood, graphs, found, masks))
         return found
 
 

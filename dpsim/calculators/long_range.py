@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dpsim.calculators.engines import Engine
 from dpsim.calculators.prediction import Prediction, full_rows
 from dpsim.errors import DataError
-from dpsim.model.compose.dplr import DPLRModel
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import FrameGraph, NeighborSpec
 
@@ -53,7 +53,7 @@ def placed(
 
 
 def with_electrostatics(
-    model: DPLRModel,
+    engine: Engine,
     hood: Neighborhood,
     graphs: Sequence[FrameGraph],
     short: Sequence[Prediction],
@@ -68,10 +68,10 @@ def with_electrostatics(
     masks
         Of every frame, which of its atoms are no placeholders.
     """
-    device, places = model.device, [_place(graph) for graph in graphs]
-    positions = torch.from_numpy(np.concatenate([position for position, _ in places])).to(device)
-    cells = torch.from_numpy(np.stack([cell for _, cell in places])).to(device)
-    found = model.electrostatics(hood.to(device), positions, cells)
+    places = [_place(graph) for graph in graphs]
+    positions = torch.from_numpy(np.concatenate([position for position, _ in places]))
+    cells = torch.from_numpy(np.stack([cell for _, cell in places]))
+    found = engine.electrostatics(hood, positions, cells)
     energies, forces, virials = (values.cpu().numpy() for values in found)
     start = 0
     for prediction, real in zip(short, masks, strict=True):

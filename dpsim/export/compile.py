@@ -11,7 +11,7 @@ import math
 import platform
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,19 @@ import torch
 from torch import Tensor
 
 from dpsim import ops
-from dpsim.errors import ModelError, SetupError
-from dpsim.export.metadata import KEY, FrozenMetadata, ListMetadata, SpinMetadata
+from dpsim.errors import SetupError
+from dpsim.export.metadata import (
+    FORMAT,
+    KEY,
+    LONG_RANGE_FORMAT,
+    ElectrostaticsMetadata,
+    FrozenMetadata,
+    ListMetadata,
+    SpinMetadata,
+)
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
+from dpsim.model.compose.dplr import DPLRModel
 from dpsim.physics.neighborhood import InnerList, Neighborhood, collate
 from dpsim.physics.neighbors import FrameGraph, InnerEdges, NeighborSpec, frame_graph
 from dpsim.version import __version__
@@ -33,6 +42,7 @@ from dpsim.version import __version__
 def describe(model: Model, device: str) -> FrozenMetadata:
     """Header of the frozen form of a model."""
     return FrozenMetadata(
+        format=LONG_RANGE_FORMAT if model.long_range else FORMAT,
         type_map=model.type_map,
         neighbors=ListMetadata.of(model.neighbors),
         dtype=model.precision,
@@ -46,8 +56,18 @@ def describe(model: Model, device: str) -> FrozenMetadata:
         property_name=model.property_name,
         atom_exclude_types=model.atom_exclude_types,
         spin=None if model.spin is None else SpinMetadata(virtual_scale=model.spin),
+        electrostatics=_charges(model),
         digest=state_digest(model),
         **model.inputs._asdict(),
+    )
+
+
+def _charges(model: Model) -> ElectrostaticsMetadata | None:
+    if not isinstance(model, DPLRModel):
+        return None
+    ion, centroid, spacing, beta = model.charges
+    return ElectrostaticsMetadata(
+        ion_charge=tuple(ion.tolist()), centroid_charge=tuple(centroid.tolist()), ewald_h=spacing, ewald_beta=beta
     )
 
 
@@ -135,25 +155,64 @@ class _Outputs(torch.nn.Module):
         return atomic.detach(), gradient
 
 
+class _Dipoles(torch.nn.Module):
+    """Dipoles of a model with electrostatics."""
+
+    def __init__(self, model: DPLRModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def dipoles(self, tensors: Sequence[Tensor], displacements: Tensor) -> Tensor:
+        hood = Neighborhood.from_tensors(self.model.neighbors, self.model.inputs, tensors)
+        return self.model.dipoles(hood._replace(displacements=displacements))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return (self.dipoles(tensors, tensors[0]).detach(),)
+
+
+class _DipoleGradient(_Dipoles):
+    """The same inputs and a vector for each atom: gradient of its product with the dipoles, by the edge vectors."""
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        *inputs, vectors = tensors
+        displacements = inputs[0].detach().requires_grad_(True)
+        return torch.autograd.grad((vectors * self.dipoles(inputs, displacements)).sum(), displacements)
+
+
 def trace(model: Model, device: str) -> tuple[torch.export.ExportedProgram, tuple[Tensor, ...]]:
-    """Exported program of energies and edge gradient, with symbolic sizes.
+    """Exported program of energies and edge gradient, with symbolic sizes, and its example inputs.
 
     Raises
     ------
     AssertionError
         If a model for the CPU holds an operator that would be compiled wrongly: a mistake in the model's code.
     """
+    inputs = example_inputs(model, device)
+    return _program(_Outputs(model), inputs, device), inputs
+
+
+def trace_all(model: Model, device: str) -> dict[str, torch.export.ExportedProgram]:
+    """Exported programs of all graphs of a package by name; errors as of `trace`."""
+    program, inputs = trace(model, device)
+    programs = {"model": program}
+    if isinstance(model, DPLRModel):
+        vectors = torch.zeros(len(inputs[1]), 3, dtype=torch.float64, device=inputs[0].device)
+        programs["dipole"] = _program(_Dipoles(model), inputs, device)
+        programs["dipole_gradient"] = _program(_DipoleGradient(model), (*inputs, vectors), device)
+    return programs
+
+
+def _program(module: torch.nn.Module, inputs: tuple[Tensor, ...], device: str) -> torch.export.ExportedProgram:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    inputs = example_inputs(model, device)
-    module = _Outputs(model.to(device).eval().requires_grad_(False))
+    module = module.to(device).eval().requires_grad_(False)
     graph = make_fx(lambda *a: module(*a), tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
-    dynamic = {0: torch.export.Dim.DYNAMIC}
-    per_input = (*(dynamic for _ in inputs[:-1]), None)
+    # of the plan, one number, the size is fixed
+    per_input = tuple(None if len(tensor) == 1 else {0: torch.export.Dim.DYNAMIC} for tensor in inputs)
     program = torch.export.export(graph, inputs, dynamic_shapes=per_input, strict=False)
     if device == "cpu":
         _refuse_miscompiled(program)
-    return program, inputs
+    return program
 
 
 # AOTInductor of torch 2.13 compiles these to wrong numbers on the CPU, without a word, once the graph around them is
@@ -198,21 +257,17 @@ def compile_model(model: Model, output: str | Path, *, device: str = "cpu") -> F
 
     Raises
     ------
-    ModelError
-        If the model has electrostatics.
     SetupError
         If there is no working C++ compiler, or no GPU for ``"cuda"``.
     """
-    if model.long_range:
-        raise ModelError(
-            "a model with electrostatics cannot be frozen, as its energy is no function of neighbours: use it from "
-            "Python or ASE, or freeze its parts, the `models` of dpsim.model.checkpoint.load_model, each by itself"
-        )
+    from torch._inductor.package.package import package_aoti
+
     check_machine(device)
     output = Path(output)
     metadata = describe(model, device)
-    program, _ = trace(model, device)
+    programs = trace_all(model, device)
     config: dict[str, Any] = {
+        "aot_inductor.package": True,
         "aot_inductor.metadata": {KEY: metadata.model_dump_json()},
         "cpp.dynamic_threads": True,
         # portable within x86-64-v3 machines; the operators themselves are built for the machine that runs them
@@ -224,6 +279,13 @@ def compile_model(model: Model, output: str | Path, *, device: str = "cpu") -> F
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Inductor's own deprecations are no news to the user
         temporary = str(Path(folder) / output.name)
-        torch._inductor.aoti_compile_and_package(program, package_path=temporary, inductor_configs=config)
+        package_aoti(temporary, {name: _compiled(program, config) for name, program in programs.items()})
         Path(temporary).replace(output)
     return metadata
+
+
+def _compiled(program: torch.export.ExportedProgram, config: dict[str, Any]) -> Any:
+    """Files of a graph, as a package takes them."""
+    assert program.example_inputs is not None
+    args, kwargs = program.example_inputs
+    return torch._inductor.aot_compile(program.module(check_guards=False), args, kwargs, options=dict(config))

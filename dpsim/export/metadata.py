@@ -18,6 +18,11 @@ from dpsim.physics.neighbors import ModelInputs, NeighborSpec
 
 KEY = "dpsim"
 FORMAT = 2
+LONG_RANGE_FORMAT = 3
+"""Of models with electrostatics: what reads format 2 alone must not take them for what their first graph is."""
+GRAPHS = ("model",)
+LONG_RANGE_GRAPHS = (*GRAPHS, "dipole", "dipole_gradient")
+"""Graphs of a package; the inputs of all are those of the first, the last takes a vector for each atom beside."""
 
 
 class ListMetadata(Config):
@@ -59,11 +64,24 @@ class SpinMetadata(Config):
     """Å/μB, by type; 0 where a type is not magnetic."""
 
 
+class ElectrostaticsMetadata(Config):
+    """Charges of a model with electrostatics; see `dpsim.physics.centroids`."""
+
+    ion_charge: tuple[float, ...]
+    """e, by type"""
+    centroid_charge: tuple[float, ...]
+    """e, by type; 0 where atoms have none"""
+    ewald_h: float
+    """Å"""
+    ewald_beta: float
+    """1/Å"""
+
+
 class FrozenMetadata(Config):
     """Header of a ``.pt2`` file."""
 
     format: int = FORMAT
-    """Version of this header and of the order of inputs and outputs."""
+    """Version of this header and of the order of inputs and outputs; `LONG_RANGE_FORMAT` with electrostatics."""
     type_map: tuple[str, ...]
     """Chemical symbols by type."""
     neighbors: ListMetadata
@@ -100,8 +118,15 @@ class FrozenMetadata(Config):
     """Used where none are given."""
     spin: SpinMetadata | None = None
     """For magnetic models."""
+    electrostatics: ElectrostaticsMetadata | None = None
+    """For models with electrostatics, which have further graphs."""
     digest: str
     """Digest of configuration and parameters of the model that was frozen."""
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs in the package."""
+        return GRAPHS if self.electrostatics is None else LONG_RANGE_GRAPHS
 
     @property
     def inputs(self) -> ModelInputs:
@@ -129,7 +154,7 @@ def read_metadata(path: str | Path) -> FrozenMetadata:
         raise ModelError(
             f"{path} is not a model frozen by dpsim, or is truncated: make it with 'dpsim freeze'"
         ) from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") not in (FORMAT, LONG_RANGE_FORMAT):
         version = found.get("format") if isinstance(found, dict) else None
         raise ModelError(
             f"{path}: frozen format {version!r} is not known to this dpsim (format {FORMAT}): freeze the model again"

@@ -15,6 +15,8 @@ from torch import Tensor
 
 COULOMB = 14.39964535475696995
 """e²/(4πε₀) in eV Å."""
+_ROUNDING = 1e-12
+"""Relative error of the length of a cell vector."""
 
 
 class Reciprocal(NamedTuple):
@@ -33,8 +35,13 @@ class Reciprocal(NamedTuple):
 
 
 def grid(cell: Tensor, spacing: float) -> tuple[int, int, int]:
-    """Smallest even number of points along each cell vector at which they are at most `spacing` (Å) apart."""
-    sizes = [math.ceil(float(length) / spacing) for length in torch.linalg.vector_norm(cell.detach(), dim=1)]
+    """Smallest even number of points along each cell vector at which they are at most `spacing` (Å) apart.
+
+    A vector that is longer by rounding alone, as one of a rotated cell may be, counts as the whole number it is meant
+    to be.
+    """
+    lengths = torch.linalg.vector_norm(cell.detach(), dim=1)
+    sizes = [math.ceil(float(length) / spacing * (1 - _ROUNDING)) for length in lengths]
     return sizes[0] + sizes[0] % 2, sizes[1] + sizes[1] % 2, sizes[2] + sizes[2] % 2
 
 

@@ -121,7 +121,7 @@ class GradientStep:
         loss = weighted_sum(terms, weights)
         self.clock.lap("forward")
         if terms:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
         self.clock.lap("backward")
         return Outcome(loss.item(), detached(terms), self.loss.errors(predicted, batch))
 

@@ -1,12 +1,14 @@
-"""MD steps a second of a model on 192-atom water through LAMMPS; beside DeePMD-kit where it is installed.
+"""MD steps a second and memory through LAMMPS on water; beside DeePMD-kit where it is installed.
 
-    python tests/benchmarks/md.py [--model dpa3-l6] [--ranks 1] [--steps 20] [--replicate 1] [--peer DP]
+    python tests/benchmarks/md.py [--model dpa3-l6] [--layout 1x2 --layout 2x1] [--steps 10] [--replicate 1]
+                                  [--compressed] [--peer DP [--kept]]
 
-Prints one JSON line. Parameters are random and their energy is scaled down, so that the water stays where it is;
-the time of a step does not depend on that. Both sides run NVE for the same number of steps after three that are not
-counted, one thread a rank, with the same deck but for the pair style. `--peer` names the executable `dp` of another
-environment: its own model of the same size is trained for one step, frozen and run by its own `lmp`; `ratio` is its
-time of a step over ours.
+Prints one JSON line for each side and layout (ranks x threads). A model is an ``input.json`` of `inputs`. Parameters
+are random and the energy of ours is scaled down, so that the water stays where it is; the time of a step does not
+depend on that. Both sides run NVE for the same number of steps after three that are not counted, with the same deck
+but for the pair style. `--peer` names the executable `dp` of another environment: its model is trained for one step,
+frozen and run by its own `lmp`; with `--kept` a second time with glibc told to keep memory. Memory is the largest
+resident size of a rank. `ratio` compares the best layouts of both sides.
 """
 
 from __future__ import annotations
@@ -14,23 +16,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
-import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import torch
-from training import peer_input, water
+from peer import Peer
+from processes import Run, machine, run
+from training import MODELS, prepare, sides
+from water import write_lammps
 
-from dpsim.data import write_npy
-from dpsim.export.compile import compile_model
-from dpsim.lammps.launcher import lammps_command
-from dpsim.model.presets import PRESETS, preset
-from dpsim.train.config import TrainConfig
-
-TYPE_MAP = ("O", "H")
-LOOP = re.compile(r"Loop time of ([0-9.eE+-]+) on")
+LOOP = re.compile(r"Loop time of ([0-9.eE+-]+) on (\d+) procs for (\d+) steps with (\d+) atoms")
+CPU = re.compile(r"^([0-9.]+)% CPU use", re.MULTILINE)
 
 
 def deck(pair: str, steps: int, replicate: int) -> str:
@@ -46,85 +44,118 @@ def deck(pair: str, steps: int, replicate: int) -> str:
     )  # fmt: skip
 
 
-def write_water(path: Path) -> None:
-    """One frame of `training.water` as a LAMMPS data file."""
-    frame = water(1)[0]
-    assert frame.cell is not None
-    lines = ["water", "", "192 atoms", "2 atom types", ""]
-    lines += [f"0.0 {frame.cell[i, i]:.10f} {axis}lo {axis}hi" for i, axis in enumerate("xyz")]
-    lines += ["", "Masses", "", "1 15.999", "2 1.008", "", "Atoms # atomic", ""]
-    atoms = zip(frame.types, frame.positions % frame.cell[0, 0], strict=True)
-    lines += [f"{i} {t + 1} {x:.10f} {y:.10f} {z:.10f}" for i, (t, (x, y, z)) in enumerate(atoms, 1)]
-    path.write_text("\n".join(lines) + "\n")
+def freeze_ours(folder: Path, compressed: bool) -> None:
+    """Write the model of ``input.json`` with random parameters as ``model.pt2``."""
+    import torch
 
+    from dpsim.cli.train import Start, read_peer_input
+    from dpsim.export.compile import compile_model
+    from dpsim.model.compress import compress
+    from dpsim.train.config import TrainConfig, resolve_model
 
-def seconds_a_step(argv: list[str], env: dict[str, str] | None, folder: Path, steps: int) -> float:
-    """Run LAMMPS and read the loop time of the second run."""
-    done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    loops = LOOP.findall(done.stdout)
-    if done.returncode or len(loops) != 2:
-        raise SystemExit(f"{argv} ended with code {done.returncode}:\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
-    return float(loops[1]) / steps
-
-
-def ours(name: str, folder: Path, ranks: int, steps: int, replicate: int) -> float:
-    """Seconds a step of dpsim."""
-    model = preset(name, TYPE_MAP).build(1)
+    request = read_peer_input(folder / "input.json", (), Start(None, False, None, False))
+    assert request.type_map is not None
+    model: Any = resolve_model(TrainConfig.model_validate(request.settings), request.type_map).build(1)
     with torch.no_grad():
         for network in model.fitting.networks:
             network.output.weight.mul_(1e-3)
-    compile_model(model, folder / "model.pt2")
+    compile_model(compress(model, 0.8).model if compressed else model, folder / "model.pt2")
+
+
+def facts(done: Run) -> dict[str, Any]:
+    """Times and memory of a run of LAMMPS, by its own account of the second ``run``."""
+    loops = LOOP.findall(done.output)
+    if len(loops) != 2:
+        raise SystemExit(f"LAMMPS made {len(loops)} runs, expected 2:\n{done.output[-1500:]}")
+    seconds, ranks, steps, atoms = loops[1]
+    busy = float(CPU.findall(done.output)[-1]) / 100 * int(ranks)
+    return {
+        "atoms": int(atoms),
+        "seconds_a_step": round(float(seconds) / int(steps), 5),
+        "cpu_seconds_a_step": round(float(seconds) / int(steps) * busy, 5),
+        "peak_memory_mb": done.peak_memory_mb,
+    }
+
+
+def ours(folder: Path, ranks: int, threads: int, steps: int, replicate: int) -> dict[str, Any]:
+    """Run dpsim's plugin."""
+    from dpsim.lammps.launcher import lammps_command
+
     (folder / "in.dpsim").write_text(deck("pair_style dpsim model.pt2", steps, replicate))
-    argv, env = lammps_command(ranks, folder / "in.dpsim")
-    return seconds_a_step(argv, env, folder, steps)
+    argv, env = lammps_command(ranks, folder / "in.dpsim", threads=threads, log="none")
+    return facts(run(argv, folder, env))
 
 
-def peer(dp: str, name: str, folder: Path, ranks: int, steps: int, replicate: int) -> float:
-    """Seconds a step of DeePMD-kit on a model of the same size."""
-    home = Path(dp).resolve().parent
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "DP_INTRA_OP_PARALLELISM_THREADS": "1"}
-    env["DP_INTER_OP_PARALLELISM_THREADS"] = "1"
-    env["PATH"] = os.pathsep.join([str(home), env.get("PATH", "")])
-    cuda = sorted(
-        home.parent.glob("lib/python3*/site-packages/nvidia/*/lib")
-    )  # its LAMMPS library wants cudart even on a CPU
-    env["LD_LIBRARY_PATH"] = os.pathsep.join([*map(str, cuda), env.get("LD_LIBRARY_PATH", "")])
-    config = TrainConfig.model_validate({"model": {"preset": name}, "steps": 1, "batch_size": 1})
-    data = [Path(path).resolve() for path in write_npy(water(4), folder / "data", TYPE_MAP)]
-    (folder / "input.json").write_text(json.dumps(peer_input(config, data, 1)))
-    for command in (["train", "input.json", "--skip-neighbor-stat"], ["freeze", "-o", "peer.pth"]):
-        done = subprocess.run([dp, "--pt", *command], cwd=folder, env=env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"dp {command[0]} failed:\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
-    (folder / "in.peer").write_text(deck("pair_style deepmd peer.pth", steps, replicate))
-    argv = [str(home / "mpiexec"), "-n", str(ranks), str(home / "lmp"), "-in", "in.peer", "-log", "none"]
-    return seconds_a_step(argv, env, folder, steps)
+def prepare_peer(peer: Peer, model: str, folder: Path, compressed: bool) -> None:
+    """Train and freeze a model of the peer, and write its deck's model name."""
+    prepare(model, folder, 1)
+    peer.train(folder, 1, {}, statistics=compressed)
+    write_lammps(folder / "water.data")
+    (folder / "model.txt").write_text(peer.freeze(folder, compress=compressed))
+
+
+def measure(
+    model: str, layouts: list[tuple[int, int]], steps: int, replicate: int, compressed: bool, dp: str | None, kept: bool
+) -> list[dict[str, Any]]:
+    """One row for each side and layout."""
+    rows: list[dict[str, Any]] = []
+
+    def add(side: str, ranks: int, threads: int, found: dict[str, Any]) -> None:
+        layout = {"ranks": ranks, "threads": threads}
+        rows.append({"benchmark": "md", "model": model, "compressed": compressed, "side": side, **layout, **found})
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "dpsim")
+        prepare(model, folder, 1)
+        write_lammps(folder / "water.data")
+        # in a process of its own, as what a compiler leaves behind is no part of the memory of a run
+        freezing = [sys.executable, __file__, "--freeze", str(folder), *(["--compressed"] if compressed else [])]
+        run(freezing, folder, {**os.environ, "OMP_NUM_THREADS": "1"})
+        for ranks, threads in layouts:
+            add("dpsim", ranks, threads, ours(folder, ranks, threads, steps, replicate))
+        if dp:
+            peer, folder = Peer(dp), Path(scratch, "peer")
+            prepare_peer(peer, model, folder, compressed)
+            pair = f"pair_style deepmd {(folder / 'model.txt').read_text()}"
+            (folder / "in.peer").write_text(deck(pair, steps, replicate))
+            for side, extra in sides(dp, kept):
+                for ranks, threads in layouts:
+                    add(side, ranks, threads, facts(peer.lammps(folder, "in.peer", ranks, threads, extra)))
+    best = {
+        side: min(row["seconds_a_step"] for row in rows if row["side"] == side) for side in {r["side"] for r in rows}
+    }
+    for row in rows:
+        if row["side"] != "dpsim":
+            row["ratio"] = round(best[row["side"]] / best["dpsim"], 2)
+    return rows
+
+
+def layout(text: str) -> tuple[int, int]:
+    """Ranks and threads from ``2x1``."""
+    ranks, threads = text.split("x")
+    return int(ranks), int(threads)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="dpa3-small", choices=list(PRESETS))
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--model", default="dpa3-l6", choices=MODELS)
+    parser.add_argument("--layout", type=layout, action="append", metavar="RxT", help="ranks x threads; repeatable")
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--replicate", type=int, default=1, help="copies of the box along each axis")
+    parser.add_argument("--compressed", action="store_true", help="tables instead of embedding networks")
     parser.add_argument("--peer", help="executable dp of another environment")
+    parser.add_argument("--kept", action="store_true", help="the peer also with an allocator that keeps memory")
+    parser.add_argument("--freeze", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_water(folder / "water.data")
-        arguments = (options.model, folder, options.ranks, options.steps, options.replicate)
-        result: dict[str, object] = {
-            "benchmark": "md", "model": options.model, "atoms": 192 * options.replicate**3, "ranks": options.ranks,
-            "device": "cpu", "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-            "load": os.getloadavg()[0],
-        }  # fmt: skip
-        step = ours(*arguments)
-        result |= {"seconds_a_step": round(step, 5), "steps_a_second": round(1 / step, 3)}
-        if options.peer:
-            other = peer(options.peer, *arguments)
-            result |= {"peer_seconds_a_step": round(other, 5), "ratio": round(other / step, 2)}
-    print(json.dumps(result))
+    if options.freeze:
+        return freeze_ours(options.freeze, options.compressed)
+    rows = measure(
+        options.model, options.layout or [(1, 2), (2, 1)], options.steps, options.replicate, options.compressed,
+        options.peer, options.kept,
+    )  # fmt: skip
+    for row in rows:
+        print(json.dumps({**row, **machine()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,20 @@ import torch
 from ase import Atoms
 from pydantic import ValidationError
 
+from dpsim import ops
 from dpsim.calculators.ase import DPCalculator
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, load
-from dpsim.calculators.freeze import freeze
 from dpsim.errors import ConfigError, DataError, ModelError
-from dpsim.export.compile import compile_model
+from dpsim.export.compile import describe, trace_all
 from dpsim.fittings import DipoleFittingConfig
 from dpsim.model.checkpoint import load_model, save_model, state_digest
 from dpsim.model.compose.dplr import compose
 from dpsim.model.compose.dplr_config import DPLRModelConfig
 from dpsim.model.config import ModelConfig, read_config
 from dpsim.physics.ewald import reciprocal
+from dpsim.physics.neighborhood import collate
+from dpsim.physics.neighbors import frame_graph
 
 WEIGHTS = np.array([1.0, -8.0, 8.0, -1.0]) / 12.0
 STENCIL = (-2, -1, 1, 2)
@@ -149,15 +151,42 @@ def test_in_ase(potential):
     np.testing.assert_allclose(atoms.get_stress(voigt=False), -expected.virial / volume, rtol=1e-9, atol=1e-12)
 
 
-def test_what_needs_a_function_of_neighbours_is_refused(model, potential, tmp_path):
-    with pytest.raises(ModelError, match="a model with electrostatics cannot be frozen"):
-        compile_model(model, tmp_path / "m.pt2")
-    with pytest.raises(ModelError, match="a model with electrostatics cannot be frozen"):
-        freeze(model, tmp_path / "m.pt2")
-    assert not list(tmp_path.iterdir())
+def test_a_hessian_is_refused(potential):
     positions, types, cell = crystal()
     with pytest.raises(ModelError, match="has electrostatics, whose second derivatives are not there"):
         potential.hessian(positions, types, cell)
+
+
+@pytest.mark.skipif(not ops.load(), reason="no native operators")
+def test_graphs_of_the_frozen_form(model):
+    """Short-range energies, dipoles, and how the work of forces on the centroids changes with the edges."""
+    programs = trace_all(model, "cpu")
+    assert tuple(programs) == describe(model, "cpu").graphs == ("model", "dipole", "dipole_gradient")
+    for seed, n in ((0, 8), (1, 3)):
+        positions, types, cell = crystal(seed)
+        hood = collate([frame_graph(positions[:n], types[:n], cell, model.neighbors)])
+        displacements = hood.displacements.clone().requires_grad_(True)
+        dipoles = model.dipoles(hood._replace(displacements=displacements))
+        forces = torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 3)))
+        (expected,) = torch.autograd.grad((forces * dipoles).sum(), displacements)
+        inputs = hood.tensors()
+        energies, _ = programs["model"].module()(*inputs)
+        torch.testing.assert_close(energies, model(hood), rtol=0, atol=1e-12)
+        torch.testing.assert_close(programs["dipole"].module()(*inputs)[0], dipoles, rtol=0, atol=1e-12)
+        found = programs["dipole_gradient"].module()(*inputs, forces)[0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_header_of_the_frozen_form(model):
+    """A format of its own, so that nothing takes the short-range part for the whole."""
+    metadata = describe(model, "cpu")
+    assert metadata.format == 3
+    assert metadata.electrostatics is not None
+    assert metadata.electrostatics.model_dump() == {
+        "ion_charge": (6.0, 1.0), "centroid_charge": (-8.0, 0.0), "ewald_h": 1.0, "ewald_beta": 0.4
+    }  # fmt: skip
+    plain = describe(model.models[0], "cpu")
+    assert (plain.format, plain.electrostatics, plain.graphs) == (2, None, ("model",))
 
 
 def wannier(type_map=("O", "H"), **fitting):

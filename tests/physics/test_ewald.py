@@ -110,6 +110,15 @@ def test_grid_is_even(length, spacing, size):
     assert grid(torch.eye(3, dtype=torch.float64) * length, spacing) == (size,) * 3
 
 
+def test_grid_of_a_rotated_cell():
+    """Lengths that are whole numbers stay so."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0])
+        assert grid(torch.diag(torch.tensor([10.0, 4.0, 6.0], dtype=torch.float64)) @ turn, 1.0) == (10, 4, 6)
+    assert grid(torch.eye(3, dtype=torch.float64) * 4.0000001, 1.0) == (6, 6, 6)
+
+
 def test_no_charges():
     found = reciprocal(torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.float64), CELL, 1.0, 0.4)
     assert found.energy.item() == 0.0

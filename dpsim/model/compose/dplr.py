@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from dpsim import ops
 from dpsim.config import first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.base import Model
 from dpsim.model.compose.linear import CombinedModel
-from dpsim.physics.derivatives import forces_from_edges
-from dpsim.physics.ewald import Reciprocal, reciprocal
+from dpsim.physics.centroids import LongRange, SmearedCharges, electrostatics
 from dpsim.physics.neighborhood import Neighborhood
 
 if TYPE_CHECKING:
     from dpsim.model.compose.dplr_config import DPLRModelConfig
-
-
-class LongRange(NamedTuple):
-    """Electrostatic energy of atoms and what follows from it; N atoms of all frames."""
-
-    atomic_energy: Tensor
-    """(N,) eV: the shares of an atom's ion and centroid."""
-    forces: Tensor
-    """(N, 3) eV/Å; centroids follow the atoms as their dipoles do."""
-    atomic_virial: Tensor
-    """(N, 3, 3) eV; the sum over a frame is −dE/dstrain."""
 
 
 class DPLRModel(CombinedModel):
@@ -66,34 +53,18 @@ class DPLRModel(CombinedModel):
         """
         displacements = neighborhood.displacements.detach().requires_grad_(True)
         with torch.enable_grad():
-            hood = neighborhood._replace(displacements=displacements)
-            dipoles = self.dipoles(hood)
-            ions, centroids = self._sums(hood, positions, dipoles.detach(), cells)
-            work = (centroids.forces * dipoles).sum()
-            (slope,) = torch.autograd.grad(work, displacements, materialize_grads=True)
-        gradient = -slope
-        by_edge = -(gradient.unsqueeze(2) * neighborhood.displacements.unsqueeze(1))
-        # the virial of the sums moves the centroids with the cell: what that adds to their dipoles is taken out
-        stretched = centroids.forces.unsqueeze(2) * dipoles.detach().unsqueeze(1)
-        virial = ions.atomic_virial + centroids.atomic_virial - stretched
-        return LongRange(
-            atomic_energy=ions.atomic_energy + centroids.atomic_energy,
-            forces=ions.forces + centroids.forces + forces_from_edges(gradient, neighborhood),
-            atomic_virial=virial + ops.scatter_rows(by_edge, neighborhood.neighbor, neighborhood.types),
-        )
+            dipoles = self.dipoles(neighborhood._replace(displacements=displacements))
 
-    def _sums(
-        self, hood: Neighborhood, positions: Tensor, dipoles: Tensor, cells: Tensor
-    ) -> tuple[Reciprocal, Reciprocal]:
-        """Ewald sums of all frames, their rows divided into those of ions and those of centroids."""
-        ion, centroid = (charge.index_select(0, hood.types) for charge in (self.ion_charge, self.centroid_charge))
-        found = []
-        for f, cell in enumerate(cells):
-            mine = hood.frame == f
-            sites = torch.cat([positions[mine], positions[mine] + dipoles[mine]])
-            charges = torch.cat([ion[mine], centroid[mine]])
-            found.append(reciprocal(sites, charges, cell, self.config.ewald_h, self.config.ewald_beta))
-        return _joined(found, 0), _joined(found, 1)
+        def pull(forces: Tensor) -> Tensor:
+            (slope,) = torch.autograd.grad((forces * dipoles).sum(), displacements, materialize_grads=True)
+            return slope
+
+        return electrostatics(neighborhood, positions, cells, self.charges, dipoles.detach(), pull)
+
+    @property
+    def charges(self) -> SmearedCharges:
+        """Charges by type, and how their energy is summed."""
+        return SmearedCharges(self.ion_charge, self.centroid_charge, self.config.ewald_h, self.config.ewald_beta)
 
 
 def compose(
@@ -130,14 +101,3 @@ def compose(
     for part, given in zip(whole.models, (model, dipole), strict=True):
         part.load_state_dict(given.state_dict())
     return whole
-
-
-def _joined(frames: list[Reciprocal], half: int) -> Reciprocal:
-    """First or second half of the rows of each frame, all frames in one."""
-    rows = []
-    for frame in frames:
-        n = len(frame.forces) // 2
-        mine = slice(half * n, (half + 1) * n)
-        rows.append((frame.forces[mine], frame.atomic_energy[mine], frame.atomic_virial[mine]))
-    forces, energy, virial = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    return Reciprocal(energy.sum(), forces, virial.sum(0), energy, virial)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dpsim.model.base import Model
 from dpsim.physics.derivatives import sum_by_frame
 from dpsim.train.loader import Batch
-from dpsim.train.loss.terms import Term, Terms, expanded, reduced
+from dpsim.train.loss.terms import Joining, Term, Terms, expanded, reduced
 
 Predicted = TypeVar("Predicted")
 ConfigT = TypeVar("ConfigT", bound=Any)
@@ -28,10 +28,13 @@ class Loss(Generic[ConfigT, Predicted]):
         Fields of frames that it looks at.
     quantities
         What it shows errors of; root mean squares of them are columns of the learning curve.
+    joining
+        What a term of several batches together is.
     """
 
     labels: tuple[str, ...]
     quantities: tuple[str, ...]
+    joining: Joining = "mean"
     makers: ClassVar[dict[str, Callable[[Any, Any, Batch], Term | None]]]
     """Makes each term; None where no label counts."""
 
@@ -40,6 +43,10 @@ class Loss(Generic[ConfigT, Predicted]):
 
     def predict(self, batch: Batch, *, training: bool) -> Predicted:
         """What the model says of a batch; with `training`, in a form that the loss can be differentiated."""
+        raise NotImplementedError
+
+    def blank(self, batch: Batch) -> Predicted:
+        """A prediction of zeros, which tells what terms a batch has and how many things each of them sums."""
         raise NotImplementedError
 
     def terms(self, predicted: Predicted, batch: Batch) -> Terms:
@@ -72,6 +79,13 @@ class ValuesLoss(Loss[ConfigT, Values]):
             if self.model.intensive:
                 total = total / expanded(batch.n_atoms, total)
         return Values(total, atomic)
+
+    def blank(self, batch: Batch) -> Values:
+        """See `Loss.blank`."""
+        shape = self.model.output_shape
+        return Values(
+            batch.n_atoms.new_zeros((batch.n_frames, *shape)), batch.n_atoms.new_zeros((len(batch.frame), *shape))
+        )
 
     def errors(self, predicted: Values, batch: Batch, power: int = 2) -> Terms:
         """See `Loss.errors`; those of extensive values are per atom."""

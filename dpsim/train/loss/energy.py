@@ -65,6 +65,20 @@ class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
         found = found._replace(hessian=torch.cat([matrix.flatten() for matrix in bend.matrices()]))
         return found if training else Derivatives._make(None if x is None else x.detach() for x in found)
 
+    def blank(self, batch: Batch) -> Derivatives:
+        """See `Loss.blank`."""
+        n_frames, n_atoms = batch.n_frames, len(batch.frame)
+        zeros, hessian = batch.n_atoms.new_zeros, batch.labels.get("hessian")
+        return Derivatives(
+            energy=zeros(n_frames),
+            forces=zeros((n_atoms, 3)),
+            virial=zeros((n_frames, 3, 3)),
+            atomic_energy=zeros(n_atoms),
+            edge_gradient=zeros((0, 3)),
+            magnetic_forces=zeros((n_atoms, 3)) if self.model.spin is not None else None,
+            hessian=None if hessian is None else torch.zeros_like(hessian.values),
+        )
+
     def errors(self, predicted: Derivatives, batch: Batch, power: int = 2) -> Terms:
         """See `Loss.errors`: energy per atom, forces per component, virial per atom and component."""
         found: Terms = {}

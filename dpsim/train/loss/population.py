@@ -10,7 +10,7 @@ from dpsim.model.base import Model
 from dpsim.physics.derivatives import sum_by_frame
 from dpsim.train.loader import Batch
 from dpsim.train.loss.base import Values, ValuesLoss
-from dpsim.train.loss.terms import Term, expanded, measure, per_frame
+from dpsim.train.loss.terms import Term, expanded, joining, measure, per_frame, rooted
 from dpsim.train.loss_config import PopulationLossConfig
 
 
@@ -21,7 +21,7 @@ class PopulationLoss(ValuesLoss[PopulationLossConfig]):
 
     def __init__(self, config: PopulationLossConfig, model: Model) -> None:
         super().__init__(config, model)
-        self.measure = measure(config.function, config.beta)
+        self.measure, self.joining = measure(config.function, config.beta), joining(config.function)
 
     def _sum(self, errors: Tensor, factors: Tensor) -> Term:
         """Sum over the batch of the measured rows (M, ...), each times its factor (M,)."""
@@ -29,8 +29,7 @@ class PopulationLoss(ValuesLoss[PopulationLossConfig]):
         if self.config.function != "rmse":
             return Term((self.measure(errors) * factors).sum(), 1)
         counted = (factors > 0).to(errors.dtype)  # the root of the mean, counted for every error
-        mean = (errors.square() * counted).sum() / counted.sum()
-        return Term(mean.sqrt() * factors.sum(), 1)
+        return rooted((errors.square() * counted).sum(), counted.sum().item(), factors.sum().item())
 
     def _of_atoms(self, predicted: Values, batch: Batch, spin: bool) -> Term | None:
         label = batch.labels.get("atomic_population")

@@ -7,7 +7,7 @@ from typing import ClassVar
 from dpsim.model.base import Model
 from dpsim.train.loader import Batch
 from dpsim.train.loss.base import Values, ValuesLoss
-from dpsim.train.loss.terms import Term, expanded, measure, reduced
+from dpsim.train.loss.terms import Term, expanded, joining, measure, reduced, rooted
 from dpsim.train.loss_config import PropertyLossConfig
 
 _SMALL = 1e-3
@@ -22,6 +22,7 @@ class PropertyLoss(ValuesLoss[PropertyLossConfig]):
     def __init__(self, config: PropertyLossConfig, model: Model) -> None:
         super().__init__(config, model)
         self.measure, self.deviation = measure(config.function, config.beta), model.out_std[0]
+        self.joining = joining(config.function)
 
     def _property(self, predicted: Values, batch: Batch) -> Term | None:
         label = batch.labels.get("property")
@@ -34,6 +35,6 @@ class PropertyLoss(ValuesLoss[PropertyLossConfig]):
         if self.config.function == "mape":
             return reduced(((found - expected) / (expected + _SMALL)).abs(), label)
         term = reduced(self.measure((found - expected) / self.deviation), label)
-        return Term((term.total / term.size).sqrt(), 1) if self.config.function == "rmse" else Term(term.total, 1)
+        return rooted(term.total, term.size) if self.config.function == "rmse" else Term(term.total, 1)
 
     makers: ClassVar = {"property": _property}

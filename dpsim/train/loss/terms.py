@@ -6,7 +6,7 @@ F frames, N atoms.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,14 +17,35 @@ Measure = Callable[[Tensor], Tensor]
 """Function of errors, element by element."""
 
 
+Joining = Literal["mean", "sum", "root"]
+"""What a term of several batches together is: the mean over all they hold, the sum of their terms, or the root of a
+mean over all they hold."""
+
+
+class Root(NamedTuple):
+    """What a term that is a root is made of: ``factor · sqrt(squares / number)``; all three add up over batches."""
+
+    squares: Tensor
+    number: float
+    factor: float | None = None
+    """None: 1, however many the batches."""
+
+
 class Term(NamedTuple):
     """Mean error as a sum and the number of things summed."""
 
     total: Tensor
     size: int
+    root: Root | None = None
 
 
 Terms = dict[str, Term]
+
+
+def rooted(squares: Tensor, number: float, factor: float | None = None) -> Term:
+    """Root of a mean of squares, times a factor."""
+    value = (squares / number).sqrt()
+    return Term(value if factor is None else value * factor, 1, Root(squares, number, factor))
 
 
 def weighted_sum(terms: Mapping[str, Term], prefactors: Mapping[str, float]) -> Tensor:
@@ -87,3 +108,10 @@ def measure(name: str, beta: float | None) -> Measure:
     if name == "smooth_mae":
         return lambda x: smooth_mae(x, 1.0 if beta is None else beta)
     return torch.abs if name == "mae" else torch.square
+
+
+def joining(function: str) -> Joining:
+    """How the terms of several batches join, where `measure` has this name; a batch is a sum of its errors."""
+    if function == "rmse":
+        return "root"
+    return "mean" if function == "mape" else "sum"

@@ -1,0 +1,35 @@
+"""Trains with dpsim as an input.json of DeePMD-kit says, and prints a line after each step.
+
+    python tests/benchmarks/train_steps.py INPUT OUTPUT THREADS
+
+The same as ``dpsim train INPUT -o OUTPUT``, which reports once a second only.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Train."""
+    from dpsim.cli.train import Start, read_peer_input
+
+    source, output, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    request = read_peer_input(source, (), Start(None, False, None, False))
+
+    from dpsim.train.config import TrainConfig
+    from dpsim.train.trainer import train
+
+    def after_step() -> bool:
+        print("step done", flush=True)
+        return False
+
+    train(
+        TrainConfig.model_validate(request.settings), output, train_data=request.data, valid_data=request.valid,
+        type_map=request.type_map, stop=after_step, threads=threads, device="cpu",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
