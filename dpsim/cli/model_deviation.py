@@ -10,7 +10,7 @@ from dpsim.cli.common import json_option, print_json, shown
 
 
 @click.command("deviation")
-@click.option("-m", "--model", "models", multiple=True, required=True, help="A model of the ensemble; give two or more.",
+@click.option("-m", "--model", "models", multiple=True, required=True, help="A model; give two or more.",
               type=click.Path(path_type=Path, exists=True, dir_okay=False))  # fmt: skip
 @click.option("-s", "--structures", required=True, help="A file that ASE reads, or a data set.",
               type=click.Path(path_type=Path, exists=True))  # fmt: skip

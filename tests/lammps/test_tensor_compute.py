@@ -95,7 +95,11 @@ INPUTS = {
     "potential": (ZERO, "ENERGY O H", r'is a potential; use "pair_style dpsim .*" and "compute pe/atom"'),
     "keyword": (ZERO, "DIPOLE O H speed 3", r"compute dpsim/tensor/atom: unknown keyword speed"),
     "fparam": (ZERO, "DIPOLE O H fparam 3", r"takes no frame parameters; leave out the keyword fparam"),
-    "cutoff": ("pair_style zero 3.0\npair_coeff * *", "DIPOLE O H", r"types 1 and 1 are listed up to 3 A, .* 4 A"),
+    "cutoff": (
+        "pair_style zero 3.0\npair_coeff * *",
+        "DIPOLE O H",
+        r"types 1 and 1 are listed up to a distance of 3, .* up to 4",
+    ),
     "no pair style": ("", "DIPOLE O H", r'needs a pair style, .* write "pair_style zero 4"'),
 }
 
