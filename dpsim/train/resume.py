@@ -41,9 +41,6 @@ class Resume(NamedTuple):
 def find_resume(folder: Path, restart: str | Path | None, workers: Workers = ALONE) -> Resume | None:
     """Checkpoint to go on from: the one asked for, else the newest of the folder, else none.
 
-    Going back to an older checkpoint of the folder takes the newer ones out of it, as the steps after it are
-    made anew.
-
     Parameters
     ----------
     workers
@@ -66,17 +63,14 @@ def _found(folder: Path, restart: str | Path | None) -> Resume | None:
     if restart is None:
         found = checkpoints(folder)
         return Resume(found[-1][1], load_state(found[-1][1])) if found else None
-    path = Path(restart)
-    state = load_state(path)
-    for step, later in checkpoints(folder):
-        if step > state.step or (step == state.step and later.resolve() != path.resolve()):
-            log.warning("%s is removed, as training goes back to %s", later, path)
-            later.unlink()
-    return Resume(path, state)
+    return Resume(Path(restart), load_state(Path(restart)))
 
 
 def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], folder: Path) -> None:
     """Refuse to go on from a checkpoint of another training.
+
+    Going back to an older checkpoint of the folder takes the newer ones out of it, as the steps after it are
+    made anew.
 
     Raises
     ------
@@ -102,6 +96,10 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
         raise ConfigError(
             f"{path} is past the last step (steps: {config.total_steps}): raise steps, or train into another folder"
         )
+    for step, later in checkpoints(folder):  # not before all is known to fit
+        if step > state.step or (step == state.step and later.resolve() != path.resolve()):
+            log.warning("%s is removed, as training goes back to %s", later, path)
+            later.unlink(missing_ok=True)
 
 
 def declared_settings(
