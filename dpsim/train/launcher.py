@@ -9,39 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from dpsim.errors import ConfigError, SetupError
 from dpsim.train.distributed import ALONE, TIMEOUT, Workers
+from dpsim.train.place import TORCHRUN, Launcher, Place, recognised
 
-Launcher = Literal["auto", "torchrun", "mpi", "none"]
-
-_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""What MPI launchers, and ``srun``, tell the number of their processes by."""
 _PATIENCE = 10.0
 """Seconds in which the other processes end by themselves."""
-
-
-class Place(NamedTuple):
-    """Which of the processes this is."""
-
-    rank: int
-    number: int
-    local_rank: int
-    local_number: int
-
-
-def recognised(environment: Mapping[str, str]) -> Launcher:
-    """What started this process, by its environment; ``none`` if there is no other process."""
-    if all(name in environment for name in _TORCHRUN):
-        return "torchrun"
-    several = any(environment.get(name, "1") != "1" for name in _MPI_SIZES)
-    return "mpi" if several else "none"
 
 
 @contextlib.contextmanager
@@ -112,7 +91,7 @@ def _share_cores(place: Place) -> None:
 def _by_torchrun() -> tuple[Place, Any, bool]:
     from torch.distributed.rendezvous import rendezvous
 
-    missing = [name for name in _TORCHRUN if name not in os.environ]
+    missing = [name for name in TORCHRUN if name not in os.environ]
     if missing:
         raise SetupError(
             f"launcher: torchrun sets {missing[0]}, which is not set: start with `torchrun --nproc-per-node N -m dpsim "

@@ -18,7 +18,8 @@ from dpsim.data import Dataset
 from dpsim.errors import ConfigError, DpsimError
 from dpsim.train.config import TrainConfig
 from dpsim.train.distributed import Workers
-from dpsim.train.launcher import Place, connected, join_store, started
+from dpsim.train.launcher import connected, join_store, started
+from dpsim.train.place import Place
 from dpsim.train.result import TrainResult
 from dpsim.train.trainer import train
 

@@ -13,7 +13,9 @@ log = logging.getLogger("dpsim.train")
 
 WAITING = "waiting for data"
 """Part of a step in which there is nothing to compute with yet."""
-_ORDER = (WAITING, "forward", "backward", "optimizer")
+EXCHANGE = "other ranks"
+"""Part of a step in which gradients are added up, after waiting for the slowest process."""
+_ORDER = (WAITING, "forward", "backward", EXCHANGE, "optimizer")
 MUCH, NOTICED = 0.1, 10.0
 """Share of the time, and seconds, of waiting that are worth a warning."""
 

@@ -19,7 +19,7 @@ from dpsim.train.loader import Batch, Label
 from dpsim.train.loss import AnyLoss, Term, Terms
 from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from dpsim.train.optimizer_config import KalmanConfig
-from dpsim.train.running import Clock
+from dpsim.train.running import EXCHANGE, Clock
 from dpsim.train.schedule import LearningRate, prefactor
 
 Tag = TypeVar("Tag")
@@ -115,12 +115,16 @@ class GradientStep:
         hold = len(batches) == 1 or self.loss.joining == "root"
         held = [self._forward(batch) for batch in batches] if hold else []
         union = self.joint.union(self.loss, self.head, batches, [terms for _, terms in held] if hold else None)
+        if not self.joint.workers.alone:
+            self.clock.lap(EXCHANGE)
         found = [
             self._backward(batch, *(held[k] if hold else self._forward(batch)), union, weights)
             for k, batch in enumerate(batches)
         ]
         outcome = union.outcome(found, weights)
-        self.gradients.add()
+        if not self.joint.workers.alone:
+            self.gradients.add()
+            self.clock.lap(EXCHANGE)
         norm = clip_gradients(self.parameters, self.max_norm).item()
         if not (math.isfinite(outcome.loss) and math.isfinite(norm)):
             raise NotFiniteError(outcome.loss, norm)
