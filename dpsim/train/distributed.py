@@ -26,7 +26,8 @@ TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others within a step; one that ends is noticed at once."""
 _FAILURE = "dpsim/failure"
 _FAILURES, _HEARD = "dpsim/failures", "dpsim/heard"
-_LINGER = 5.0
+_COURTESY = timedelta(milliseconds=300)
+_LINGER = 3.0
 """Seconds that the others are given to hear, or to tell, what went wrong."""
 
 
@@ -97,6 +98,15 @@ class Workers:
         with self._talking():
             dist.all_gather_object(found, value)
         return found
+
+    def collect(self, value: Value) -> list[Value]:
+        """Values of all processes, in their order, for the first; nothing for the others."""
+        if self.alone:
+            return [value]
+        found: list[Any] | None = [None] * self.number if self.first else None
+        with self._talking():
+            dist.gather_object(value, found)
+        return found or []
 
     def once(self, make: Callable[[], Value]) -> Value:
         """Make something in the first process, for all; however long it takes."""
@@ -182,6 +192,8 @@ class Workers:
     def _failed(self, error: BaseException) -> BaseException:
         """Tell the others, or hear from them; what this process raises."""
         with contextlib.suppress(RuntimeError):  # the store may be gone with its process
+            if not self.first and not isinstance(error, Lost):
+                self._let_first_speak()
             told = not isinstance(error, Lost) and self.store.add(_FAILURES, 1) == 1
             if told:
                 self.store.set(_FAILURE, json.dumps(_record(error, self.title)))
@@ -199,16 +211,26 @@ class Workers:
             )
         return error
 
+    def _let_first_speak(self) -> None:
+        """Where all found the same wrong, the first says it."""
+        with contextlib.suppress(dist.DistStoreError):
+            self.store.wait([_FAILURE], _COURTESY)
+
     def _said(self) -> dict[str, Any] | None:
         """What the first process to fail has said, if it had the time."""
-        with contextlib.suppress(dist.DistStoreError):
-            self.store.wait([_FAILURE], timedelta(seconds=_LINGER))
-            return dict(json.loads(self.store.get(_FAILURE)))
+        end = time.monotonic() + _LINGER
+        while time.monotonic() < end:
+            gone = bool(self.fate())
+            if self.store.check([_FAILURE]):
+                return dict(json.loads(self.store.get(_FAILURE)))
+            if gone:
+                break
+            time.sleep(0.02)
         return None
 
     def _linger(self) -> None:
         """Keep the store until all have heard."""
-        end = time.monotonic() + _LINGER
+        end = time.monotonic() + (_LINGER if self.number > 2 or not self.fate() else 0.0)
         while self.hosts_store and self.store.add(_HEARD, 0) < self.number and time.monotonic() < end:
             time.sleep(0.02)
 

@@ -180,16 +180,13 @@ def _start(rank: int, number: int, port: int, device: str) -> subprocess.Popen[b
 
 
 def _fate(others: list[subprocess.Popen[bytes]]) -> str:
-    """Which of the processes ended, and how."""
-    end = time.monotonic() + 1.0
-    while time.monotonic() < end:
-        for rank, process in enumerate(others, start=1):
-            code = process.poll()
-            if code is not None and code < 0:
-                return f"process {rank} was ended by signal {-code} ({signal.strsignal(-code)})"
-            if code:
-                return f"process {rank} ended with status {code}"
-        time.sleep(0.02)
+    """Which of the processes ended, and how; empty if none did."""
+    for rank, process in enumerate(others, start=1):
+        code = process.poll()
+        if code is not None and code < 0:
+            return f"process {rank} was ended by signal {-code} ({signal.strsignal(-code)})"
+        if code is not None:
+            return f"process {rank} ended with status {code}"
     return ""
 
 

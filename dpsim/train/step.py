@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -18,9 +19,10 @@ from dpsim.train.kalman import KalmanFilter, chosen_atoms, factor
 from dpsim.train.loader import Batch, Label
 from dpsim.train.loss import AnyLoss, Term, Terms
 from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
-from dpsim.train.optimizer_config import KalmanConfig
+from dpsim.train.optimizer_config import AdamConfig, KalmanConfig, MuonConfig
 from dpsim.train.running import EXCHANGE, Clock
 from dpsim.train.schedule import LearningRate, prefactor
+from dpsim.train.sharding import DividedOptimizer
 
 Tag = TypeVar("Tag")
 
@@ -46,6 +48,9 @@ class Step(Protocol):
 
     def rate(self, number: int) -> float | None:
         """Learning rate of a step; None if there is no such thing."""
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Within, every process has the values of all parameters; all processes enter this together."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -99,19 +104,46 @@ class GradientStep:
         self.loss, self.parameters, self.clock = loss, parameters, clock
         self.joint, self.head = joint or Joint(), Head()
         self.max_norm, self.products = config.gradient_max_norm, config.matrix_products
-        self.optimizer = build_optimizer(config.optimizer, parameters)
-        self.gradients = Gradients(self.joint.workers, parameters)
+        self.optimizer, owners = self._optimizer(config.optimizer, config.zero)
+        self.gradients = Gradients(self.joint.workers, parameters, owners)
         self.schedule = LearningRate(config.learning_rate, config.total_steps, self.joint.workers.number)
+
+    def _optimizer(
+        self, config: AdamConfig | MuonConfig, zero: int
+    ) -> tuple[torch.optim.Optimizer | DividedOptimizer, list[int] | None]:
+        """The optimizer, and who needs which gradients."""
+        if zero == 0 or self.joint.workers.alone:
+            return build_optimizer(config, self.parameters), None
+        divided = DividedOptimizer(lambda own: build_optimizer(config, own), self.parameters, self.joint.workers, zero)
+        return divided, divided.owners if zero > 1 else None
 
     def rate(self, number: int) -> float:
         """See `Step.rate`."""
         return self.schedule(number)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """See `Step.whole`."""
+        if not isinstance(self.optimizer, DividedOptimizer):
+            yield
+            return
+        self.optimizer.gather()
+        yield
+        if self.optimizer.stage == 3:
+            self.optimizer.release()
+
+    def _clip(self) -> float:
+        if isinstance(self.optimizer, DividedOptimizer):
+            return self.optimizer.clip(self.max_norm)
+        return clip_gradients(self.parameters, self.max_norm).item()
 
     def __call__(self, batches: Sequence[Batch], number: int) -> Outcome:
         """See `Step.__call__`."""
         fraction = self.schedule.fraction(number)
         weights = {name: prefactor(pair, fraction) for name, pair in self.loss.config.active.items()}
         self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.optimizer, DividedOptimizer):
+            self.optimizer.gather()
         hold = len(batches) == 1 or self.loss.joining == "root"
         held = [self._forward(batch) for batch in batches] if hold else []
         union = self.joint.union(self.loss, self.head, batches, [terms for _, terms in held] if hold else None)
@@ -125,7 +157,7 @@ class GradientStep:
         if not self.joint.workers.alone:
             self.gradients.add()
             self.clock.lap(EXCHANGE)
-        norm = clip_gradients(self.parameters, self.max_norm).item()
+        norm = self._clip()
         if not (math.isfinite(outcome.loss) and math.isfinite(norm)):
             raise NotFiniteError(outcome.loss, norm)
         self.clock.lap("backward")
@@ -189,6 +221,10 @@ class KalmanStep:
 
     def rate(self, number: int) -> None:
         """See `Step.rate`."""
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """See `Step.whole`."""
+        return contextlib.nullcontext()
 
     def __call__(self, batches: Sequence[Batch], number: int) -> Outcome:
         """See `Step.__call__`."""

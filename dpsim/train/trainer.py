@@ -161,6 +161,8 @@ class Trainer:
         check_products(config.matrix_products, device, self.model.precision)
         if config.tensorboard:
             check_board()
+        if config.zero and workers.alone:
+            log.warning("zero: %d makes no difference in a single process", config.zero)
         freeze_parts(self.model, config.frozen)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.step, self.best, self.seconds = 0, Best(), 0.0
@@ -215,7 +217,8 @@ class Trainer:
                 loss = self._advance(task, head, [batch.to(self.device) for batch in group])
                 last = self.step == steps
                 check = last or self.step % config.validate_every == 0
-                errors = self._check() if check else {}
+                with self.make_step.whole() if check else contextlib.nullcontext():
+                    errors = self._check() if check else {}
                 if check or self.step == 1 or self.step % config.log_every == 0:
                     self._row(writers, errors, reporter)
                 reporter.after_step(self.step, loss)
@@ -223,7 +226,8 @@ class Trainer:
                 if last or stopped or self.step % config.checkpoint_every == 0:
                     for writer in writers:
                         writer.sync()
-                    self._save(drawn.cursors)
+                    with self.make_step.whole():
+                        self._save(drawn.cursors)
                 if last:
                     break
                 if stopped:
@@ -382,7 +386,8 @@ class Trainer:
         return self.average.applied() if self.average is not None else contextlib.nullcontext()
 
     def _result(self) -> TrainResult:
-        return self.workers.once(self._made_result)
+        with self.make_step.whole():
+            return self.workers.once(self._made_result)
 
     def _made_result(self) -> TrainResult:
         files = {name: self.folder / f"{name}.safetensors" for name in ("best", "last")}
