@@ -5,9 +5,11 @@
 #include "halo.h"
 #include "model_graph.h"
 #include "spin_system.h"
+#include "surroundings.h"
 
 #include "atom.h"
 #include "comm.h"
+#include "domain.h"
 #include "error.h"
 #include "force.h"
 #include "neighbor.h"
@@ -58,6 +60,8 @@ struct LammpsModel::Impl {
   double spin_reach = 0.0;                    // Å, longest offset that the neighbour list allows for
   std::vector<double> atom_virial;            // of spin models
   double halo_bytes = 0.0;
+  dpsim::Surroundings around;                 // of models with electrostatics
+  std::vector<double> center_positions;       // (N,3) Å likewise
 
   bool passes_messages() const { return model->info().message_passing_layers > 0; }
 };
@@ -164,6 +168,7 @@ double LammpsModel::init()
   check_special_bonds();
   warn_about_exclusions();
   if (impl->spin) check_spins();
+  if (info().has_electrostatics()) check_periodic();
   dpsim::set_threads(comm->nthreads);
   impl->rows.forget();
   return unit;
@@ -247,7 +252,31 @@ const double *LammpsModel::positions()
   return impl->spin->place(x, impl->offsets.data());
 }
 
-void LammpsModel::evaluate(NeighList *list)
+void LammpsModel::check_periodic()
+{
+  std::vector<std::string> open;
+  for (int k = 0; k < 3; ++k)
+    if (!domain->periodicity[k]) open.push_back({"xyz"[k]});
+  if (open.empty()) return;
+  error->all(FLERR, "{}: {} has electrostatics of a periodic box, but this one is open along {}; write \"boundary p p "
+             "p\", and leave empty space around what is not periodic", who, path(), joined(open));
+}
+
+// Null for models without electrostatics.
+const dpsim::Surroundings *LammpsModel::surroundings(bool atom_virial)
+{
+  if (!info().has_electrostatics()) return nullptr;
+  impl->center_positions.clear();
+  for (const int i : centers())
+    impl->center_positions.insert(impl->center_positions.end(), atom->x[i], atom->x[i] + 3);
+  impl->around.positions = impl->center_positions.data();
+  impl->around.cell = {domain->xprd, 0.0, 0.0, domain->xy, domain->yprd, 0.0, domain->xz, domain->yz, domain->zprd};
+  impl->around.comm = world;
+  impl->around.atom_virial = atom_virial;
+  return &impl->around;
+}
+
+void LammpsModel::evaluate(NeighList *list, bool atom_virial)
 {
   if (impl->rows.is_new(list)) {
     impl->rows.renew(list, impl->halo);
@@ -258,7 +287,7 @@ void LammpsModel::evaluate(NeighList *list)
   const auto before = impl->halo.bytes_sent();
   const bool alone = comm->nprocs == 1 || !impl->passes_messages();
   const auto &tensors = impl->graph->update(positions());
-  impl->output = &impl->model->evaluate(tensors, alone ? 0 : impl->halo.handle());
+  impl->output = &impl->model->evaluate(tensors, alone ? 0 : impl->halo.handle(), surroundings(atom_virial));
   impl->halo_bytes = static_cast<double>(impl->halo.bytes_sent() - before);
 }
 

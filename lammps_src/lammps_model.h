@@ -14,6 +14,7 @@
 namespace dpsim {
 struct ModelInfo;
 struct Response;
+struct Surroundings;
 struct Want;
 }    // namespace dpsim
 
@@ -45,7 +46,8 @@ class LammpsModel : protected Pointers {
 
   // Evaluates the model for the atoms of this list, where they are now. Collective if the model passes
   // messages; ranks without atoms take part. Throws std::runtime_error.
-  void evaluate(class NeighList *list);
+  // Models with electrostatics give shares of the virial only with `atom_virial`.
+  void evaluate(class NeighList *list, bool atom_virial = false);
   const std::vector<int> &centers() const;     // atoms in the order of the model's rows
   const double *atomic_values();               // (centers, output_size) of the last evaluation
   dpsim::Response gather(const dpsim::Want &want);    // of an energy model
@@ -73,6 +75,8 @@ class LammpsModel : protected Pointers {
   double spin_scale(int i) const;
   double largest_offset() const;
   const double *positions();
+  void check_periodic();
+  const dpsim::Surroundings *surroundings(bool atom_virial);
 };
 
 }    // namespace LAMMPS_NS
