@@ -11,6 +11,8 @@ class DpsimError(Exception):
     """A problem that the user can mend; printed as one sentence, without a traceback."""
 
     exit_code = 1
+    said = False
+    """Whether another process that works on the same has printed it already."""
 
 
 class ConfigError(DpsimError):

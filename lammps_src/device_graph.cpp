@@ -84,6 +84,7 @@ void DeviceGraph::renew(const PairList &list, std::vector<std::int64_t> row,
   }
   n_atoms_ = static_cast<std::int64_t>(row.size());
   n_centers_ = list.n_centers;
+  own_atom_ = to_device(std::vector<std::int64_t>(list.centers, list.centers + n_centers_));
   near_row_ = to_device(near);
   center_atom_ = to_device(near_atom);
   far_row_ = to_device(far);
@@ -203,11 +204,13 @@ const Response &DeviceGraph::gather(const ModelOutput &output, Want want)
 {
   const c10::InferenceMode inference;
   const at::Tensor &g = output.edge_gradient, &d = tensors_.displacements;
-  const at::Tensor forces = at::zeros({n_atoms_, 3}, g.options())
-                                .index_add_(0, edge_center_atom_, g)
-                                .index_add_(0, edge_atom_, g, -1.0);
+  at::Tensor forces = at::zeros({n_atoms_, 3}, g.options())
+                          .index_add_(0, edge_center_atom_, g)
+                          .index_add_(0, edge_atom_, g, -1.0);
   response_ = Response();
-  const at::Tensor virial = want.virial ? at::mm(g.t(), d).neg().view({9}) : at::zeros({9}, g.options());
+  at::Tensor virial = want.virial ? at::mm(g.t(), d).neg().view({9}) : at::zeros({9}, g.options());
+  if (output.forces.defined()) forces.index_add_(0, own_atom_, output.forces);
+  if (output.forces.defined() && want.virial) virial += output.virial;
   const double *sums = to_host(at::cat({output.atomic.sum().view({1}), virial}), host_sums_);
   response_.energy = sums[0];
   std::copy(sums + 1, sums + 10, response_.virial);
@@ -215,7 +218,8 @@ const Response &DeviceGraph::gather(const ModelOutput &output, Want want)
   if (want.atom_energy) response_.atomic_energy = to_host(output.atomic, host_energy_);
   if (want.atom_virial) {
     const at::Tensor terms = (g.unsqueeze(2) * d.unsqueeze(1)).view({-1, 9});
-    const at::Tensor sum = at::zeros({n_atoms_, 9}, g.options()).index_add_(0, edge_atom_, terms, -1.0);
+    at::Tensor sum = at::zeros({n_atoms_, 9}, g.options()).index_add_(0, edge_atom_, terms, -1.0);
+    if (output.forces.defined()) sum.index_add_(0, own_atom_, output.atom_virial);
     response_.atom_virial = to_host(sum, host_atom_virial_);
   }
   return response_;

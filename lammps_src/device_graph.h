@@ -52,6 +52,7 @@ class DeviceGraph : public ModelGraph {
   std::int64_t most_ = 0;                                // largest number of neighbours in LAMMPS's list
   std::vector<std::int64_t> most_by_type_;               // likewise of one type
   at::Tensor center_atom_, far_row_, far_atom_, near_row_;    // of LAMMPS's list
+  at::Tensor own_atom_;                                  // (N) atom of each centre
   at::Tensor staging_, edge_atom_, edge_center_atom_;
   std::vector<Members> members_;                         // by list
   GraphTensors tensors_;

@@ -1,5 +1,6 @@
 #include "exported_model.h"
 
+#include "electrostatics.h"
 #include "graph_tensors.h"
 #include "json_value.h"
 #include "package_folder.h"
@@ -119,6 +120,8 @@ struct Package {
   at::Device device = at::kCPU;
   std::unique_ptr<PackageFolder> folder;    // GPU code is read from it when a kernel runs first
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader;
+  // Of models with electrostatics: dipoles, and the gradient by edges of their product with given vectors.
+  std::unique_ptr<torch::inductor::AOTIModelPackageLoader> dipole, dipole_gradient;
 };
 
 ModelInfo read_info(const std::string &path, const fs::path &folder)
@@ -146,9 +149,16 @@ std::shared_ptr<Package> load_package(const std::string &path, const std::string
   package->device = find_device(path, package->info, local_rank);
   const bool on_cpu = package->device.is_cpu();
   try {
-    package->loader = std::make_unique<torch::inductor::AOTIModelPackageLoader>(
-        package->folder->path().string(), "model", /*run_single_threaded=*/true, /*num_runners=*/1,
-        on_cpu ? -1 : package->device.index());
+    const auto load = [&](const char *graph) {
+      return std::make_unique<torch::inductor::AOTIModelPackageLoader>(
+          package->folder->path().string(), graph, /*run_single_threaded=*/true, /*num_runners=*/1,
+          on_cpu ? -1 : package->device.index());
+    };
+    package->loader = load("model");
+    if (package->info.has_electrostatics()) {
+      package->dipole = load("dipole");
+      package->dipole_gradient = load("dipole_gradient");
+    }
   } catch (const c10::Error &e) {
     fail(path, std::string("cannot be loaded: ") + e.what_without_backtrace());
   } catch (const std::exception &e) {
@@ -190,6 +200,7 @@ struct ExportedModel::State {
   at::Tensor aparam_rows;                    // (N,n_aparam) of the last evaluation
   ModelOutput output;
   at::Tensor host_values;
+  std::unique_ptr<Electrostatics> electrostatics;
 
   at::Tensor one_row(const std::vector<double> &values) const
   {
@@ -199,6 +210,7 @@ struct ExportedModel::State {
   }
   const at::Tensor &atomic_parameters(std::int64_t n);
   std::vector<at::Tensor> inputs(const GraphTensors &graph, std::int64_t plan);
+  void add_electrostatics(const at::Tensor &types, std::vector<at::Tensor> inputs, const Surroundings &around);
 };
 
 // Virtual atoms of a spin model, the second half of its rows, have parameters of zero.
@@ -220,12 +232,29 @@ std::vector<at::Tensor> ExportedModel::State::inputs(const GraphTensors &graph, 
   return out;
 }
 
+// Adds what the charges of the box do to the output of the short-range part.
+void ExportedModel::State::add_electrostatics(const at::Tensor &types, std::vector<at::Tensor> inputs,
+                                              const Surroundings &around)
+{
+  const at::Tensor dipoles = package->dipole->run(inputs).at(0).to(at::kDouble);
+  const LongRange found = electrostatics->evaluate(types, dipoles, around);
+  inputs.push_back(found.centroid_forces);
+  const at::Tensor work_gradient = package->dipole_gradient->run(inputs).at(0).to(at::kDouble);
+  output.atomic = output.atomic + found.atomic_energy;
+  output.edge_gradient = output.edge_gradient - work_gradient;
+  output.forces = found.forces;
+  output.virial = found.virial;
+  output.atom_virial = found.atom_virial;
+}
+
 ExportedModel::ExportedModel(const std::string &path, const std::string &device, int local_rank) :
     state_(std::make_unique<State>())
 {
   state_->path = path;
   state_->package = find_package(path, device, local_rank);
   state_->device_name = state_->package->device.str();
+  if (info().has_electrostatics())
+    state_->electrostatics = std::make_unique<Electrostatics>(info().charges, state_->package->device);
 }
 
 ExportedModel::~ExportedModel() = default;
@@ -261,16 +290,18 @@ const double *ExportedModel::atomic_values()
   return state_->host_values.const_data_ptr<double>();
 }
 
-const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan)
+const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan, const Surroundings *around)
 {
   const std::unique_ptr<PackageFolder> first_run = std::move(state_->package->folder);
   const c10::InferenceMode inference;
   try {
-    const auto out = state_->package->loader->run(state_->inputs(graph, plan));
+    const auto inputs = state_->inputs(graph, plan);
+    const auto out = state_->package->loader->run(inputs);
     const std::size_t expected = info().output == "energy" ? 2 : 1;
     if (out.size() != expected)
       throw std::runtime_error(std::to_string(out.size()) + " outputs, expected " + std::to_string(expected));
-    state_->output = {out[0].to(at::kDouble), expected == 2 ? out[1].to(at::kDouble) : at::Tensor()};
+    state_->output = {out[0].to(at::kDouble), expected == 2 ? out[1].to(at::kDouble) : at::Tensor(), {}, {}, {}};
+    if (state_->electrostatics && around) state_->add_electrostatics(graph.types, inputs, *around);
     return state_->output;
   } catch (const c10::Error &e) {
     fail(state_->path, std::string("failed: ") + e.what_without_backtrace() + FROZEN_ELSEWHERE);

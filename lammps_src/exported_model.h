@@ -12,6 +12,7 @@ namespace dpsim {
 
 struct GraphTensors;
 struct ModelOutput;
+struct Surroundings;
 
 class ExportedModel {
  public:
@@ -37,8 +38,9 @@ class ExportedModel {
 
   // What the model gives for its centres and, of energies, the gradient with respect to the edges, on the
   // model's device. Collective over the ranks of the plan if `plan` is not 0. Valid until the next call.
+  // Models with electrostatics need the surroundings, and are collective over the ranks of these.
   // Throws std::runtime_error.
-  const ModelOutput &evaluate(const GraphTensors &graph, std::int64_t plan);
+  const ModelOutput &evaluate(const GraphTensors &graph, std::int64_t plan, const Surroundings *around = nullptr);
 
   // (N, output_size) of the last evaluation, on the host; valid until the next.
   const double *atomic_values();

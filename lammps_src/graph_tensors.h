@@ -40,6 +40,11 @@ struct GraphTensors {
 struct ModelOutput {
   at::Tensor atomic;           // float64: (N) eV of an energy model, (N,k) of others
   at::Tensor edge_gradient;    // (E,3) float64, eV/Å; undefined where the output is no energy
+
+  // What acts on the centres beside the gradient, of models with electrostatics; else undefined.
+  at::Tensor forces;         // (N,3) eV/Å
+  at::Tensor virial;         // (9) eV, this rank's part
+  at::Tensor atom_virial;    // (N,9) eV, if asked for
 };
 
 }    // namespace dpsim

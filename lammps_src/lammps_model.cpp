@@ -5,9 +5,11 @@
 #include "halo.h"
 #include "model_graph.h"
 #include "model_view.h"
+#include "surroundings.h"
 
 #include "atom.h"
 #include "comm.h"
+#include "domain.h"
 #include "error.h"
 #include "force.h"
 #include "neighbor.h"
@@ -61,6 +63,8 @@ struct LammpsModel::Impl {
   dpsim::Halo halo;
   AtomRows rows;
   std::vector<double> positions;                  // (n_all,3) Å, where LAMMPS's unit of length is another
+  dpsim::Surroundings around;                     // of models with electrostatics
+  std::vector<double> center_positions;           // (N,3) Å likewise
   int evaluated = 0;                              // the member that was evaluated last, and what it gave
   const dpsim::ModelOutput *output = nullptr;
   double halo_bytes = 0.0;
@@ -270,6 +274,8 @@ void LammpsModel::init()
   warn_about_exclusions();
   for (const auto &view : impl->views) view->init();
   sources_.init();
+  for (int k = 0; k < size(); ++k)
+    if (info(k).has_electrostatics()) check_periodic(k);
   dpsim::set_threads(comm->nthreads);
   impl->rows.forget();
 }
@@ -297,9 +303,19 @@ double LammpsModel::neighbor_cutoff() const
   return reach * units_.length;
 }
 
+void LammpsModel::check_periodic(int k)
+{
+  std::vector<std::string> open;
+  for (int axis = 0; axis < 3; ++axis)
+    if (!domain->periodicity[axis]) open.push_back({"xyz"[axis]});
+  if (open.empty()) return;
+  error->all(FLERR, "{}: {} has electrostatics of a periodic box, but this one is open along {}; write \"boundary p p "
+             "p\", and leave empty space around what is not periodic", who, path(k), joined(open));
+}
+
 // ---- at each step ----------------------------------------------------------------------------------
 
-void LammpsModel::evaluate(NeighList *list)
+void LammpsModel::evaluate(NeighList *list, bool atom_virial)
 {
   if (impl->rows.is_new(list)) {
     impl->rows.renew(list, impl->halo);
@@ -308,6 +324,7 @@ void LammpsModel::evaluate(NeighList *list)
   for (const auto &view : impl->views) view->atoms_moved();
   update_inputs();
   const auto before = impl->halo.bytes_sent();
+  impl->around.atom_virial = atom_virial;
   evaluate_other(0);
   impl->halo_bytes = static_cast<double>(impl->halo.bytes_sent() - before);
 }
@@ -316,7 +333,8 @@ void LammpsModel::evaluate_other(int k)
 {
   const Member &member = impl->members[k];
   const bool alone = comm->nprocs == 1 || !member.passes_messages();
-  impl->output = &member.model->evaluate(member.view->edges(positions()), alone ? 0 : impl->halo.handle());
+  const auto &edges = member.view->edges(positions());
+  impl->output = &member.model->evaluate(edges, alone ? 0 : impl->halo.handle(), surroundings(k));
   impl->evaluated = k;
 }
 
@@ -328,6 +346,21 @@ const double *LammpsModel::positions()
   impl->positions.assign(x, x + size);
   for (double &value : impl->positions) value /= units_.length;
   return impl->positions.data();
+}
+
+// Null for models without electrostatics.
+const dpsim::Surroundings *LammpsModel::surroundings(int k)
+{
+  if (!info(k).has_electrostatics()) return nullptr;
+  const double unit = units_.length;
+  impl->center_positions.clear();
+  for (const int i : centers())
+    for (int axis = 0; axis < 3; ++axis) impl->center_positions.push_back(atom->x[i][axis] / unit);
+  impl->around.positions = impl->center_positions.data();
+  impl->around.cell = {domain->xprd, 0.0, 0.0, domain->xy, domain->yprd, 0.0, domain->xz, domain->yz, domain->zprd};
+  for (double &value : impl->around.cell) value /= unit;
+  impl->around.comm = world;
+  return &impl->around;
 }
 
 void LammpsModel::update_inputs()

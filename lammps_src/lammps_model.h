@@ -17,6 +17,7 @@
 namespace dpsim {
 struct ModelInfo;
 struct Response;
+struct Surroundings;
 struct Want;
 }    // namespace dpsim
 
@@ -52,7 +53,8 @@ class LammpsModel : protected Pointers {
 
   // Evaluates the first model for the atoms of this list, where they are now; then another one for the same. Collective
   // if models pass messages; ranks without atoms take part. Throws std::runtime_error.
-  void evaluate(class NeighList *list);
+  // Models with electrostatics give shares of the virial only with `atom_virial`.
+  void evaluate(class NeighList *list, bool atom_virial = false);
   void evaluate_other(int k);
   const std::vector<int> &centers() const;     // atoms in the order of the model's rows
   const double *atomic_values();               // (centers, output_size) of the first model's last evaluation
@@ -88,6 +90,8 @@ class LammpsModel : protected Pointers {
   void warn_about_exclusions();
   bool any_passes_messages() const;
   const double *positions();
+  void check_periodic(int k);
+  const dpsim::Surroundings *surroundings(int k);
   void update_inputs();
 };
 

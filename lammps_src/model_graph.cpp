@@ -64,12 +64,30 @@ class HostGraph : public ModelGraph {
     scatter_gradient(graph_, list_.centers, gradient_.const_data_ptr<double>(), forces_.data(),
                      want.virial ? response_.virial : nullptr,
                      want.atom_virial ? atom_virial_.data() : nullptr);
+    if (output.forces.defined()) add_to_centers(output, want);
     response_.forces = forces_.data();
     response_.atom_virial = want.atom_virial ? atom_virial_.data() : nullptr;
     return response_;
   }
 
  private:
+  void add_to_centers(const ModelOutput &output, Want want)
+  {
+    add_rows(output.forces, 3, forces_);
+    if (want.atom_virial) add_rows(output.atom_virial, 9, atom_virial_);
+    const at::Tensor virial = output.virial.contiguous();
+    for (int k = 0; k < 9 && want.virial; ++k) response_.virial[k] += virial.const_data_ptr<double>()[k];
+  }
+
+  // Adds rows (N,n) of the centres to those of all atoms.
+  void add_rows(const at::Tensor &rows, int n, std::vector<double> &sums) const
+  {
+    const at::Tensor all = rows.contiguous();
+    const double *values = all.const_data_ptr<double>();
+    for (std::int64_t c = 0; c < list_.n_centers; ++c)
+      for (int k = 0; k < n; ++k) sums[n * static_cast<std::size_t>(list_.centers[c]) + k] += values[n * c + k];
+  }
+
   static void wrap_list(EdgeList &list, bool inner, ListTensors &out)
   {
     if (inner) out.edge = wrap(list.edge);

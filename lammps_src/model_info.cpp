@@ -72,6 +72,19 @@ void read_output(const JsonValue &json, ModelInfo &info)
   if (info.output_size < 1) throw std::runtime_error("output_shape has a size below one");
 }
 
+void read_charges(const JsonValue &json, ModelInfo &info)
+{
+  const JsonValue *found = json.find("electrostatics");
+  if (!found || found->is_null()) return;
+  info.charges = {numbers(*found, "ion_charge"), numbers(*found, "centroid_charge"), found->at("ewald_h").number(),
+                  found->at("ewald_beta").number()};
+  const auto n_types = static_cast<std::int64_t>(info.type_map.size());
+  check_size(info.charges.ion, n_types, "ion_charge");
+  check_size(info.charges.centroid, n_types, "centroid_charge");
+  if (!(info.charges.spacing > 0.0 && info.charges.beta > 0.0))
+    throw std::runtime_error("ewald_h and ewald_beta must be positive");
+}
+
 void read_inputs(const JsonValue &json, ModelInfo &info)
 {
   info.n_fparam = integer(json, "n_fparam");
@@ -113,7 +126,7 @@ NeighborSpec parse_neighbors(const JsonValue &json, std::int64_t n_types)
 ModelInfo parse_model_info(const std::string &text)
 {
   const JsonValue json = JsonValue::parse(text);
-  if (const auto format = integer(json, "format"); format != MODEL_FORMAT)
+  if (const auto format = integer(json, "format"); format != MODEL_FORMAT && format != LONG_RANGE_FORMAT)
     throw std::runtime_error("it has format " + std::to_string(format) + ", this plugin reads format " +
                              std::to_string(MODEL_FORMAT) + "; freeze the model again with this dpsim");
   ModelInfo info;
@@ -126,6 +139,7 @@ ModelInfo parse_model_info(const std::string &text)
   info.message_passing_layers = integer(json, "message_passing_layers");
   read_output(json, info);
   read_inputs(json, info);
+  read_charges(json, info);
   const auto n_types = static_cast<std::int64_t>(info.type_map.size());
   info.neighbors = parse_neighbors(json.at("neighbors"), info.has_spin() ? 2 * n_types : n_types);
   return info;

@@ -12,6 +12,14 @@ namespace dpsim {
 class JsonValue;
 
 inline constexpr int MODEL_FORMAT = 2;
+inline constexpr int LONG_RANGE_FORMAT = 3;    // of models with electrostatics
+
+// Charges of a model with electrostatics, and how their energy is summed.
+struct Charges {
+  std::vector<double> ion, centroid;    // (types) e; empty: the model has none
+  double spacing = 0.0;                 // Å
+  double beta = 0.0;                    // 1/Å
+};
 
 struct ModelInfo {
   std::vector<std::string> type_map;
@@ -34,7 +42,10 @@ struct ModelInfo {
 
   std::vector<double> virtual_scale;      // spin models: Å/μB by type, 0: not magnetic; others: empty
 
+  Charges charges;
+
   bool has_spin() const { return !virtual_scale.empty(); }
+  bool has_electrostatics() const { return !charges.ion.empty(); }
 };
 
 // Throws std::runtime_error, one sentence without the file's name, if the text is not JSON, lacks a

@@ -179,7 +179,7 @@ void PairDPSim::compute(int eflag, int vflag)
   ev_init(eflag, vflag);
   const bool due = impl->deviation.is_due();
   try {
-    impl->model.evaluate(list);
+    impl->model.evaluate(list, vflag_atom || cvflag_atom);
     const auto response =
         impl->model.gather({vflag_global != 0 || due, eflag_atom != 0, vflag_atom || cvflag_atom});
     add(response);

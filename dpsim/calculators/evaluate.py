@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dpsim import ops
+from dpsim.calculators import farm
 from dpsim.calculators.engines import Engine, ModuleEngine, open_engine
 from dpsim.calculators.inputs import read_frame
 from dpsim.calculators.long_range import with_electrostatics
 from dpsim.calculators.prediction import Prediction, dipole_prediction, predictions
-from dpsim.errors import ModelError
+from dpsim.errors import ModelError, SetupError
 from dpsim.physics.hessian import frame_hessian
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import FrameGraph
@@ -40,8 +41,9 @@ class Potential:
         Physical outputs, for example ``{"energy"}``.
     """
 
-    def __init__(self, engine: Engine, source: str) -> None:
+    def __init__(self, engine: Engine, source: str, opened: farm.Opened | None = None) -> None:
         self._engine = engine
+        self._opened = opened
         self.source = source
         self.facts = engine.facts
         self.type_map = engine.facts.type_map
@@ -82,11 +84,43 @@ class Potential:
         """
         return self.evaluate_many([{"positions": positions, "types": types, "cell": cell, **inputs}])[0]
 
-    def evaluate_many(self, frames: Iterable[Mapping[str, Any]]) -> list[Prediction]:
+    def evaluate_many(
+        self, frames: Iterable[Mapping[str, Any]], *, comm: Any = None, processes: int = 1
+    ) -> list[Prediction]:
         """Predictions for many structures of any size, in their order; keys as the arguments of `evaluate`.
 
-        A frame may also have ``source``, by which errors name it instead of by its number.
+        Parameters
+        ----------
+        frames
+            Each may also have ``source``, by which errors name it instead of by its number.
+        comm
+            An mpi4py communicator: every rank of it calls with the same frames and potential, evaluates its share,
+            and gets all predictions.
+        processes
+            With more than one, that many processes of this machine load the model and share the work. The calling
+            program must be guarded by ``if __name__ == "__main__":``, as for everything that starts processes.
+
+        Raises
+        ------
+        DataError, ModelError
+            As `evaluate`; over ranks, on all of them.
+        SetupError
+            If both `comm` and `processes` are given, or the potential was not made by `load` and has no file that
+            other processes could read.
         """
+        if comm is None and processes == 1:
+            return self._evaluate_here(frames)
+        if comm is not None and processes != 1:
+            raise SetupError("evaluate_many shares its work over ranks or over processes: give comm or processes")
+        if comm is not None:
+            return farm.over_ranks(self._evaluate_here, list(frames), comm)
+        if processes < 1:
+            raise SetupError(f"evaluate_many was asked to run in {processes} processes: give 1 or more")
+        if self._opened is None:
+            raise SetupError(f"{self.source} was not made by dpsim.load, so other processes cannot load it: save it")
+        return farm.over_processes(self._opened, list(frames), processes)
+
+    def _evaluate_here(self, frames: Iterable[Mapping[str, Any]]) -> list[Prediction]:
         results: list[Prediction] = []
         batch: list[tuple[FrameGraph, BoolArray]] = []
         edges = 0
@@ -214,7 +248,8 @@ def load(path: str | Path, head: str | None = None, device: str = "auto", dtype:
     """
     ops.keep_memory()
     path = Path(path)
-    return Potential(open_engine(path, device, dtype, head), str(path))
+    opened = farm.Opened(str(path.resolve()), head, device, dtype)
+    return Potential(open_engine(path, device, dtype, head), str(path), opened)
 
 
 __all__ = ["Potential", "Prediction", "load"]

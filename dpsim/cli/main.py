@@ -104,7 +104,8 @@ def run(arguments: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        click.echo(_text(error), err=True)
+        if not error.said:
+            click.echo(_text(error), err=True)
         return error.exit_code
     except Exception:
         return _bug(arguments)

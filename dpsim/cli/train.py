@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +13,13 @@ import click
 
 from dpsim.cli.common import json_option, print_json, shown
 from dpsim.errors import ConfigError
+from dpsim.train.place import recognised
 
 if TYPE_CHECKING:
     from dpsim.model.peer.input import TrainingInput
+    from dpsim.train.place import Launcher
+    from dpsim.train.result import TrainResult
+    from dpsim.workflow.progress import ProgressLine
     from dpsim.workflow.stages.train import TrainStage
 
 
@@ -28,6 +35,8 @@ class Request:
     start: Path | None
     type_map: tuple[str, ...] | None
     old_data: list[Path] | None = None
+    ranks: int | None = None
+    """Processes to start."""
 
 
 @dataclass
@@ -73,6 +82,14 @@ class Start:
 @click.option("--head", help="Head of that model, if it has several; RANDOM: a new fitting net.")
 @click.option("--use-pretrain-script", is_flag=True, help="Take the model's settings instead of those in INPUT.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--ranks", type=click.IntRange(min=1), help="Train on so many processes of this machine.")
+@click.option(
+    "--launcher",
+    type=click.Choice(["auto", "torchrun", "mpi", "none"]),
+    default="auto",
+    show_default=True,
+    help="What has started this process together with others.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value; repeatable.")
 @json_option
 def command(
@@ -84,6 +101,8 @@ def command(
     head: str | None,
     use_pretrain_script: bool,
     device: str,
+    ranks: int | None,
+    launcher: Launcher,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -101,38 +120,81 @@ def command(
 
     A fine-tuning takes the settings of the pretrained model where INPUT has no `model`. Elements may differ, and the
     energy of each is adjusted to the data before the first step.
+
+    With --ranks N, or started by torchrun or mpiexec, N processes train together, each with batches of its own.
     """
     start = Start.of(init_model, finetune, head, use_pretrain_script)
-    request = (
-        read_peer_input(file, overrides, start)
-        if file.suffix == ".json"
-        else read_stage(file, overrides, start, output / "data")
-    )
 
-    import logging
+    def read() -> Request:
+        if file.suffix == ".json":
+            return read_peer_input(file, overrides, start)
+        return read_stage(file, overrides, start, output / "data")
 
-    from dpsim.train.config import TrainConfig
-    from dpsim.train.trainer import train
-    from dpsim.workflow.progress import ProgressLine
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    with ProgressLine() as progress:
-        result = train(
-            TrainConfig.model_validate(request.settings),
-            output,
-            train_data=request.data,
-            valid_data=request.valid,
-            type_map=request.type_map,
-            restart=restart,
-            init_model=request.start,
-            old_data=request.old_data,
-            progress=progress,
-            device=device,
-        )
+    result = _train(read, ranks, recognised(os.environ) if launcher == "auto" else launcher, device, output, restart)
+    if result is None:
+        return
     if as_json:
         print_json({"best": str(result.best), "last": str(result.last), "metrics": result.metrics})
     else:
         click.echo(f"best model: {shown(result.best)}\nlearning curve: {shown(result.curve)}")
+
+
+def _train(
+    read: Callable[[], Request], ranks: int | None, launcher: Launcher, device: str, output: Path, restart: Path | None
+) -> TrainResult | None:
+    """Train in this process, in some that it starts, or together with those it was started with.
+
+    Returns
+    -------
+    TrainResult or None
+        None in all processes but the first.
+    """
+    if launcher == "none":
+        request = read()
+        from dpsim.train.ranks import train_on
+
+        with _reporting() as progress:
+            arguments = _arguments(request, output, restart, device)
+            return train_on(ranks or request.ranks or 1, **arguments, progress=progress)
+    if ranks is not None:
+        raise ConfigError(f"--ranks {ranks}: this process was started with others already: leave the option out")
+    from dpsim.train.launcher import joined
+    from dpsim.train.trainer import train
+
+    with joined(launcher, device) as workers, _reporting(workers.first) as progress:
+        arguments = _arguments(workers.once(read), output, restart, device)
+        result = train(**arguments, progress=progress, workers=workers)
+        return result if workers.first else None
+
+
+def _arguments(request: Request, output: Path, restart: Path | None, device: str) -> dict[str, Any]:
+    """Arguments of `dpsim.train.trainer.train`."""
+    from dpsim.train.config import TrainConfig
+
+    return {
+        "config": TrainConfig.model_validate(request.settings),
+        "output_dir": output,
+        "train_data": request.data,
+        "valid_data": request.valid,
+        "type_map": request.type_map,
+        "restart": restart,
+        "init_model": request.start,
+        "old_data": request.old_data,
+        "device": device,
+    }
+
+
+@contextlib.contextmanager
+def _reporting(first: bool = True) -> Iterator[ProgressLine | None]:
+    """Log, and give what shows the progress; the other processes are silent."""
+    import logging
+
+    from dpsim.workflow.progress import ProgressLine
+
+    level = logging.INFO if first else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    with ProgressLine() if first else contextlib.nullcontext() as progress:
+        yield progress
 
 
 def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start, converted: Path) -> Request:
@@ -176,9 +238,10 @@ def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start, conver
         if found is not None:
             valid[name] = found
     first = start[0] if start else None
+    ranks = None if isinstance(stage.resources, str) else stage.resources.ranks
     if stage.heads is None:
-        return Request(settings, train[""], valid.get(""), first, type_map, old or None)
-    return Request(settings, train, valid, first, type_map)
+        return Request(settings, train[""], valid.get(""), first, type_map, old or None, ranks)
+    return Request(settings, train, valid, first, type_map, ranks=ranks)
 
 
 def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Request:

@@ -122,10 +122,7 @@ class FrameArrays:
         fits = array.count % (rows * size) == 0 if -1 in value and rows * size else array.count == rows * size
         if not fits or not (flat or shape[0] == rows) or (array.count == 0 and rows * size > 0):
             width = f"{size}*n" if -1 in value else str(size)
-            raise DataError(
-                f"{self.path.parent.name}/{self.path.name}/{array.path.name} has shape {shape}, "
-                f"expected ({rows}, {width}): {reason}"
-            )
+            raise DataError(f"{array.path} has shape {shape}, expected ({rows}, {width}): {reason}")
 
 
 def _of_some_types(types: np.ndarray, count: float) -> np.ndarray | None:

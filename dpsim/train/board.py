@@ -50,6 +50,9 @@ class Board:
                 self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
         self._writer.flush()  # type: ignore[no-untyped-call]
 
+    def sync(self) -> None:
+        """See `dpsim.train.curve.Curve.sync`; rows that are lost here are in the curve."""
+
     def close(self) -> None:
         """Close the files."""
         self._writer.close()  # type: ignore[no-untyped-call]

@@ -94,12 +94,14 @@ class TrainConfig(TransferSettings, RunSettings, HeadsSettings):
             raise ValueError(f"epochs cannot be counted with batch_size: {self.batch_size}: give steps instead")
         if isinstance(self.optimizer, KalmanConfig):
             self._check_kalman()
+        if self.zero == 3 and self.ema is not None:
+            raise ValueError("ema keeps averages of all parameters, which zero: 3 gives back: write zero: 2")
         check_heads(self)
         return self
 
     def _check_kalman(self) -> None:
         """Refuse what makes no difference to a Kalman filter."""
-        for name in ("learning_rate", "gradient_max_norm", "accumulate"):
+        for name in ("learning_rate", "gradient_max_norm", "accumulate", "zero"):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with optimizer.type: LKF: leave it out")
         others = [term for term in self.loss.active if term not in ("energy", "forces")]

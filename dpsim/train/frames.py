@@ -15,6 +15,7 @@ from dpsim.errors import DataError
 from dpsim.model.statistics import Moments, composition
 from dpsim.physics.neighbors import ModelInputs, edge_list
 from dpsim.train.data_config import FrameFilter, Sampling, Size, SystemSampling
+from dpsim.train.distributed import ALONE, Workers
 from dpsim.train.frame_filter import kept_frames
 from dpsim.train.loss_config import LossConfig
 from dpsim.train.parameters import wanted
@@ -48,6 +49,8 @@ class FrameSet:
         Batch size, which may leave out large frames.
     what
         Name of the data in messages.
+    workers
+        Processes that have the same frames: one looks at what they are like, for all.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class FrameSet:
         only: FrameFilter | None = None,
         size: Size | None = None,
         what: str = "",
+        workers: Workers = ALONE,
     ) -> None:
         self.dataset = data if isinstance(data, Dataset) else open_dataset(data, type_map, property_name=property_name)
         self.type_map = tuple(self.dataset.type_map if type_map is None else type_map)
@@ -73,7 +77,7 @@ class FrameSet:
                 f"the {what + ' ' if what else ''}data hold no frame ({named}), expected at least one: check their "
                 "folders, or leave them out"
             )
-        self._kept, self.dropped = kept_frames(self.dataset, only, size)
+        self._kept, self.dropped = workers.once(lambda: kept_frames(self.dataset, only, size))
         """Indices of the frames that stay, None for all; and the number of those that do not, by setting."""
         known = {name: t for t, name in enumerate(self.type_map)}
         self._lookup = np.array([known.get(name, -1) for name in self.dataset.type_map], dtype=np.int64)

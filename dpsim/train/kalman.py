@@ -126,9 +126,10 @@ def factor(pair: tuple[float, float], done: float) -> float:
     return start * math.exp(done * math.log(limit / start)) if start > 0 else 0.0
 
 
-def chosen_atoms(seed: int, step: int, update: int, rows: Tensor, number: int) -> Tensor:
-    """At most `number` of the `rows`, at random, the same for the same seed, step and update; ascending."""
+def chosen_atoms(seed: int, step: int, update: int, rows: Tensor, number: int, rank: int = 0) -> Tensor:
+    """At most `number` of the `rows`, at random, the same for the same seed, step, update and process; ascending."""
     if number >= len(rows):
         return rows
-    drawn = np.random.default_rng([seed, 3, step, update]).choice(len(rows), number, replace=False)
+    place = [seed, 3, step, update, *([rank] if rank else [])]
+    drawn = np.random.default_rng(place).choice(len(rows), number, replace=False)
     return rows[torch.from_numpy(np.sort(drawn)).to(rows.device)]

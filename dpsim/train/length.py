@@ -18,8 +18,13 @@ from dpsim.train.sampler import filling, in_order
 log = logging.getLogger("dpsim.train")
 
 
-def with_steps(config: TrainConfig, frames: FrameSet) -> TrainConfig:
+def with_steps(config: TrainConfig, frames: FrameSet, workers: int = 1) -> TrainConfig:
     """Settings with the number of steps that ``epochs`` means for these frames; as they are if they have one.
+
+    Parameters
+    ----------
+    workers
+        Processes that train together: each makes a batch of every step.
 
     Raises
     ------
@@ -30,7 +35,7 @@ def with_steps(config: TrainConfig, frames: FrameSet) -> TrainConfig:
         return config
     sizes = [len(pool) for pool in frames.pools(config.sampling)]
     draws = epoch_draws(sizes, frames.probabilities(config.sampling))
-    steps = steps_of_epochs(config.epochs, draws, frames_per_batch(config, frames) * config.accumulate)
+    steps = steps_of_epochs(config.epochs, draws, frames_per_batch(config, frames) * config.accumulate * workers)
     log.info("epochs: %g are %d steps", config.epochs, steps)
     try:
         return TrainConfig.model_validate({**_fields(config), "steps": steps, "epochs": None})
@@ -38,12 +43,12 @@ def with_steps(config: TrainConfig, frames: FrameSet) -> TrainConfig:
         raise ConfigError(f"epochs: {config.epochs:g} are {steps} steps: {first_problem(error)}") from None
 
 
-def steps_on(config: TrainConfig, data: DataSource) -> int:
-    """Steps of a training on these data; they are opened only if epochs are to be counted."""
+def steps_on(config: TrainConfig, data: DataSource, workers: int = 1) -> int:
+    """Steps of a training on these data by so many processes; they are opened only if epochs are to be counted."""
     if config.epochs is None:
         return config.total_steps
     frames = FrameSet(data, None, only=config.frame_filter, size=size_of(config.batch_size), what="training")
-    return with_steps(config, frames).total_steps
+    return with_steps(config, frames, workers).total_steps
 
 
 def epoch_draws(sizes: Sequence[int], probabilities: Sequence[float] | None = None) -> int:

@@ -329,6 +329,12 @@ class Prefetch(Generic[_Plan, _Tag]):
         return None if step is None else (self._maker(step[0]), step[1])
 
 
-def making_threads(device: torch.device) -> int:
-    """Threads that make batches: one beside a CPU that computes, a few for a GPU."""
-    return 1 if device.type == "cpu" else max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+def making_threads(device: torch.device, neighbours: int = 1) -> int:
+    """Threads that make batches: one beside a CPU that computes, a few for a GPU.
+
+    Parameters
+    ----------
+    neighbours
+        Processes that share the cores.
+    """
+    return 1 if device.type == "cpu" else max(1, min(4, len(os.sched_getaffinity(0)) // (2 * neighbours)))

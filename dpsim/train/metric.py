@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from dpsim.errors import ConfigError
+from dpsim.train.distributed import ALONE, Workers
 from dpsim.train.loader import Batch, BatchMaker, Prefetch, making_threads
 from dpsim.train.loss import AnyLoss
 from dpsim.train.running import Running
@@ -76,20 +78,25 @@ class Metric:
         return sum(limits[name] * mean for name, mean in means.items() if mean is not None)
 
 
-def evaluate(metric: Metric, maker: BatchMaker, plan: Iterable[list[int]], device: torch.device) -> Running:
+def evaluate(
+    metric: Metric, maker: BatchMaker, plan: Iterable[list[int]], device: torch.device, workers: Workers = ALONE
+) -> Running:
     """Loss terms, errors and what the metric needs, over batches of frames.
 
     Parameters
     ----------
     plan
         Frame indices of each batch.
+    workers
+        Processes that share the batches.
     """
     sums, loss = Running(), metric.loss
-    with Prefetch(maker, ((batch, None) for batch in plan), making_threads(device)) as batches:
+    own = itertools.islice(plan, workers.rank, None, workers.number)
+    with Prefetch(maker, ((batch, None) for batch in own), making_threads(device, workers.local_number)) as batches:
         for made, _ in batches:
             batch = made.to(device)
             predicted = loss.predict(batch, training=False)
             sums.add(loss.terms(predicted, batch), "term.")
             sums.add(loss.errors(predicted, batch))
             metric.add(sums, predicted, batch)
-    return sums
+    return Running.joined([Running(found) for found in workers.gather(sums.sums)])

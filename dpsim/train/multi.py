@@ -20,6 +20,7 @@ from dpsim.model.statistics import Moments
 from dpsim.model.type_map import inherit
 from dpsim.train.component_scales import set_component_scales
 from dpsim.train.config import TrainConfig
+from dpsim.train.distributed import ALONE, Workers
 from dpsim.train.finetune import adjust_output, target_config
 from dpsim.train.frames import DataSource, Scan
 from dpsim.train.heads_config import head_config, joined_heads
@@ -58,6 +59,7 @@ def prepare_heads(
     resume: Resume | None,
     init_model: ModelSource | None,
     old_data: DataSource | None,
+    workers: Workers = ALONE,
 ) -> Prepared:
     """Make a training with several heads ready; arguments and errors are those of `dpsim.train.trainer.train`."""
     if old_data is not None:
@@ -71,8 +73,8 @@ def prepare_heads(
     tasks = []
     for name, head in whole.heads.items():
         own, target = head_config(config, name), target_of_settings(head.model)
-        frames, others = frame_sets(own, data[name], valid.get(name), names, target.property_name, name)
-        tasks.append(Task(name, own, frames, others, target.output))
+        frames, others = frame_sets(own, data[name], valid.get(name), names, target.property_name, name, workers)
+        tasks.append(Task(name, own, frames, others, target.output, workers))
     chances = [_chance(config, task) for task in tasks]
     return Prepared(config, tasks, chances, initial, lambda: _build(config, whole, tasks, initial, chances))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,15 @@ def build_optimizer(config: AdamConfig | MuonConfig, parameters: Iterable[nn.Par
     return kind(parameters, lr=0.0, betas=config.betas, eps=config.eps, weight_decay=config.decay, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+class HasGroups(Protocol):
+    """What has learning rates."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters, each with its ``lr``."""
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer | HasGroups, rate: float) -> None:
     """Learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate

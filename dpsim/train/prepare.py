@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from dpsim.errors import ConfigError
 from dpsim.model.base import Model
+from dpsim.model.checkpoint import any_from_state
 from dpsim.model.multi_task import MultiTaskModel
 from dpsim.train.config import TrainConfig
 from dpsim.train.data_config import size_of
+from dpsim.train.distributed import ALONE, Workers
 from dpsim.train.electrostatics import take_out_electrostatics
 from dpsim.train.finetune import FineTuning, adapted_model, starting_model
 from dpsim.train.frames import DataSource, FrameSet
@@ -38,6 +43,21 @@ class Prepared:
     tuning: FineTuning | None = None
 
 
+def same_model(build: Callable[[], Model | MultiTaskModel], workers: Workers) -> Model | MultiTaskModel:
+    """Model with which a training begins: one process makes it, all have it."""
+    if workers.alone:
+        return build()
+    model = build() if workers.first else None
+
+    def made() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        assert model is not None
+        state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        return model.config.model_dump(mode="json"), state
+
+    config, state = workers.once(made)
+    return model if model is not None else any_from_state(config, state, "the model of the first process")
+
+
 def frame_sets(
     config: TrainConfig,
     train_data: DataSource,
@@ -45,14 +65,15 @@ def frame_sets(
     type_map: Sequence[str] | None,
     property_name: str,
     head: str = "",
+    workers: Workers = ALONE,
 ) -> tuple[FrameSet, FrameSet | None]:
     """Frames of training and validation."""
-    only, size, of = config.frame_filter, size_of(config.batch_size), f" of {head}" if head else ""
-    frames = FrameSet(train_data, type_map, property_name, only=only, size=size, what=f"training{of}")
+    of = f" of {head}" if head else ""
+    same: dict[str, Any] = {"only": config.frame_filter, "size": size_of(config.batch_size), "workers": workers}
+    frames = FrameSet(train_data, type_map, property_name, what=f"training{of}", **same)
     if valid_data is None:
         return frames, None
-    what = f"validation{of}"
-    return frames, FrameSet(valid_data, frames.type_map, property_name, only=only, size=size, what=what)
+    return frames, FrameSet(valid_data, frames.type_map, property_name, what=f"validation{of}", **same)
 
 
 def prepare(
@@ -63,6 +84,7 @@ def prepare(
     resume: Resume | None,
     init_model: ModelSource | None,
     old_data: DataSource | None,
+    workers: Workers = ALONE,
 ) -> Prepared:
     """Make a training of a single head ready; arguments and errors are those of `dpsim.train.trainer.train`."""
     if isinstance(train_data, Mapping) or isinstance(valid_data, Mapping):
@@ -70,11 +92,11 @@ def prepare(
     initial = starting_model(init_model, config)
     target = target_of(config, resume, initial)
     names = type_map_for(config, resume, initial, type_map)
-    frames, valid = frame_sets(config, train_data, valid_data, names, target.property_name)
+    frames, valid = frame_sets(config, train_data, valid_data, names, target.property_name, workers=workers)
     take_out_electrostatics(config, resume, initial, frames, valid)
-    tuning = FineTuning.of(config, initial, old_data, frames)
-    config = with_steps(config, frames)
-    task = Task("", config, frames, valid, target.output)
+    tuning = FineTuning.of(config, initial, old_data, frames) if workers.first else None
+    config = with_steps(config, frames, workers.number)
+    task = Task("", config, frames, valid, target.output, workers)
 
     def build() -> Model:
         if config.recipe == "finetune":

@@ -16,6 +16,7 @@ from dpsim.model.config import AnyModelConfig
 from dpsim.model.multi_config import MultiTaskConfig, read_settings
 from dpsim.model.multi_task import MultiTaskModel
 from dpsim.train.config import TrainConfig, resolve_model
+from dpsim.train.distributed import ALONE, Workers
 from dpsim.train.frames import Scan
 from dpsim.train.heads_config import multi_config
 from dpsim.train.run_config import NOT_IN_RESULT
@@ -37,31 +38,39 @@ class Resume(NamedTuple):
     state: TrainingState
 
 
-def find_resume(folder: Path, restart: str | Path | None) -> Resume | None:
+def find_resume(folder: Path, restart: str | Path | None, workers: Workers = ALONE) -> Resume | None:
     """Checkpoint to go on from: the one asked for, else the newest of the folder, else none.
 
-    Going back to an older checkpoint of the folder takes the newer ones out of it, as the steps after it are
-    made anew.
+    Parameters
+    ----------
+    workers
+        Processes that train together: the first looks for the checkpoint, all read it.
 
     Raises
     ------
     ModelError
         If the checkpoint is missing or damaged.
     """
+    if not workers.first:
+        path = workers.once(lambda: None)
+        return None if path is None else Resume(path, load_state(path))
+    found = _found(folder, restart)
+    workers.once(lambda: None if found is None else found.path.absolute())
+    return found
+
+
+def _found(folder: Path, restart: str | Path | None) -> Resume | None:
     if restart is None:
         found = checkpoints(folder)
         return Resume(found[-1][1], load_state(found[-1][1])) if found else None
-    path = Path(restart)
-    state = load_state(path)
-    for step, later in checkpoints(folder):
-        if step > state.step or (step == state.step and later.resolve() != path.resolve()):
-            log.warning("%s is removed, as training goes back to %s", later, path)
-            later.unlink()
-    return Resume(path, state)
+    return Resume(Path(restart), load_state(Path(restart)))
 
 
 def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], folder: Path) -> None:
     """Refuse to go on from a checkpoint of another training.
+
+    Going back to an older checkpoint of the folder takes the newer ones out of it, as the steps after it are
+    made anew.
 
     Raises
     ------
@@ -87,6 +96,10 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
         raise ConfigError(
             f"{path} is past the last step (steps: {config.total_steps}): raise steps, or train into another folder"
         )
+    for step, later in checkpoints(folder):  # not before all is known to fit
+        if step > state.step or (step == state.step and later.resolve() != path.resolve()):
+            log.warning("%s is removed, as training goes back to %s", later, path)
+            later.unlink(missing_ok=True)
 
 
 def declared_settings(
@@ -119,10 +132,13 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def announce_resume(resume: Resume, config: TrainConfig) -> None:
-    """Log where training goes on, and what raised steps do to the learning rate."""
+def announce_resume(resume: Resume, config: TrainConfig, workers: int = 1) -> None:
+    """Log where training goes on, and what raised steps do to the learning rate, or other processes to a step."""
     step, before = resume.state.step, int(resume.state.config["steps"])
     log.info("continuing from %s: step %d of %d", resume.path, step, config.total_steps)
+    if workers != resume.state.workers and step < config.total_steps:
+        log.warning("it was made by %d processes, now there are %d: a step has %.3g times as many frames",
+                    resume.state.workers, workers, workers / resume.state.workers)  # fmt: skip
     if before != config.total_steps and step < config.total_steps:
         old = LearningRate(TrainConfig.model_validate(resume.state.config).learning_rate, before)
         log.info(

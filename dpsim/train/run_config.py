@@ -23,6 +23,9 @@ class RunSettings(Config):
     ``energy:mae``, ``forces:rmse``; energies and virials per atom."""
     walltime: Walltime | None = None
     """Longest time of one run, s: the training is saved and stopped before, and the same command goes on."""
+    zero: Literal[0, 1, 2, 3] = 0
+    """What several processes divide instead of each having all of it: 1: the state of the optimizer, 2: also the
+    gradients, 3: also the parameters outside of the passes through the model."""
     tensorboard: bool = False
     """Write the learning curve for TensorBoard as well, into the folder ``tensorboard``."""
     statistics_file: Annotated[str, Field(min_length=1)] | None = None
@@ -31,5 +34,5 @@ class RunSettings(Config):
 
 
 RUN_SETTINGS = tuple(RunSettings.model_fields)
-NOT_IN_RESULT = ("walltime", "tensorboard", "statistics_file")
-"""Settings that do not change the models."""
+NOT_IN_RESULT = ("walltime", "tensorboard", "statistics_file", "zero")
+"""Settings that do not change the models, but for rounding."""

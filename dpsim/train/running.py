@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dpsim.train.loss import Term
 
@@ -13,7 +13,9 @@ log = logging.getLogger("dpsim.train")
 
 WAITING = "waiting for data"
 """Part of a step in which there is nothing to compute with yet."""
-_ORDER = (WAITING, "forward", "backward", "optimizer")
+EXCHANGE = "other ranks"
+"""Part of a step in which gradients are added up, after waiting for the slowest process."""
+_ORDER = (WAITING, "forward", "backward", EXCHANGE, "optimizer")
 MUCH, NOTICED = 0.1, 10.0
 """Share of the time, and seconds, of waiting that are worth a warning."""
 
@@ -23,6 +25,15 @@ class Running:
 
     def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
         self.sums: dict[str, tuple[float, int]] = {name: (t, n) for name, (t, n) in (sums or {}).items()}
+
+    @classmethod
+    def joined(cls, found: Sequence[Running]) -> Running:
+        """Sums of several as one."""
+        total = cls(found[0].sums)
+        for one in found[1:]:
+            for name, (value, count) in one.sums.items():
+                total.add_value(name, value, count)
+        return total
 
     def add(self, terms: Mapping[str, Term], prefix: str = "") -> None:
         """Add the terms of a batch, under their names after `prefix`."""

@@ -107,8 +107,13 @@ def torch_threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def device_of(name: str) -> torch.device:
+def device_of(name: str, local_rank: int = 0) -> torch.device:
     """Device by its name: ``auto``, ``cpu`` or ``cuda``.
+
+    Parameters
+    ----------
+    local_rank
+        Number of this process among those on the machine: each has the next GPU.
 
     Raises
     ------
@@ -124,4 +129,6 @@ def device_of(name: str) -> torch.device:
         raise SetupError(
             "device cuda was asked for, but torch sees no GPU: install its driver and a CUDA build of torch, or use cpu"
         )
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
+    if not there or name == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count()) if local_rank else torch.device("cuda")

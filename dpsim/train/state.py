@@ -62,6 +62,8 @@ class TrainingState:
     """Time of all steps so far, in s."""
     average: dict[str, Tensor] = field(default_factory=dict)
     """Averages of the parameters by name, if there are any."""
+    workers: int = 1
+    """Processes that trained together."""
 
     def build_model(self, where: str, *, averaged: bool = False) -> Model:
         """Make the model with a single head; parameters and errors as those of `build_any`."""
@@ -109,6 +111,7 @@ def save_state(state: TrainingState, folder: Path) -> Path:
         "origin": state.origin,
         "seconds": state.seconds,
         "average": {name: t.detach().cpu() for name, t in state.average.items()},
+        "workers": state.workers,
     }
     # By a path instead of a file, the temporary name would be part of the content.
     with new_file(path) as temporary, temporary.open("wb") as file:
@@ -144,7 +147,7 @@ def load_state(path: str | Path) -> TrainingState:
     written = content["cursors"] if "cursors" in content else {"": content["cursor"]}
     cursors = {name: Cursor(one["draws"], tuple(one["taken"])) for name, one in written.items()}
     names = ("step", "config", "model_config", "model", "optimizer", "sums", "origin", "seconds")
-    known = {name: content[name] for name in names}
+    known = {name: content[name] for name in names} | {"workers": content.get("workers", 1)}
     return TrainingState(cursors=cursors, best=Best(**content["best"]), average=content.get("average", {}), **known)
 
 

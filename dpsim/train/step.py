@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -11,25 +12,19 @@ from torch import Tensor, nn
 
 from dpsim.train.arithmetic import bf16_products
 from dpsim.train.config import TrainConfig
+from dpsim.train.distributed import ALONE, Workers
+from dpsim.train.gradients import Gradients
+from dpsim.train.joining import Head, Joint, Outcome, Union
 from dpsim.train.kalman import KalmanFilter, chosen_atoms, factor
 from dpsim.train.loader import Batch, Label
-from dpsim.train.loss import AnyLoss, Term, Terms, weighted_sum
+from dpsim.train.loss import AnyLoss, Term, Terms
 from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
-from dpsim.train.optimizer_config import KalmanConfig
-from dpsim.train.running import Clock
+from dpsim.train.optimizer_config import AdamConfig, KalmanConfig, MuonConfig
+from dpsim.train.running import EXCHANGE, Clock
 from dpsim.train.schedule import LearningRate, prefactor
+from dpsim.train.sharding import DividedOptimizer
 
 Tag = TypeVar("Tag")
-
-
-class Outcome(NamedTuple):
-    """What a step found before it moved the parameters."""
-
-    loss: float
-    terms: Terms
-    """Of the loss, over all batches."""
-    errors: Terms
-    """Squared errors, over all batches."""
 
 
 class NotFiniteError(Exception):
@@ -37,6 +32,7 @@ class NotFiniteError(Exception):
 
     def __init__(self, loss: float, norm: float) -> None:
         super().__init__(f"the loss is {loss:g} and its gradient {norm:g}")
+        self.loss, self.norm = loss, norm
 
 
 class Step(Protocol):
@@ -44,12 +40,17 @@ class Step(Protocol):
 
     loss: AnyLoss
     """Of the next steps."""
+    head: Head
+    """What they are for."""
 
     def __call__(self, batches: Sequence[Batch], number: int) -> Outcome:
         """Make the 0-based step `number` with the batches; raises `NotFiniteError`."""
 
     def rate(self, number: int) -> float | None:
         """Learning rate of a step; None if there is no such thing."""
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Within, every process has the values of all parameters; all processes enter this together."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -59,7 +60,12 @@ class Step(Protocol):
 
 
 def make_step(
-    config: TrainConfig, loss: AnyLoss, parameters: Sequence[nn.Parameter], clock: Clock, workers: int = 1
+    config: TrainConfig,
+    loss: AnyLoss,
+    parameters: Sequence[nn.Parameter],
+    clock: Clock,
+    workers: Workers = ALONE,
+    losses: Sequence[AnyLoss] = (),
 ) -> Step:
     """Make the steps of a training.
 
@@ -69,59 +75,112 @@ def make_step(
         Told what a step does when.
     workers
         Processes that train together.
+    losses
+        Of all heads; needed where there are several processes.
     """
+    joint = Joint(workers, losses)
     if isinstance(config.optimizer, KalmanConfig):
-        return KalmanStep(config, config.optimizer, loss, parameters, clock)
-    return GradientStep(config, loss, parameters, clock, workers)
+        return KalmanStep(config, config.optimizer, loss, parameters, clock, joint)
+    return GradientStep(config, loss, parameters, clock, joint)
 
 
 class GradientStep:
     """The gradient of the loss, shortened if need be, is handed to the optimizer.
 
-    Several batches are gone through one after the other, so that only one is in memory; in each term of the loss they
-    count by their number of labels, as if they were one batch.
+    Several batches are gone through one after the other, so that only one is in memory (unless a term is a root, which
+    needs all). In each term of the loss they count by what they hold, also those of other processes, as if they were
+    one batch; heads count by the processes that work on them.
     """
 
     def __init__(
-        self, config: TrainConfig, loss: AnyLoss, parameters: Sequence[nn.Parameter], clock: Clock, workers: int
+        self,
+        config: TrainConfig,
+        loss: AnyLoss,
+        parameters: Sequence[nn.Parameter],
+        clock: Clock,
+        joint: Joint | None = None,
     ) -> None:
         assert not isinstance(config.optimizer, KalmanConfig)
         self.loss, self.parameters, self.clock = loss, parameters, clock
+        self.joint, self.head = joint or Joint(), Head()
         self.max_norm, self.products = config.gradient_max_norm, config.matrix_products
-        self.optimizer = build_optimizer(config.optimizer, parameters)
-        self.schedule = LearningRate(config.learning_rate, config.total_steps, workers)
+        self.optimizer, owners = self._optimizer(config.optimizer, config.zero)
+        self.gradients = Gradients(self.joint.workers, parameters, owners)
+        self.schedule = LearningRate(config.learning_rate, config.total_steps, self.joint.workers.number)
+
+    def _optimizer(
+        self, config: AdamConfig | MuonConfig, zero: int
+    ) -> tuple[torch.optim.Optimizer | DividedOptimizer, list[int] | None]:
+        """The optimizer, and who needs which gradients."""
+        if zero == 0 or self.joint.workers.alone:
+            return build_optimizer(config, self.parameters), None
+        divided = DividedOptimizer(lambda own: build_optimizer(config, own), self.parameters, self.joint.workers, zero)
+        return divided, divided.owners if zero > 1 else None
 
     def rate(self, number: int) -> float:
         """See `Step.rate`."""
         return self.schedule(number)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """See `Step.whole`."""
+        if not isinstance(self.optimizer, DividedOptimizer):
+            yield
+            return
+        self.optimizer.gather()
+        yield
+        if self.optimizer.stage == 3:
+            self.optimizer.release()
+
+    def _clip(self) -> float:
+        if isinstance(self.optimizer, DividedOptimizer):
+            return self.optimizer.clip(self.max_norm)
+        return clip_gradients(self.parameters, self.max_norm).item()
 
     def __call__(self, batches: Sequence[Batch], number: int) -> Outcome:
         """See `Step.__call__`."""
         fraction = self.schedule.fraction(number)
         weights = {name: prefactor(pair, fraction) for name, pair in self.loss.config.active.items()}
         self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.optimizer, DividedOptimizer):
+            self.optimizer.gather()
+        hold = len(batches) == 1 or self.loss.joining == "root"
+        held = [self._forward(batch) for batch in batches] if hold else []
+        union = self.joint.union(self.loss, self.head, batches, [terms for _, terms in held] if hold else None)
+        if not self.joint.workers.alone:
+            self.clock.lap(EXCHANGE)
         found = [
-            self._backward(batch, {name: weight * share[name] for name, weight in weights.items()})
-            for batch, share in zip(batches, shares(self.loss, batches), strict=True)
+            self._backward(batch, *(held[k] if hold else self._forward(batch)), union, weights)
+            for k, batch in enumerate(batches)
         ]
-        value = sum(outcome.loss for outcome in found)
-        norm = clip_gradients(self.parameters, self.max_norm).item()
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise NotFiniteError(value, norm)
+        outcome = union.outcome(found, weights)
+        if not self.joint.workers.alone:
+            self.gradients.add()
+            self.clock.lap(EXCHANGE)
+        norm = self._clip()
+        if not (math.isfinite(outcome.loss) and math.isfinite(norm)):
+            raise NotFiniteError(outcome.loss, norm)
         self.clock.lap("backward")
         set_learning_rate(self.optimizer, self.rate(number))
         self.optimizer.step()
         self.clock.lap("optimizer")
-        return Outcome(value, summed([o.terms for o in found]), summed([o.errors for o in found]))
+        return outcome
 
-    def _backward(self, batch: Batch, weights: Mapping[str, float]) -> Outcome:
+    def _forward(self, batch: Batch) -> tuple[Any, Terms]:
         with bf16_products(self.products, self.parameters[0].device.type):
             predicted = self.loss.predict(batch, training=True)
         terms = self.loss.terms(predicted, batch)
-        loss = weighted_sum(terms, weights)
         self.clock.lap("forward")
+        return predicted, terms
+
+    def _backward(
+        self, batch: Batch, predicted: Any, terms: Terms, union: Union, weights: Mapping[str, float]
+    ) -> Outcome:
+        loss = union.part(terms, weights)
         if terms:
-            loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+            share = self.head.workers / self.joint.workers.number
+            part = loss if share == 1 else loss * share
+            part.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
         self.clock.lap("backward")
         return Outcome(loss.item(), detached(terms), self.loss.errors(predicted, batch))
 
@@ -149,15 +208,23 @@ class KalmanStep:
         loss: AnyLoss,
         parameters: Sequence[nn.Parameter],
         clock: Clock,
+        joint: Joint | None = None,
     ) -> None:
         self.config, self.loss, self.clock = filter_config, loss, clock
+        self.joint, self.head = joint or Joint(), Head()
+        self.workers = self.joint.workers
         self.products = config.matrix_products
         self.seed, self.steps = config.seed, config.total_steps
         self.parameters = [p for p in parameters if p.requires_grad]
         self.filter = KalmanFilter(filter_config, self.parameters)
+        self.gradients = Gradients(self.workers, self.parameters)
 
     def rate(self, number: int) -> None:
         """See `Step.rate`."""
+
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """See `Step.whole`."""
+        return contextlib.nullcontext()
 
     def __call__(self, batches: Sequence[Batch], number: int) -> Outcome:
         """See `Step.__call__`."""
@@ -166,37 +233,48 @@ class KalmanStep:
         predicted = self._predict(batch)
         terms, errors = self.loss.terms(predicted, batch), self.loss.errors(predicted, batch)
         limits = {name: limit for name, (_, limit) in self.loss.config.active.items()}
-        value = weighted_sum(terms, limits).item()
+        union = self.joint.union(self.loss, self.head, batches, [terms])
+        value = union.part(terms, limits).item()
         self.clock.lap("forward")
-        if not math.isfinite(value):
-            raise NotFiniteError(value, math.nan)
-        energy, forces = batch.labels.get("energy"), batch.labels.get("forces")
+        rows = {name: counted(label, len(label.values))
+                for name in ("energy", "forces") if (label := batch.labels.get(name)) is not None}  # fmt: skip
+        whole = self._whole(batch, rows, value)
+        if not math.isfinite(whole.value):
+            raise NotFiniteError(whole.value, math.nan)
         weight = factor(self.config.energy, done)
-        if energy is not None and "energy" in limits and weight > 0:
-            rows = counted(energy, batch.n_frames)
-            per_atom = weight / batch.n_atoms[rows]
-            self._measure(predicted.energy[rows] * per_atom, energy.values[rows] * per_atom, batch)
-        weight = factor(self.config.forces, done) / batch.n_atoms.mean().item()
-        if forces is not None and "forces" in limits and weight > 0:
-            rows = counted(forces, len(forces.values))
+        if whole.energies and "energy" in limits and weight > 0:
+            chosen = rows.get("energy", _NO_ROWS)
+            per_atom = weight / batch.n_atoms[chosen]
+            self._measure(predicted.energy[chosen] * per_atom, _values(batch, "energy", chosen) * per_atom, whole)
+        weight = factor(self.config.forces, done) / (whole.atoms / whole.frames)
+        if whole.forces and "forces" in limits and weight > 0:
             for update in range(self.config.force_updates):
-                chosen = chosen_atoms(self.seed, number, update, rows, self.config.atoms_per_update * batch.n_frames)
+                there = rows.get("forces", _NO_ROWS)
+                most = self.config.atoms_per_update * batch.n_frames
+                chosen = chosen_atoms(self.seed, number, update, there, most, self.workers.rank)
                 now = self._predict(batch).forces
                 self.clock.lap("forward")
-                self._measure(now[chosen] * weight, forces.values[chosen] * weight, batch)
+                self._measure(now[chosen] * weight, _values(batch, "forces", chosen) * weight, whole)
         return Outcome(value, detached(terms), errors)
+
+    def _whole(self, batch: Batch, rows: Mapping[str, Tensor], value: float) -> _Whole:
+        """What the batches of all processes hold together."""
+        labels = [float(len(rows[name])) if name in rows else 0.0 for name in ("energy", "forces")]
+        return _Whole(*self.workers.sum([value, float(batch.n_frames), batch.n_atoms.sum().item(), *labels]))
 
     def _predict(self, batch: Batch) -> Any:
         with bf16_products(self.products, self.parameters[0].device.type):
             return self.loss.predict(batch, training=True)
 
-    def _measure(self, predicted: Tensor, label: Tensor, batch: Batch) -> None:
+    def _measure(self, predicted: Tensor, label: Tensor, whole: _Whole) -> None:
         """Update the parameters with the sum of some predictions, each with the sign of its error."""
         difference = label - predicted.detach()
         sign = torch.where(difference < 0, -1.0, 1.0)
-        gradients = torch.autograd.grad((sign * predicted).sum(), self.parameters, allow_unused=True)
+        own = torch.autograd.grad((sign * predicted).sum(), self.parameters, allow_unused=True)
+        gradients = self.gradients.added(own)
         self.clock.lap("backward")
-        error = difference.abs().mean().item() * math.sqrt(batch.n_frames)
+        size, number = self.workers.sum([difference.abs().sum().item(), float(difference.numel())])
+        error = size / number * math.sqrt(whole.frames)
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients if g is not None))
         if not (math.isfinite(error) and math.isfinite(norm)):
             raise NotFiniteError(error, norm)
@@ -212,6 +290,29 @@ class KalmanStep:
         self.filter.load_state_dict(state)
 
 
+class _Whole(NamedTuple):
+    """What the batches of all processes hold together."""
+
+    value: float
+    """Of the loss."""
+    frames: float
+    atoms: float
+    energies: float
+    """Rows of the label; so are `forces`."""
+    forces: float
+
+
+_NO_ROWS = torch.zeros(0, dtype=torch.int64)
+
+
+def _values(batch: Batch, name: str, rows: Tensor) -> Tensor:
+    """Rows of a label; none where there is no label."""
+    label = batch.labels.get(name)
+    if label is None:
+        return batch.n_atoms.new_zeros((0,) if name == "energy" else (0, 3))
+    return label.values[rows]
+
+
 def grouped(batches: Iterable[tuple[Batch, Tag]], number: int) -> Iterator[tuple[list[Batch], Tag]]:
     """So many batches at a time, with the tag of the last."""
     group: list[Batch] = []
@@ -220,17 +321,6 @@ def grouped(batches: Iterable[tuple[Batch, Tag]], number: int) -> Iterator[tuple
         if len(group) == number:
             yield group, tag
             group = []
-
-
-def shares(loss: AnyLoss, batches: Sequence[Batch]) -> list[dict[str, float]]:
-    """Part of each batch in each term of the loss, by its number of labels; parts of a term sum to 1."""
-    found: list[dict[str, float]] = [{} for _ in batches]
-    for term in loss.config.active:
-        field = loss.config.needs(term, loss.model.output)[0]
-        sizes = [batch.labels[field].size if field in batch.labels else 0 for batch in batches]
-        for entry, size in zip(found, sizes, strict=True):
-            entry[term] = size / total if (total := sum(sizes)) else 0.0
-    return found
 
 
 def counted(label: Label, n: int) -> Tensor:
@@ -243,15 +333,3 @@ def counted(label: Label, n: int) -> Tensor:
 def detached(terms: Terms) -> Terms:
     """The same numbers without their graph."""
     return {name: Term(term.total.detach(), term.size) for name, term in terms.items()}
-
-
-def summed(found: Sequence[Terms]) -> Terms:
-    """Terms of several batches as one."""
-    if len(found) == 1:
-        return found[0]
-    total: Terms = {}
-    for terms in found:
-        for name, term in terms.items():
-            before = total.get(name)
-            total[name] = term if before is None else Term(before.total + term.total, before.size + term.size)
-    return total

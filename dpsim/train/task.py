@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -11,9 +11,12 @@ import numpy as np
 import torch
 
 from dpsim.model.base import Model
+from dpsim.train.balance import EdgeCounts, divide
 from dpsim.train.config import TrainConfig
 from dpsim.train.data_config import size_of
+from dpsim.train.distributed import ALONE, Workers
 from dpsim.train.frames import FrameSet, require_labels, require_parameters, scan
+from dpsim.train.joining import Outcome
 from dpsim.train.loader import Batch, BatchMaker
 from dpsim.train.loss import AnyLoss, check_loss, make_loss
 from dpsim.train.metric import Metric, evaluate
@@ -21,7 +24,6 @@ from dpsim.train.result import data_facts
 from dpsim.train.running import Running
 from dpsim.train.sampler import Cursor, Filling, Sampler, filling, in_order
 from dpsim.train.setup import check_validation, check_widths
-from dpsim.train.step import Outcome
 
 log = logging.getLogger("dpsim.train")
 
@@ -49,6 +51,8 @@ class Task:
         Settings as those of a training of this head alone.
     output
         What the head predicts.
+    workers
+        Processes that train together: one looks at the data, for all.
     """
 
     model: Model
@@ -57,13 +61,23 @@ class Task:
     make: BatchMaker
     make_valid: BatchMaker | None
     sampler: Sampler
+    n_edges: Callable[[int], int]
+    """Of a frame, at least about."""
 
-    def __init__(self, name: str, config: TrainConfig, frames: FrameSet, valid: FrameSet | None, output: str) -> None:
-        self.name, self.config, self.frames, self.valid = name, config, frames, valid
+    def __init__(
+        self,
+        name: str,
+        config: TrainConfig,
+        frames: FrameSet,
+        valid: FrameSet | None,
+        output: str,
+        workers: Workers = ALONE,
+    ) -> None:
+        self.name, self.config, self.frames, self.valid, self.workers = name, config, frames, valid, workers
         check_loss(config.loss, output)
-        self.found = scan(frames, output)
+        self.found = workers.once(lambda: scan(frames, output))
         require_labels(self.found, config.loss, output, "training")
-        self.found_valid = scan(valid, output) if valid is not None else None
+        self.found_valid = workers.once(lambda: scan(valid, output)) if valid is not None else None
         self.since_row, self.since_check = Running(), Running()
 
     @property
@@ -111,6 +125,7 @@ class Task:
         self.metric.check(labels, validated=self.found_valid is not None)
         share = cache_bytes * len(self.frames) / self.n_frames
         self.make = BatchMaker.for_model(self.frames, model, self.loss.labels, share)
+        self.n_edges = self.make.n_edges if self.workers.alone else EdgeCounts(self.make, self.workers)
         self.make_valid = None
         if self.valid is not None:
             self.make_valid = BatchMaker.for_model(self.valid, model, self.loss.labels, cache_bytes - share)
@@ -128,11 +143,30 @@ class Task:
         return Sampler(pools, config.seed, n_atoms=frames.n_atoms, probabilities=chances, **full)
 
     def _filling(self, maker: BatchMaker) -> Filling:
-        return filling(size_of(self.config.batch_size), maker.frames.n_atoms, maker.n_edges)
+        counted = maker is self.make and isinstance(self.n_edges, EdgeCounts) and self.n_edges.complete
+        n_edges = self.n_edges if counted else maker.n_edges
+        return filling(size_of(self.config.batch_size), maker.frames.n_atoms, n_edges)
 
-    def count(self, outcome: Outcome) -> None:
-        """Add what a step found to the running means."""
-        self.since_row.add_value("loss", outcome.loss)
+    def divided(self, drawn: Sequence[list[int]]) -> list[list[int]]:
+        """Batches anew, so that each has nearly the same number of edges and none more atoms than it may have."""
+        if len(drawn) == 1:
+            return list(drawn)
+        size = size_of(self.config.batch_size)
+
+        def fits(batch: Sequence[int]) -> bool:
+            return len(batch) == 1 or sum(map(self.frames.n_atoms, batch)) <= size.number
+
+        return divide(drawn, self.n_edges, fits if size.rule in ("max", "filter") else None)
+
+    def count(self, outcome: Outcome, workers: int = 1) -> None:
+        """Add what a step found to the running means.
+
+        Parameters
+        ----------
+        workers
+            Processes that worked on this head: its loss counts as often.
+        """
+        self.since_row.add_value("loss", workers * outcome.loss, workers)
         self.since_row.add(outcome.errors)
         if self.make_valid is None:
             self.since_check.add(outcome.terms, "term.")
@@ -165,7 +199,7 @@ class Task:
         indices = maker.frames.spread(self.config.validation_frames)
         plan = in_order(indices, n_atoms=maker.frames.n_atoms, **self._filling(maker))
         with averaged:
-            return evaluate(self.metric, maker, plan, self.device)
+            return evaluate(self.metric, maker, plan, self.device, self.workers)
 
     def errors_since_row(self) -> dict[str, float | None]:
         """Training errors since the last row of the curve, by column."""
@@ -191,12 +225,17 @@ class Drawn(NamedTuple):
     """Place of a batch among those of all tasks."""
 
     task: int
-    cursor: Cursor
-    """Of the task's sampler, behind the batch."""
+    workers: int
+    """Processes whose batches are of this task."""
+    cursors: tuple[Cursor, ...]
+    """Of the samplers of all tasks, behind the batch and those of other processes."""
 
 
 class Stream:
     """Batches of all tasks in the order of the steps; which task a step is for follows from the seed and its number.
+
+    With several processes, each draws a task, and all draw the batches of all, which are then divided among those that
+    have the same task.
 
     Parameters
     ----------
@@ -206,27 +245,44 @@ class Stream:
         Steps made before.
     accumulate
         Batches of a step.
+    workers
+        Processes that train together.
     """
 
-    def __init__(self, tasks: Sequence[Task], chances: Sequence[float], seed: int, step: int, accumulate: int) -> None:
-        self.tasks, self.seed, self.step, self.accumulate = tasks, seed, step, accumulate
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        chances: Sequence[float],
+        seed: int,
+        step: int,
+        accumulate: int,
+        workers: Workers = ALONE,
+    ) -> None:
+        self.tasks, self.seed, self.step, self.accumulate, self.workers = tasks, seed, step, accumulate, workers
         self.chances = np.array(chances, dtype=np.float64) / np.sum(chances)
 
     def __iter__(self) -> Iterator[tuple[tuple[int, list[int]], Drawn]]:
         """Task and frame indices of each batch, and its place."""
         step = self.step
         while True:
-            index = self.choose(step)
+            chosen = self.choose(step)
+            own = chosen[self.workers.rank]
             for _ in range(self.accumulate):
-                sampler = self.tasks[index].sampler
-                yield (index, sampler.next_batch()), Drawn(index, sampler.cursor)
+                drawn = [self.tasks[index].sampler.next_batch() for index in chosen]
+                same = [batch for index, batch in zip(chosen, drawn, strict=True) if index == own]
+                place = chosen[: self.workers.rank].count(own)
+                batch = self.tasks[own].divided(same)[place]
+                cursors = tuple(task.sampler.cursor for task in self.tasks)
+                yield (own, batch), Drawn(own, len(same), cursors)
             step += 1
 
-    def choose(self, step: int) -> int:
-        """Task of the 0-based step."""
+    def choose(self, step: int) -> list[int]:
+        """Task of each process in the 0-based step."""
+        number = self.workers.number
         if len(self.tasks) == 1:
-            return 0
-        return int(np.random.default_rng([self.seed, 3, step]).choice(len(self.tasks), p=self.chances))
+            return [0] * number
+        random = np.random.default_rng([self.seed, 3, step])
+        return [int(index) for index in random.choice(len(self.tasks), number, p=self.chances)]
 
     def make(self, planned: tuple[int, list[int]]) -> Batch:
         """Make a batch of these frames of a task."""

@@ -20,19 +20,21 @@ import torch
 from dpsim import ops
 from dpsim.data.files import write_text
 from dpsim.errors import Interrupted, StageError
-from dpsim.model.checkpoint import load_model, save_model
+from dpsim.model.checkpoint import load_model, save_model, state_digest
 from dpsim.model.multi_task import MultiTaskModel
 from dpsim.train.arithmetic import check_products, tf32_products
 from dpsim.train.average import Average
 from dpsim.train.board import Board, check_board
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
+from dpsim.train.distributed import ALONE, Workers
 from dpsim.train.finetune import change_bias_of_result
 from dpsim.train.folder import training_folder
 from dpsim.train.frames import DataSource
+from dpsim.train.joining import Head, Joint
 from dpsim.train.loader import Batch, Prefetch, making_threads
 from dpsim.train.multi import prepare_heads
-from dpsim.train.prepare import HeadData, Prepared, prepare
+from dpsim.train.prepare import HeadData, Prepared, prepare, same_model
 from dpsim.train.progress import Progress, Reporter, silent
 from dpsim.train.result import TrainResult
 from dpsim.train.resume import Resume, announce_resume, check_resume, find_resume, origin_of
@@ -65,6 +67,7 @@ def train(
     threads: int | None = None,
     device: str = "auto",
     cache_bytes: int | None = None,
+    workers: Workers = ALONE,
 ) -> TrainResult:
     """Train a model, or go on with a training.
 
@@ -98,6 +101,10 @@ def train(
         ``cpu``, ``cuda`` or ``auto``.
     cache_bytes
         Memory for neighbourhoods that are kept between epochs.
+    workers
+        Processes that train together, as `dpsim.train.launcher.joined` gives them; all call this with the same
+        arguments, and see the same files of data. Each makes batches of `batch_size` for a step; the first one writes,
+        and calls `progress`.
 
     Raises
     ------
@@ -115,45 +122,62 @@ def train(
     ops.keep_memory()
     ops.load()
     folder, signal = Path(output_dir), StopSignal(stop, config.walltime)
-    with training_folder(folder) as checked, torch_threads(threads), tf32_products(config.matrix_products):
-        resume = find_resume(folder, restart)
+    with _folder(folder, workers) as checked, torch_threads(threads), tf32_products(config.matrix_products):
+        resume = find_resume(folder, restart, workers)
         make = prepare if config.heads is None else prepare_heads
-        prepared = make(config, train_data, valid_data, type_map, resume, init_model, old_data)
-        trainer = Trainer(prepared, folder, resume, device_of(device), cache_bytes)
+        prepared = make(config, train_data, valid_data, type_map, resume, init_model, old_data, workers)
+        trainer = Trainer(prepared, folder, resume, device_of(device, workers.local_rank), cache_bytes, workers)
         checked()
         return trainer.run(progress or silent, signal)
+
+
+def _folder(folder: Path, workers: Workers) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """The folder of the training, made and held by the first process."""
+    return training_folder(folder) if workers.first else contextlib.nullcontext(lambda: None)
 
 
 class Trainer:
     """A training in progress: everything is made ready here, `run` makes the steps."""
 
     def __init__(
-        self, prepared: Prepared, folder: Path, resume: Resume | None, device: torch.device, cache_bytes: int | None
+        self,
+        prepared: Prepared,
+        folder: Path,
+        resume: Resume | None,
+        device: torch.device,
+        cache_bytes: int | None,
+        workers: Workers = ALONE,
     ) -> None:
         self.config = config = prepared.config
+        self.workers = workers
         self.folder, self.device, self.steps = folder, device, config.total_steps
         self.tasks, self.chances, self.tuning = prepared.tasks, prepared.chances, prepared.tuning
         self.origin = origin_of(self.tasks, prepared.initial)
         if resume is not None:
             check_resume(resume, config, self.origin, folder)
-        model = prepared.build() if resume is None else resume.state.build_any(str(resume.path))
+        model = same_model(prepared.build, workers) if resume is None else resume.state.build_any(str(resume.path))
         self.model = model.to(device)
         self._attach(cache_bytes)
         check_products(config.matrix_products, device, self.model.precision)
         if config.tensorboard:
             check_board()
+        if config.zero and workers.alone:
+            log.warning("zero: %d makes no difference in a single process", config.zero)
         freeze_parts(self.model, config.frozen)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.step, self.best, self.seconds = 0, Best(), 0.0
         self.clock = Clock()
-        self.make_step = make_step(config, self.tasks[0].loss, self.parameters, self.clock)
+        losses = [task.loss for task in self.tasks]
+        self.make_step = make_step(config, losses[0], self.parameters, self.clock, workers, losses)
+        self.joint = Joint(workers, losses)
         moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = Average(moving, config.ema) if config.ema is not None else None
         if resume is not None:
             self._restore(resume)
 
     def _attach(self, cache_bytes: int | None) -> None:
-        memory = min(CACHE_BYTES, psutil.virtual_memory().available // 4) if cache_bytes is None else cache_bytes
+        free = psutil.virtual_memory().available // (4 * self.workers.local_number)
+        memory = min(CACHE_BYTES, free) if cache_bytes is None else cache_bytes
         total = sum(task.n_frames for task in self.tasks)
         for task in self.tasks:
             model = self.model.members[task.name] if isinstance(self.model, MultiTaskModel) else self.model
@@ -167,7 +191,7 @@ class Trainer:
         self.step, self.best, self.seconds = state.step, state.best, state.seconds
         for task in self.tasks:
             task.restore(state.cursors[task.name], state.sums)
-        announce_resume(resume, self.config)
+        announce_resume(resume, self.config, self.workers.number)
 
     def run(self, progress: Progress, stop: StopSignal) -> TrainResult:
         """Make the steps that are left, and write the results."""
@@ -176,28 +200,34 @@ class Trainer:
         if self.step == steps:
             return self._result()
         quantities = [name for task in self.tasks for name in task.quantities]
-        curve = Curve(self.folder / "lcurve.csv", quantities, self.step)
-        reporter = Reporter(progress, self.step, steps)
-        writers: list[Curve | Board] = [curve, *([Board(self.folder, self.step)] if config.tensorboard else [])]
-        stream = Stream(self.tasks, self.chances, config.seed, self.step, config.accumulate)
-        cursors = {task.name: task.sampler.cursor for task in self.tasks}
-        with _closing(writers), stop, Prefetch(stream.make, iter(stream), making_threads(self.device)) as batches:
+        first, writers = self.workers.first, list[Curve | Board]()
+        if first:
+            writers.append(Curve(self.folder / "lcurve.csv", quantities, self.step))
+        if first and config.tensorboard:
+            writers.append(Board(self.folder, self.step))
+        reporter = Reporter(progress if first else silent, self.step, steps)
+        stream = Stream(self.tasks, self.chances, config.seed, self.step, config.accumulate, self.workers)
+        threads = making_threads(self.device, self.workers.local_number)
+        with _closing(writers), stop, Prefetch(stream.make, iter(stream), threads) as batches:
             self.clock.start()
             for group, drawn in grouped(batches, config.accumulate):
                 self.clock.lap(WAITING)
                 task = self.tasks[drawn.task]
-                cursors[task.name] = drawn.cursor
-                loss = self._advance(task, [batch.to(self.device) for batch in group])
+                head = Head(drawn.task, drawn.workers)
+                loss = self._advance(task, head, [batch.to(self.device) for batch in group])
                 last = self.step == steps
                 check = last or self.step % config.validate_every == 0
-                errors = self._check() if check else {}
+                with self.make_step.whole() if check else contextlib.nullcontext():
+                    errors = self._check() if check else {}
                 if check or self.step == 1 or self.step % config.log_every == 0:
                     self._row(writers, errors, reporter)
                 reporter.after_step(self.step, loss)
-                stopped = stop.requested and not last
+                stopped = self.workers.any(stop.requested) and not last
                 if last or stopped or self.step % config.checkpoint_every == 0:
-                    curve.sync()
-                    self._save(cursors)
+                    for writer in writers:
+                        writer.sync()
+                    with self.make_step.whole():
+                        self._save(drawn.cursors)
                 if last:
                     break
                 if stopped:
@@ -212,17 +242,18 @@ class Trainer:
         train = sum(len(task.frames) for task in self.tasks)
         valid = sum(task.n_frames for task in self.tasks) - train
         log.info(
-            "%d parameters, %s, on %s with %d threads; %d training and %d validation frames; step %d of %d",
+            "%d parameters, %s, on %s with %d threads%s; %d training and %d validation frames; step %d of %d",
             sum(p.numel() for p in self.parameters), self.model.precision, self.device, torch.get_num_threads(),
+            "" if self.workers.alone else f" in each of {self.workers.number} processes",
             train, valid, self.step, self.steps,
         )  # fmt: skip
         if reason := ops.unavailable_reason():
             log.warning("native operators are missing, training is slower: %s", reason)
 
-    def _advance(self, task: Task, batches: Sequence[Batch]) -> float:
+    def _advance(self, task: Task, head: Head, batches: Sequence[Batch]) -> float:
         """One step; the loss before it."""
         begin = time.perf_counter()
-        self.make_step.loss = task.loss
+        self.make_step.loss, self.make_step.head = task.loss, head
         try:
             outcome = self.make_step(batches, self.step)
         except NotFiniteError as error:
@@ -230,15 +261,21 @@ class Trainer:
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
-        task.count(outcome)
+        found = self.joint.outcomes(head, outcome)
+        for (number, workers), one in found:
+            self.tasks[number].count(one, workers)
         self.clock.steps += 1
         for batch in batches:
             for name, seconds in batch.seconds.items():
                 self.clock.add_ahead(name, seconds)
         self.seconds += time.perf_counter() - begin
-        return outcome.loss
+        return found[0][1].loss
 
     def _refuse(self, error: NotFiniteError, sources: Sequence[str]) -> NoReturn:
+        if not math.isfinite(error.norm):  # in all processes
+            everywhere = self.workers.gather((error.loss, list(sources)))
+            bad = [own for loss, own in everywhere if not math.isfinite(loss)] or [own for _, own in everywhere]
+            sources = [source for own in bad for source in own]
         names = ", ".join(sources[:8]) + (" and more" if len(sources) > 8 else "")
         saved = checkpoints(self.folder)
         kept = f"{saved[-1][1].name} holds the last good state" if saved else "no checkpoint was written yet"
@@ -263,7 +300,8 @@ class Trainer:
             )
         if metric < self.best.metric and len(known) == len(checked):
             self.best = Best(self.step, metric, errors)
-            self._save_model("best", metric)
+            if self.workers.first:
+                self._save_model("best", metric)
         shown = [found.errors for task, found in zip(self.tasks, checked, strict=True) if task.valid is not None]
         return {name: value for errors in shown for name, value in errors.items()}
 
@@ -280,23 +318,46 @@ class Trainer:
         }
         for writer in writers:
             writer.append(row)
-        reporter.after_row({name: value for name, value in row.items() if value is not None}, self.clock)
+        if self.workers.first:
+            reporter.after_row({name: value for name, value in row.items() if value is not None}, self.clock)
         for task in self.tasks:
             task.since_row.clear()
 
-    def _save(self, cursors: dict[str, Cursor]) -> None:
+    def _save(self, cursors: Sequence[Cursor]) -> None:
+        """Write the state; all processes go on when it is there."""
+        self._check_equal()
+        optimizer = self.make_step.state_dict()
+        if self.workers.first:
+            self._write(cursors, optimizer)
+        self.workers.wait()
+        self.clock.lap("saving")
+
+    def _check_equal(self) -> None:
+        """Refuse to go on where processes have come to different parameters."""
+        if self.workers.alone:
+            return
+        digests = self.workers.gather(state_digest(self.model))
+        other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
+        if other is not None:
+            raise StageError(
+                f"step {self.step}: the parameters of process {other} are not those of process 0, though both made the "
+                "same steps: start all of them on machines of one kind, with the same packages"
+            )
+
+    def _write(self, cursors: Sequence[Cursor], optimizer: dict[str, Any]) -> None:
         state = TrainingState(
             step=self.step,
             config=self.config.model_dump(mode="json"),
             model_config=self.model.config.model_dump(mode="json"),
             model=self.model.state_dict(),
-            optimizer=self.make_step.state_dict(),
-            cursors=dict(cursors),
+            optimizer=optimizer,
+            cursors={task.name: cursor for task, cursor in zip(self.tasks, cursors, strict=True)},
             sums={name: values for task in self.tasks for name, values in task.sums().items()},
             best=self.best,
             origin=self.origin,
             seconds=self.seconds,
             average=self.average.values if self.average is not None else {},
+            workers=self.workers.number,
         )
         try:
             save_state(state, self.folder)
@@ -307,7 +368,6 @@ class Trainer:
                 f"step {self.step}: the state cannot be written to {self.folder}: {error}; "
                 "make room and run again to go on"
             ) from None
-        self.clock.lap("saving")
 
     def _save_model(self, name: str, metric: float | None = None) -> Path:
         provenance = {
@@ -326,6 +386,10 @@ class Trainer:
         return self.average.applied() if self.average is not None else contextlib.nullcontext()
 
     def _result(self) -> TrainResult:
+        with self.make_step.whole():
+            return self.workers.once(self._made_result)
+
+    def _made_result(self) -> TrainResult:
         files = {name: self.folder / f"{name}.safetensors" for name in ("best", "last")}
         for name, file in files.items():
             if not file.is_file():
@@ -356,6 +420,7 @@ class Trainer:
             "type_map": list(self.model.type_map),
             "parameters": sum(p.numel() for p in self.parameters),
             "precision": self.model.precision,
+            "ranks": self.workers.number,
             **(self.tasks[0].facts() if self.config.heads is None else self._facts_of_heads()),
             "best": {"step": self.best.step, "metric": self.best.metric, **self.best.errors},
             "seconds": self.seconds,

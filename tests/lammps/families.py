@@ -17,9 +17,11 @@ import numpy as np
 from lammps_runs import MEASURE, MEASURE_SPINS, System, grid, head, run_program, symbols
 from pydantic import BaseModel
 
+from dpsim.descriptors import SeE2RConfig
 from dpsim.descriptors.dpa3.config import DPA3Config
 from dpsim.fittings.energy.config import EnergyFittingConfig
 from dpsim.lammps.packages import mpich_file, program_environment
+from dpsim.model.compose.dplr_config import DPLRModelConfig
 from dpsim.model.standard import ModelConfig
 from dpsim.testing import tiny_models
 
@@ -30,7 +32,11 @@ WITH_INPUTS = ModelConfig(
         update={"numb_fparam": 2, "numb_aparam": 1, "default_fparam": (0.3, -0.2)}
     ),
 )
-MODELS: dict[str, Any] = {**tiny_models(), "dpa3-ener-inputs": WITH_INPUTS}
+DPLR = DPLRModelConfig.tiny().model_copy(
+    update={"model": ModelConfig.tiny().model_copy(update={"descriptor": SeE2RConfig.tiny()})}
+)
+"""Only its dipoles pass messages."""
+MODELS: dict[str, Any] = {**tiny_models(), "dpa3-ener-inputs": WITH_INPUTS, "dplr": DPLR}
 FAMILIES = tuple(MODELS)
 KEYWORDS = {"aparam": [0.7], "charge_spin": [-1.0, 2.0]}
 """Given to models that take them; frame parameters are left at their default."""

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.lammps
 TOLERANCE = 1e-10  # of the largest value, in float64
 HBAR = 4.135667403e-3 / (2 * np.pi)  # eV ps, from LAMMPS's own h in metal units
 CASES = [(name, ranks) for name in FAMILIES for ranks in (1, 2, 4) if ranks < 4 or is_message_passing(name)]
-QUICK = ("dpa3-ener-inputs", "dpa2-ener", "se_e2_a-ener", "dpa3-dipole", "zbl", "spin")
+QUICK = ("dpa3-ener-inputs", "dpa2-ener", "se_e2_a-ener", "dpa3-dipole", "zbl", "spin", "dplr")
 """Families of the default run: each door, list and kind of output; compiling a model takes half a minute."""
 
 

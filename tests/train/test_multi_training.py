@@ -122,9 +122,9 @@ def test_each_head_is_drawn_as_often_as_asked(data: dict[str, Path]) -> None:
     assert list(found.chances) == systems
     found, _ = prepared(data, config_of(heads={"a": {"probability": 3}, "b": {"probability": 1}}))
     stream = Stream(found.tasks, found.chances, 7, 0, 1)
-    drawn = [stream.choose(step) for step in range(2000)]
+    drawn = [stream.choose(step)[0] for step in range(2000)]
     assert np.mean(drawn) == pytest.approx(0.25, abs=0.03)
-    assert drawn[500:] == [Stream(found.tasks, found.chances, 7, 500, 1).choose(step) for step in range(500, 2000)]
+    assert drawn[500:] == [Stream(found.tasks, found.chances, 7, 500, 1).choose(step)[0] for step in range(500, 2000)]
 
 
 def test_scales_are_those_of_all_data(data: dict[str, Path]) -> None:

@@ -19,6 +19,7 @@ from dpsim.errors import Interrupted, SetupError, StageError
 from dpsim.model.checkpoint import load_model, state_digest
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet
+from dpsim.train.joining import Head, Joint
 from dpsim.train.kalman import KalmanFilter, blocks_of, chosen_atoms, factor
 from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
@@ -27,7 +28,7 @@ from dpsim.train.optimizer import build_optimizer, set_learning_rate
 from dpsim.train.optimizer_config import KalmanConfig, MuonConfig
 from dpsim.train.running import Clock
 from dpsim.train.state import load_state
-from dpsim.train.step import GradientStep, NotFiniteError, make_step, shares
+from dpsim.train.step import GradientStep, NotFiniteError, make_step
 from dpsim.train.trainer import train
 
 Settings = Callable[..., TrainConfig]
@@ -285,10 +286,10 @@ def test_shares_of_batches(tmp_path: Path, emt_frames: MakeFrames, settings: Set
     maker, loss = BatchMaker.for_model(ragged.frames, model), make_loss(ragged.config.loss, model)
     numbers = [ragged.frames[i].n_atoms for i in range(4)]
     has = ["virial" in ragged.frames[i].labels for i in range(4)]
-    found = shares(loss, [maker([0, 1, 2]), maker([3])])
-    forces, virial = numbers[3] / sum(numbers), has[3] / sum(has)
-    assert found[0] == {"energy": 0.75, "forces": pytest.approx(1 - forces), "virial": pytest.approx(1 - virial)}
-    assert found[1] == {"energy": 0.25, "forces": pytest.approx(forces), "virial": pytest.approx(virial)}
+    union = Joint().union(loss, Head(), [maker([0, 1, 2]), maker([3])], None)
+    assert union.sums is not None
+    found = {name: sums.number for name, sums in union.sums.items()}
+    assert found == {"energy": 4, "forces": 3 * sum(numbers), "virial": 9 * sum(has)}
 
 
 def test_accumulated_training_is_that_of_larger_batches(emt: Path, tmp_path: Path, settings: Settings) -> None:
@@ -305,7 +306,7 @@ def test_a_step_that_is_not_finite_leaves_the_parameters(
     ragged = Ragged(tmp_path, emt_frames, settings())
     model = resolve_model(ragged.config, TYPE_MAP).build(1)
     parameters = list(model.parameters())
-    step = GradientStep(ragged.config, make_loss(ragged.config.loss, model), parameters, Clock(), 1)
+    step = GradientStep(ragged.config, make_loss(ragged.config.loss, model), parameters, Clock())
     batch = BatchMaker.for_model(ragged.frames, model)([0])
     batch.labels["energy"].values.fill_(math.nan)
     before = [p.detach().clone() for p in parameters]

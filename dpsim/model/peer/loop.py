@@ -13,7 +13,7 @@ STEPS = ("stop_batch", "num_step", "num_steps", "numb_step")
 """Other names of ``numb_steps``."""
 _EPOCHS = ("num_epoch", "num_epochs", "numb_epochs")
 _OFF = {
-    "profiling": False, "enable_profiler": False, "mixed_precision": None, "acc_freq": 1, "zero_stage": 0,
+    "profiling": False, "enable_profiler": False, "mixed_precision": None, "acc_freq": 1,
     "enable_compile": False, "ckpt_keep_ratio": None, "save_dir": None,
 }  # fmt: skip
 """Keys of ``training`` that are taken with one value only."""
@@ -44,9 +44,10 @@ def loop_settings(training: InputSection, notes: list[str]) -> Settings:
     for key, wanted in (("tensorboard", {"tensorboard": True}), ("enable_tf32", {"matrix_products": "tf32"})):
         if training.take(key, False):
             settings |= wanted
-    seed = training.take("seed", None)
-    if seed is not None:
-        settings["seed"] = seed
+    for key, name in (("seed", "seed"), ("zero_stage", "zero")):
+        value = training.take(key, None)
+        if value is not None and (key, value) != ("zero_stage", 0):
+            settings[name] = value
     _statistics(training, notes)
     for key in _OWN_FILES:
         if training.take(key, None) is not None:
