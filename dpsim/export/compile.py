@@ -6,17 +6,14 @@ those of dpsim. Sizes stay symbolic: any number of atoms, edges and angles, zero
 
 from __future__ import annotations
 
-import itertools
 import math
 import platform
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,8 +31,8 @@ from dpsim.export.metadata import (
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.compose.dplr import DPLRModel
-from dpsim.physics.neighborhood import InnerList, Neighborhood, collate
-from dpsim.physics.neighbors import FrameGraph, InnerEdges, NeighborSpec, frame_graph
+from dpsim.model.example import example_neighborhood
+from dpsim.physics.neighborhood import Neighborhood
 from dpsim.version import __version__
 
 
@@ -71,70 +68,9 @@ def _charges(model: Model) -> ElectrostaticsMetadata | None:
     )
 
 
-_FRAMES = 4
-"""Frames of the example; parameters of a single one would be taken for a constant size."""
-
-
 def example_inputs(model: Model, device: str) -> tuple[Tensor, ...]:
-    """A neighbourhood whose sizes all differ, so that tracing keeps them apart.
-
-    What stands in the inner lists follows no rule but that of their sizes.
-    """
-    rng = np.random.default_rng(0)
-    spec, inputs = model.neighbors, model.inputs
-    n_atoms, n_lists = 11, sum(1 for _ in spec.walk())
-    for _ in range(200):
-        graph = _example_graph(spec, model.n_row_types, n_atoms, rng)
-        spare = graph.n_edges - n_atoms - 3 * n_lists
-        if spare < 20:
-            n_atoms += max(1, n_lists // 8)
-            continue
-        sizes = itertools.count(graph.n_edges - int(rng.integers(2, spare - 10)), -3)
-        hood = collate([replace(graph, inner=_sized(spec, graph.n_edges, sizes, rng))])
-        extra = torch.zeros(5, dtype=torch.int64)  # remote rows, as on several ranks
-        hood = hood._replace(
-            row_types=torch.cat([hood.types, extra]),
-            frame=torch.arange(n_atoms) * _FRAMES // n_atoms,
-            fparam=torch.zeros(_FRAMES, inputs.n_fparam, dtype=torch.float64) if inputs.n_fparam else None,
-            aparam=torch.zeros(n_atoms, inputs.n_aparam, dtype=torch.float64) if inputs.n_aparam else None,
-            charge_spin=torch.tensor([[0.0, 1.0]] * _FRAMES, dtype=torch.float64) if inputs.charge_spin else None,
-        )
-        if _sizes_differ(hood):
-            return hood.to(device).tensors()
-        n_atoms += 1
-    raise AssertionError(f"no example with lists of different sizes was found for {spec}")
-
-
-def _example_graph(spec: NeighborSpec, n_types: int, n_atoms: int, rng: np.random.Generator) -> FrameGraph:
-    """Atoms near a grid, some twenty neighbours each."""
-    side = 0.62 * min(one.cutoff for one in spec.walk())
-    edge = math.ceil(n_atoms ** (1 / 3))
-    grid = np.stack(np.meshgrid(*[np.arange(edge)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:n_atoms]
-    positions = (grid + rng.uniform(-0.1, 0.1, (n_atoms, 3))) * side
-    return frame_graph(positions, rng.integers(0, n_types, n_atoms), None, spec)
-
-
-def _sized(spec: NeighborSpec, around: int, sizes: Iterator[int], rng: np.random.Generator) -> tuple[InnerEdges, ...]:
-    """Inner lists of a list of `around` edges: any of these edges, as many as `sizes` says next."""
-    lists = []
-    for one in spec.inner:
-        size = next(sizes)
-        edge = np.sort(rng.permutation(around)[:size]).astype(np.int64)
-        lists.append(InnerEdges(edge, _sized(one, len(edge), sizes, rng)))
-    return tuple(lists)
-
-
-def _sizes_differ(hood: Neighborhood) -> bool:
-    """Whether no two of atoms, rows, edges and pairs of all lists are as many, or as many as pointers."""
-    sizes = [_FRAMES, len(hood.types), len(hood.row_types), len(hood.center)]
-    lists: list[Neighborhood | InnerList] = [hood]
-    while lists:
-        one = lists.pop()
-        sizes += [len(one.pairs.ij)] if one.pairs else []
-        sizes += [len(inner.edge) for inner in one.inner]
-        lists += one.inner
-    ends = [size for n in sizes for size in (n, n + 1)]
-    return len(set(ends)) == len(ends) and min(sizes) > 1
+    """Tensors of a neighbourhood whose sizes all differ (`dpsim.model.example`)."""
+    return example_neighborhood(model).to(device).tensors()
 
 
 class _Outputs(torch.nn.Module):
