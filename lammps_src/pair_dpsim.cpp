@@ -9,6 +9,7 @@
 #include "atom.h"
 #include "comm.h"
 #include "error.h"
+#include "exceptions.h"
 #include "force.h"
 #include "memory.h"
 #include "modify.h"
@@ -178,12 +179,19 @@ void PairDPSim::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
   const bool due = impl->deviation.is_due();
+  alone_if_it_fails([&] { impl->model.evaluate(list, vflag_atom || cvflag_atom); });
+  const auto response = impl->model.gather({vflag_global != 0 || due, eflag_atom != 0, vflag_atom || cvflag_atom});
+  add(response);
+  if (due) write_deviation(response);
+}
+
+// What a rank finds wrong in an evaluation, others need not notice.
+void PairDPSim::alone_if_it_fails(const std::function<void()> &action)
+{
   try {
-    impl->model.evaluate(list, vflag_atom || cvflag_atom);
-    const auto response =
-        impl->model.gather({vflag_global != 0 || due, eflag_atom != 0, vflag_atom || cvflag_atom});
-    add(response);
-    if (due) write_deviation(response);
+    action();
+  } catch (const LAMMPSException &) {    // from a compute that gives parameters; all ranks stop already
+    throw;
   } catch (const std::exception &e) {
     error->one(FLERR, std::string("pair_style dpsim: ") + e.what());
   }
@@ -193,7 +201,7 @@ void PairDPSim::write_deviation(const dpsim::Response &first)
 {
   impl->deviation.take(0, first, impl->model);
   for (int k = 1; k < impl->model.size(); ++k) {
-    impl->model.evaluate_other(k);
+    alone_if_it_fails([&] { impl->model.evaluate_other(k); });
     impl->deviation.take(k, impl->model.gather({true, false, false}), impl->model);
   }
   impl->deviation.write(impl->model);

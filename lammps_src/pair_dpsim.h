@@ -17,6 +17,7 @@
 
 #include "pair.h"
 
+#include <functional>
 #include <memory>
 
 namespace dpsim {
@@ -53,6 +54,7 @@ class PairDPSim : public Pair {
   void warn_about_modifications();
   void warn_about_spin_integrator();
   void add(const dpsim::Response &response);
+  void alone_if_it_fails(const std::function<void()> &action);
   void write_deviation(const dpsim::Response &first);
   void add_magnetic(const double *virtual_forces);
 };
