@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dpsim.calculators.ase_frame import spins_of
 from dpsim.calculators.lammps_data import LammpsBox, elements_of, lammps_box, write_data
 from dpsim.calculators.lammps_deck import (
     DATA_FILE,
@@ -32,9 +33,12 @@ from dpsim.calculators.md_process import LammpsProcess
 from dpsim.calculators.md_results import MDResult, check_analyses, collect, reference_frames
 from dpsim.data.files import read_json, write_json, write_text
 from dpsim.errors import ConfigError, DataError, ModelError, StageError
+from dpsim.export.metadata import read_metadata
 
 if TYPE_CHECKING:
+    import numpy as np
     from ase import Atoms
+    from numpy.typing import NDArray
 
 ATTEMPTS = "attempts.json"
 KEPT_CHECKPOINTS = 2
@@ -75,7 +79,8 @@ def run_md(
     config
         The run; its `start` and `reference` have been resolved to `start_atoms` and `reference`.
     start_atoms
-        Structure to begin with, periodic in any subset of directions.
+        Structure to begin with, periodic in any subset of directions. A spin model takes the spins from it, as
+        `DPCalculator` does; they stay as they are.
     potentials
         The frozen model.
     work
@@ -109,12 +114,13 @@ def run_md(
     if not model.is_file():
         raise ModelError(f"{model} does not exist: freeze a model first")
     elements = elements_of(start_atoms, tuple(type_map))
+    references = reference_frames(reference, type_map, elements) if reference else None
+    spins = None if read_metadata(model).spin is None else spins_of(start_atoms)
     lines = dpsim_pair_lines("model.pt2", elements)
     digest = hashlib.blake2b(model.read_bytes(), digest_size=20).hexdigest()
     return run_lammps(
         config, start_atoms, lines, work, out, elements=elements, ranks=ranks, seed=seed, progress=progress,
-        reference=reference_frames(reference, type_map, elements) if reference else None,
-        files={"model.pt2": model}, fingerprint=digest,
+        reference=references, files={"model.pt2": model}, fingerprint=digest, spins=spins,
     )  # fmt: skip
 
 
@@ -133,6 +139,7 @@ def run_lammps(
     files: Mapping[str, Path] | None = None,
     fingerprint: str = "",
     launcher: Launcher | None = None,
+    spins: NDArray[np.float64] | None = None,
 ) -> MDResult:
     """Run molecular dynamics with any pair style; see `run_md`.
 
@@ -152,6 +159,8 @@ def run_lammps(
         Of the contents of those files: a change means another run.
     launcher
         Builds the command; if None, that of `dpsim.lammps.launcher`.
+    spins
+        (n_atoms, 3) μB, for pair styles that look at them.
     """
     if not len(start_atoms):
         raise DataError("the start structure has no atoms")
@@ -162,7 +171,7 @@ def run_lammps(
     box = lammps_box(start_atoms)
     work.mkdir(parents=True, exist_ok=True)
     seed = seed if config.seed is None else config.seed
-    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed)
+    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed, spins)
     run.prepare(files or {}, fingerprint)
     if not run.finished:
         run.launch(ranks, launcher or _product_launcher(progress, run.total_steps), progress)
@@ -192,6 +201,7 @@ class _Run:
     elements: tuple[str, ...]
     work: Path
     seed: int
+    spins: NDArray[np.float64] | None = None
     attempts: tuple[Attempt, ...] = ()
     finished: bool = False
     _key: str = ""
@@ -207,7 +217,9 @@ class _Run:
             (self.work / name).symlink_to(path)
         tilt = any(isinstance(s, NPTSegment) and s.coupling == "triclinic" for s in self.config.run)
         keep = self.config.velocities == "keep"
-        write_data(self.work / DATA_FILE, self.atoms, self.elements, self.box, tilt=tilt, velocities=keep)
+        write_data(
+            self.work / DATA_FILE, self.atoms, self.elements, self.box, tilt=tilt, velocities=keep, spins=self.spins
+        )
         self._key = self._fingerprint(fingerprint)
         self._recall()
 
@@ -256,8 +268,9 @@ class _Run:
         self._save()
         deck = self.work / f"in-{number:03d}.lammps"
         settings = DeckSettings(
-            self.elements, self.pair_lines, self.box.boundary, not any(self.box.pbc), self.seed, number, restart
-        )
+            self.elements, self.pair_lines, self.box.boundary, not any(self.box.pbc), self.seed, number, restart,
+            "atomic" if self.spins is None else "spin",
+        )  # fmt: skip
         write_text(deck, deck_text(self.config, settings))
         argv, env = launcher(ranks, deck.absolute())
         log = LogFollower(self.work / log_name(number))

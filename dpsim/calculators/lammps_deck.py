@@ -131,6 +131,8 @@ class DeckSettings:
         Counted from 1; names the files of this attempt.
     restart
         Step and file of the checkpoint to go on from, or None for a fresh start.
+    atom_style
+        ``"atomic"``, or ``"spin"`` for atoms with magnetic moments, which stay as they are.
     """
 
     elements: tuple[str, ...]
@@ -140,6 +142,7 @@ class DeckSettings:
     seed: int
     attempt: int = 1
     restart: tuple[int, str] | None = None
+    atom_style: str = "atomic"
 
 
 def deck_text(config: MDConfig, settings: DeckSettings) -> str:
@@ -172,7 +175,7 @@ def _header(settings: DeckSettings) -> list[str]:
         f"# attempt {settings.attempt}; lengths in angstrom, energies in eV, times in ps, pressures in bar",
         "echo none",
         "units metal",
-        "atom_style atomic",
+        f"atom_style {settings.atom_style}",
         f"boundary {settings.boundary}",
         "newton on",
         read,

@@ -48,7 +48,9 @@ class TrainConfig(TransferSettings, RunSettings, HeadsSettings):
     batch_size: BatchSize = "auto:128"
     """Frames in a step, or ``auto:N``: as few frames as have N atoms together (``auto`` is ``auto:32``), ``max:N``: as
     many as have no more than N, ``filter:N``: the same without frames of more than N atoms, ``edges:N``: as many as
-    have no more than N pairs of neighbours, each counted from both sides; memory and time go by them."""
+    have no more than N pairs of neighbours, each counted from both sides; memory and time go by them. Or a list with a
+    number of frames for each system: the frames of a batch are then of one system, which `sampling` chooses, where
+    ``frames`` gives each as often as it has batches."""
     accumulate: Count = 1
     """Batches of a step: they are gone through one after the other, and make the step of one batch of all of them."""
     sampling: Sampling = "frames"

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from dpsim.config import Config, Force, Length
 
-Rule = Literal["frames", "auto", "max", "filter", "edges"]
+Rule = Literal["frames", "auto", "max", "filter", "edges", "systems"]
 _SIZE = re.compile(r"(auto|max|filter|edges):0*([1-9]\d*)")
 
 
@@ -18,13 +18,17 @@ class Size(NamedTuple):
 
     rule: Rule
     number: int
+    """Of frames, atoms or edges; of one number for each system, the largest."""
 
 
 def _batch_size(value: Any) -> Any:
     if value == "auto":
         return "auto:32"
-    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if not whole and not (isinstance(value, str) and _SIZE.fullmatch(value)):
+    if isinstance(value, list | tuple):
+        if not value or not all(map(_is_count, value)):
+            raise ValueError(f"{list(value)!r} is no batch size: write a number of frames for each system")
+        return tuple(value)
+    if not _is_count(value) and not (isinstance(value, str) and _SIZE.fullmatch(value)):
         raise ValueError(
             f"{value!r} is no batch size: write a number of frames, auto:N for at least or max:N for at most N atoms, "
             "filter:N to leave larger frames out as well, or edges:N for at most N pairs of neighbours"
@@ -32,14 +36,20 @@ def _batch_size(value: Any) -> Any:
     return value
 
 
-BatchSize = Annotated[int | str, BeforeValidator(_batch_size)]
-"""Frames in a batch, or ``auto:N``, ``max:N``, ``filter:N``, ``edges:N``."""
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def size_of(value: int | str) -> Size:
+BatchSize = Annotated[int | str | tuple[int, ...], BeforeValidator(_batch_size)]
+"""Frames in a batch, ``auto:N``, ``max:N``, ``filter:N`` or ``edges:N``; or a number of frames for each system."""
+
+
+def size_of(value: int | str | tuple[int, ...]) -> Size:
     """What a checked `BatchSize` means."""
     if isinstance(value, int):
         return Size("frames", value)
+    if isinstance(value, tuple):
+        return Size("systems", max(value))
     rule, _, number = value.partition(":")
     return Size(rule, int(number))  # type: ignore[arg-type]
 

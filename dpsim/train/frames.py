@@ -110,7 +110,7 @@ class FrameSet:
         """Frame indices between which batches choose: one pool of all frames, or one for each system with frames."""
         if sampling == "frames":
             return [np.arange(len(self))]
-        pools = self._systems()
+        pools = self.systems()
         if sampling == "systems":
             return [pool for pool in pools if len(pool)]
         return [pool for pool, p in zip(pools, self._chances(sampling), strict=True) if p > 0]
@@ -123,10 +123,10 @@ class FrameSet:
 
     def _chances(self, sampling: SystemSampling) -> np.ndarray:
         names = [system.name for system in self.dataset.systems]
-        return system_probabilities(sampling, names, [len(pool) for pool in self._systems()])
+        return system_probabilities(sampling, names, [len(pool) for pool in self.systems()])
 
-    def _systems(self) -> list[np.ndarray]:
-        """Frame indices of each system."""
+    def systems(self) -> list[np.ndarray]:
+        """Frame indices of each system of the data, in their order; a system may have none."""
         ends = np.cumsum([0] + [system.n_frames for system in self.dataset.systems])
         if self._kept is not None:
             ends = np.searchsorted(self._kept, ends)

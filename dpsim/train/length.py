@@ -12,6 +12,7 @@ from dpsim.config import first_problem
 from dpsim.errors import ConfigError
 from dpsim.train.config import TrainConfig
 from dpsim.train.data_config import size_of
+from dpsim.train.drawing import drawing
 from dpsim.train.frames import DataSource, FrameSet
 from dpsim.train.sampler import filling, in_order
 
@@ -33,9 +34,10 @@ def with_steps(config: TrainConfig, frames: FrameSet, workers: int = 1) -> Train
     """
     if config.epochs is None:
         return config
-    sizes = [len(pool) for pool in frames.pools(config.sampling)]
-    draws = epoch_draws(sizes, frames.probabilities(config.sampling))
-    steps = steps_of_epochs(config.epochs, draws, frames_per_batch(config, frames) * config.accumulate * workers)
+    plan = drawing(config, frames)
+    draws = epoch_draws(plan.batches, plan.probabilities)
+    drawn = 1.0 if plan.sizes is not None else frames_per_batch(config, frames)
+    steps = steps_of_epochs(config.epochs, draws, drawn * config.accumulate * workers)
     log.info("epochs: %g are %d steps", config.epochs, steps)
     try:
         return TrainConfig.model_validate({**_fields(config), "steps": steps, "epochs": None})
@@ -52,12 +54,12 @@ def steps_on(config: TrainConfig, data: DataSource, workers: int = 1) -> int:
 
 
 def epoch_draws(sizes: Sequence[int], probabilities: Sequence[float] | None = None) -> int:
-    """Draws of single frames until every pool is gone through once, on average, even the least favoured.
+    """Draws until every pool is gone through once, on average, even the least favoured.
 
     Parameters
     ----------
     sizes
-        Frames of each pool.
+        Of each pool: its frames, or its batches where a draw is one of these.
     probabilities
         Of each pool to be drawn from; None: all the same. Pools that are never drawn from do not count.
     """

@@ -43,7 +43,7 @@ def filling(size: Size, n_atoms: Callable[[int], int], n_edges: Callable[[int], 
     n_atoms, n_edges
         Of a frame.
     """
-    if size.rule == "frames":
+    if size.rule in ("frames", "systems"):
         return {"frames": size.number}
     if size.rule == "auto":
         return {"atoms": size.number}
@@ -70,6 +70,8 @@ class Sampler:
         Number of atoms of a frame; needed with `atoms`.
     probabilities
         Of each pool to be chosen; None: all the same.
+    sizes
+        Instead of `frames`, the number for each pool; all frames of a batch are then of one pool.
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class Sampler:
         budget: Budget | None = None,
         n_atoms: Callable[[int], int] | None = None,
         probabilities: Sequence[float] | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         self.pools = list(pools)
         self.seed = seed
         self.n_frames = sum(len(pool) for pool in pools)
         self.frames = min(frames or self.n_frames, self.n_frames)
         self.atoms, self.budget, self.n_atoms = atoms, budget, n_atoms
+        self.sizes = None if sizes is None else [min(n, len(pool)) for n, pool in zip(sizes, pools, strict=True)]
         self.cursor = Cursor(0, (0,) * len(self.pools))
         self._steps = None if probabilities is None else np.cumsum(probabilities) / np.sum(probabilities)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
@@ -99,10 +103,13 @@ class Sampler:
 
     def next_batch(self) -> list[int]:
         """Frame indices of the next batch; moves the cursor."""
+        if self.sizes is not None:
+            pool = self._pool()
+            return [self._draw(pool) for _ in range(self.sizes[pool])]
         batch: list[int] = []
         atoms = cost = 0
         while not self._full(batch, atoms):
-            before, drawn = self.cursor, self._draw()
+            before, drawn = self.cursor, self._draw(self._pool())
             if self.budget is not None:
                 cost += self.budget.cost(drawn)
                 if batch and cost > self.budget.limit:
@@ -117,9 +124,11 @@ class Sampler:
             return True
         return bool(batch) and self.atoms is not None and atoms >= self.atoms
 
-    def _draw(self) -> int:
+    def _pool(self) -> int:
+        return self._choose(self.cursor.draws) if len(self.pools) > 1 else 0
+
+    def _draw(self, pool: int) -> int:
         draws, taken = self.cursor
-        pool = self._choose(draws) if len(self.pools) > 1 else 0
         round_, place = divmod(taken[pool], len(self.pools[pool]))
         self.cursor = Cursor(draws + 1, (*taken[:pool], taken[pool] + 1, *taken[pool + 1 :]))
         return int(self._order(pool, round_)[place])

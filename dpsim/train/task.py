@@ -15,6 +15,7 @@ from dpsim.train.balance import EdgeCounts, divide
 from dpsim.train.config import TrainConfig
 from dpsim.train.data_config import size_of
 from dpsim.train.distributed import ALONE, Workers
+from dpsim.train.drawing import drawing
 from dpsim.train.frames import FrameSet, require_labels, require_parameters, scan
 from dpsim.train.joining import Outcome
 from dpsim.train.loader import Batch, BatchMaker
@@ -138,9 +139,8 @@ class Task:
             log.warning(
                 "batch_size %d exceeds the %d training frames: every step sees all of them", number, len(frames)
             )
-        chances = frames.probabilities(config.sampling)
-        pools = frames.pools(config.sampling)
-        return Sampler(pools, config.seed, n_atoms=frames.n_atoms, probabilities=chances, **full)
+        pools, chances, sizes = drawing(config, frames)
+        return Sampler(pools, config.seed, n_atoms=frames.n_atoms, probabilities=chances, sizes=sizes, **full)
 
     def _filling(self, maker: BatchMaker) -> Filling:
         counted = maker is self.make and isinstance(self.n_edges, EdgeCounts) and self.n_edges.complete

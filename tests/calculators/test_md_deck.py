@@ -78,6 +78,12 @@ def test_pair_lines_name_elements_in_order() -> None:
     assert lines(text, "newton") == ["newton on"]
 
 
+def test_atoms_with_spins_have_a_style_of_their_own() -> None:
+    cfg = config({"ensemble": "nvt", "temperature": 300, **STEPS})
+    assert lines(deck(cfg), "atom_style") == ["atom_style atomic"]
+    assert lines(deck(cfg, atom_style="spin"), "atom_style") == ["atom_style spin"]
+
+
 def test_segments_are_totals_on_one_axis_of_steps() -> None:
     cfg = config(
         {"ensemble": "minimize"}, {"ensemble": "nvt", "temperature": 300, **STEPS}, {"ensemble": "nve", "steps": 500}

@@ -147,3 +147,42 @@ def test_spins_that_grow(model: Path, tmp_path: Path) -> None:
     run(tmp_path, deck + longer.format(3.0) + "run 0\n")
     message = run_failing(tmp_path, deck + longer.format(3.0) + "run 1 pre no post no\n")
     assert re.search(r"spins have become more than 1\.1.* times as long .* shorter runs", message)
+
+
+def test_molecular_dynamics_of_dpsim(model: Path, tmp_path: Path) -> None:
+    """``dpsim md`` takes the spins from the structure, in a cell that LAMMPS turns, and hands them on."""
+    from ase import Atoms
+    from ase.io import read
+
+    from dpsim.calculators.evaluate import load
+    from dpsim.calculators.lammps import run_md
+    from dpsim.calculators.md_config import MDConfig
+    from dpsim.errors import DataError
+
+    system, spins = structure("spin")
+    assert spins is not None
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    atoms = Atoms(system.symbols[:22], system.positions[:22] @ turn, cell=system.cell @ turn, pbc=True)
+    atoms.set_masses([{"O": 16.0, "H": 2.0}.get(symbol, 12.0) for symbol in atoms.symbols])
+    segment = {"ensemble": "nve", "temperature": 300, "steps": 6, "timestep": "0.2 fs"}
+    config = MDConfig.model_validate({
+        "start": "a.xyz", "run": [{**segment, "thermo": {"every": 1}, "dump": {"every": 3}}], "checkpoint": {"every": 2}
+    })  # fmt: skip
+    names = {"type_map": build("spin").type_map, "ranks": 2}
+    with pytest.raises(DataError, match="the model takes spins and the structure has none"):
+        run_md(config, atoms, [model], tmp_path / "work", tmp_path / "out", **names)
+    atoms.set_initial_magnetic_moments(spins[:22] @ turn)
+    result = run_md(config, atoms, [model], tmp_path / "work", tmp_path / "out", **names)
+    assert "atom_style spin" in (tmp_path / "work/in-001.lammps").read_text().splitlines()
+    assert "Atoms # spin" in result.final_data.read_text()
+    potential, frames = load(model), read(result.trajectory, ":")
+    table = np.genfromtxt(result.thermo, delimiter=",", names=True)
+    assert [frame.info["step"] for frame in frames] == [0, 3, 6]
+    for frame in frames:
+        moments = frame.get_initial_magnetic_moments()
+        np.testing.assert_allclose(moments, spins[:22] @ turn, atol=1e-7)
+        found = potential.evaluate(
+            frame.positions, frame.get_chemical_symbols(), frame.cell.array, spin=spins[:22] @ turn
+        )
+        assert table["potential_eV"][frame.info["step"]] == pytest.approx(found.energy, rel=1e-6)
+    assert np.ptp(table["potential_eV"]) > 1e-3

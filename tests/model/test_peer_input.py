@@ -154,7 +154,7 @@ def test_golden_inputs(golden):
         ("training.systems", ["a"], "'systems' and 'training_data' exclude each other"),
         ("training.training_data.systems", 3, r"training_data\.systems: 3: a folder or a list of folders"),
         ("training.training_data.batch_size", "mixed:8", r"batch_size: 'mixed:8' is not supported"),
-        ("training.training_data.batch_size", [1, 2], r"batch_size: \[1, 2\]: one size for all systems"),
+        ("training.training_data.batch_size", [1, "auto:3"], r"batch_size: \[1, .auto:3.\]: a number of frames for each"),
         ("training.training_data.sys_probs", 0.5, r"sys_probs: 0\.5: a list of probabilities is expected"),
         ("training.training_data.auto_prob", "prob_new", r"auto_prob: 'prob_new' is not supported"),
         ("training.training_data.set_prefix", "part", r"set_prefix: 'part' is not supported: only 'set' is"),

@@ -55,7 +55,11 @@ def _batch_size(section: InputSection) -> Any:
     size = section.take("batch_size", "auto")
     if isinstance(size, list):
         if len({str(one) for one in size}) != 1:
-            raise ConfigError(f"{section.where}.batch_size: {size!r}: one size for all systems is expected")
+            if not all(isinstance(one, int) for one in size):
+                raise ConfigError(
+                    f"{section.where}.batch_size: {size!r}: a number of frames for each system is expected"
+                )
+            return size
         size = size[0]
     if isinstance(size, str):
         rule, _, number = size.partition(":")
