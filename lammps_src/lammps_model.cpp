@@ -4,6 +4,7 @@
 #include "exported_model.h"
 #include "halo.h"
 #include "model_graph.h"
+#include "run_report.h"
 #include "spin_system.h"
 #include "surroundings.h"
 
@@ -38,13 +39,6 @@ std::string joined(const std::vector<std::string> &words)
   return out;
 }
 
-dpsim::HaloRoute route_of(const std::string &word)
-{
-  return word == "device" ? dpsim::HaloRoute::device
-      : word == "host"    ? dpsim::HaloRoute::host
-                          : dpsim::HaloRoute::automatic;
-}
-
 }    // namespace
 
 struct LammpsModel::Impl {
@@ -60,6 +54,7 @@ struct LammpsModel::Impl {
   double spin_reach = 0.0;                    // Å, longest offset that the neighbour list allows for
   std::vector<double> atom_virial;            // of spin models
   double halo_bytes = 0.0;
+  bool verbose = false, reported = false;     // whether each run is described, and whether this one has been
   dpsim::Surroundings around;                 // of models with electrostatics
   std::vector<double> center_positions;       // (N,3) Å likewise
 
@@ -129,11 +124,12 @@ void LammpsModel::load(const std::string &path, const std::vector<std::string> &
   all_or_none([&] { keywords = dpsim::parse_keywords(words); });
   all_or_none([&] { impl->model = std::make_unique<dpsim::ExportedModel>(path, keywords.device, local_rank); });
   all_or_none([&] { impl->model->set_inputs(dpsim::choose_inputs(keywords, info())); });
+  impl->verbose = keywords.verbose;
   impl->graph = dpsim::ModelGraph::make(info().neighbors, impl->model->device());
   impl->spin = info().has_spin() ? std::make_unique<dpsim::SpinSystem>() : nullptr;
   impl->rows.set_types({}, static_cast<int>(info().type_map.size()), impl->passes_messages(), info().has_spin());
   std::string halo;
-  all_or_none([&] { halo = impl->halo.choose_route(route_of(keywords.mpi), impl->model->device()); });
+  all_or_none([&] { halo = impl->halo.choose_route(dpsim::route_of(keywords.mpi), impl->model->device()); });
   if (comm->me == 0)
     utils::logmesg(lmp, "dpsim model {}: {}, {} elements, cutoff {} A, {} message-passing layers, digest {}\n"
                    "  on {}, feature rows between ranks through {}\n",
@@ -171,6 +167,7 @@ double LammpsModel::init()
   if (info().has_electrostatics()) check_periodic();
   dpsim::set_threads(comm->nthreads);
   impl->rows.forget();
+  impl->reported = !impl->verbose;
   return unit;
 }
 
@@ -284,16 +281,43 @@ void LammpsModel::evaluate(NeighList *list, bool atom_virial)
     if (impl->spin) pairs = impl->spin->renew(pairs, atom->nlocal + atom->nghost);
     impl->graph->renew(pairs, std::move(impl->rows.row), std::move(impl->rows.row_types));
   }
+  impl->halo.begin();
   const auto before = impl->halo.bytes_sent();
   const bool alone = comm->nprocs == 1 || !impl->passes_messages();
   const auto &tensors = impl->graph->update(positions());
   impl->output = &impl->model->evaluate(tensors, alone ? 0 : impl->halo.handle(), surroundings(atom_virial));
   impl->halo_bytes = static_cast<double>(impl->halo.bytes_sent() - before);
+  if (impl->reported) return;
+  impl->reported = true;
+  report_run(lmp, who, static_cast<std::int64_t>(centers().size()), dpsim::sizes_of(tensors), impl->halo,
+             impl->model->peak_device_bytes());
+}
+
+// An atom whose position is no number is nobody's neighbour, so that results need not show it.
+void LammpsModel::check_numbers(const dpsim::Response &r)
+{
+  const double *x = atom->nlocal ? atom->x[0] : nullptr;
+  double sum = r.energy;
+  for (std::ptrdiff_t k = 0; k < 3 * atom->nlocal; ++k) sum += x[k] + r.forces[k];
+  if (std::isfinite(sum)) return;
+  std::string where = "the energy";
+  for (std::ptrdiff_t k = 3 * atom->nlocal - 1; k >= 0; --k) {
+    const std::string of = " of atom " + std::to_string(atom->tag[k / 3]);
+    if (!std::isfinite(r.forces[k])) where = "the force" + of;
+    if (!std::isfinite(x[k])) where = "the position" + of;
+  }
+  throw std::runtime_error(where + " is not a finite number at step " + std::to_string(update->ntimestep) +
+                           "; the dynamics has become unstable: use a shorter time step, or look where atoms "
+                           "are too close at the start");
 }
 
 dpsim::Response LammpsModel::gather(const dpsim::Want &want)
 {
-  dpsim::Response r = impl->graph->gather(*impl->output, want);
+  dpsim::Response r;
+  all_or_none([&] {
+    r = impl->graph->gather(*impl->output, want);
+    check_numbers(r);
+  });
   if (!impl->spin) return r;
   const std::size_t size = 18 * static_cast<std::size_t>(atom->nlocal + atom->nghost);
   if (want.atom_virial) impl->atom_virial.assign(r.atom_virial, r.atom_virial + size);
@@ -306,4 +330,7 @@ dpsim::Response LammpsModel::gather(const dpsim::Want &want)
 
 int LammpsModel::pack(int n, const int *atoms, double *buffer) const { return impl->rows.pack(n, atoms, buffer); }
 void LammpsModel::unpack(int n, int first, const double *buffer) { impl->rows.unpack(n, first, buffer); }
-double LammpsModel::memory_usage() const { return impl->rows.memory_usage(); }
+double LammpsModel::memory_usage() const
+{
+  return impl->rows.memory_usage() + static_cast<double>(impl->halo.buffer_bytes());
+}

@@ -45,12 +45,14 @@ class LammpsModel : protected Pointers {
   double neighbor_cutoff() const;
 
   // Evaluates the model for the atoms of this list, where they are now. Collective if the model passes
-  // messages; ranks without atoms take part. Throws std::runtime_error.
+  // messages; ranks without atoms take part. Throws std::runtime_error, and then other ranks may be waiting for
+  // this one: stop them with error->one().
   // Models with electrostatics give shares of the virial only with `atom_virial`.
   void evaluate(class NeighList *list, bool atom_virial = false);
   const std::vector<int> &centers() const;     // atoms in the order of the model's rows
   const double *atomic_values();               // (centers, output_size) of the last evaluation
-  dpsim::Response gather(const dpsim::Want &want);    // of an energy model
+  // Of an energy model. Collective; stops the program if a position or a result on any rank is no number.
+  dpsim::Response gather(const dpsim::Want &want);
 
   int comm_size() const;    // numbers in forward communication for each atom
   int pack(int n, const int *atoms, double *buffer) const;
@@ -71,6 +73,7 @@ class LammpsModel : protected Pointers {
   double check_units();
   void check_special_bonds();
   void check_spins();
+  void check_numbers(const dpsim::Response &response);
   void warn_about_exclusions();
   double spin_scale(int i) const;
   double largest_offset() const;

@@ -13,7 +13,7 @@ namespace dpsim {
 namespace {
 
 // What each keyword takes, for messages.
-constexpr const char *KEYWORDS = "device auto|cpu|cuda, mpi auto|device|host, fparam NUMBERS, aparam NUMBERS, "
+constexpr const char *KEYWORDS = "device auto|cpu|cuda, mpi auto|device|host, verbose yes|no, fparam NUMBERS, aparam NUMBERS, "
                                  "charge_spin CHARGE SPIN";
 
 // Rows of the tables that embed the charge and the spin of a frame.
@@ -36,7 +36,9 @@ double number(const std::string &key, const std::string &word)
 const std::string &choice(const std::string &key, const std::vector<std::string> &values)
 {
   const bool known = values.size() == 1 &&
-      (key == "device" ? is_choice(values[0], {"auto", "cpu", "cuda"}) : is_choice(values[0], {"auto", "device", "host"}));
+      (key == "device"  ? is_choice(values[0], {"auto", "cpu", "cuda"})
+           : key == "mpi" ? is_choice(values[0], {"auto", "device", "host"})
+                          : is_choice(values[0], {"yes", "no"}));
   std::string line = key;
   for (const auto &value : values) line += " " + value;
   if (!known) throw std::runtime_error("\"" + line + "\" is not a choice, expected: " + KEYWORDS);
@@ -88,7 +90,7 @@ std::vector<double> choose_charge_spin(const std::vector<double> &given, const M
 
 bool is_keyword(const std::string &word)
 {
-  return is_choice(word, {"device", "mpi", "fparam", "aparam", "charge_spin"});
+  return is_choice(word, {"device", "mpi", "verbose", "fparam", "aparam", "charge_spin"});
 }
 
 Keywords parse_keywords(const std::vector<std::string> &words)
@@ -97,7 +99,7 @@ Keywords parse_keywords(const std::vector<std::string> &words)
   for (std::size_t k = 0; k < words.size();) {
     const std::string &key = words[k++];
     if (!is_keyword(key)) throw std::runtime_error("unknown keyword " + key + ", expected one of: " + KEYWORDS);
-    const bool numeric = !is_choice(key, {"device", "mpi"});
+    const bool numeric = !is_choice(key, {"device", "mpi", "verbose"});
     std::vector<std::string> values;
     if (!numeric && k < words.size()) values.push_back(words[k++]);    // "device" is a choice of mpi, too
     while (numeric && k < words.size() && !is_keyword(words[k])) values.push_back(words[k++]);
@@ -105,6 +107,7 @@ Keywords parse_keywords(const std::vector<std::string> &words)
       throw std::runtime_error("keyword " + key + " has no value, expected: " + KEYWORDS);
     if (key == "device") out.device = choice(key, values);
     if (key == "mpi") out.mpi = choice(key, values);
+    if (key == "verbose") out.verbose = choice(key, values) == "yes";
     auto &numbers = key == "fparam" ? out.fparam : key == "aparam" ? out.aparam : out.charge_spin;
     if (!numeric) continue;
     numbers.clear();

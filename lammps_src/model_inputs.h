@@ -13,6 +13,7 @@ struct ModelInfo;
 struct Keywords {
   std::string device = "auto", mpi = "auto";
   std::vector<double> fparam, aparam, charge_spin;
+  bool verbose = false;
 };
 
 bool is_keyword(const std::string &word);

@@ -167,10 +167,10 @@ void PairDPSim::compute(int eflag, int vflag)
   ev_init(eflag, vflag);
   try {
     impl->model.evaluate(list, vflag_atom || cvflag_atom);
-    add(impl->model.gather({vflag_global != 0, eflag_atom != 0, vflag_atom || cvflag_atom}));
   } catch (const std::exception &e) {
     error->one(FLERR, std::string("pair_style dpsim: ") + e.what());
   }
+  add(impl->model.gather({vflag_global != 0, eflag_atom != 0, vflag_atom || cvflag_atom}));
 }
 
 void PairDPSim::add(const dpsim::Response &r)

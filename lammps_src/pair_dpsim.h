@@ -1,7 +1,7 @@
 // A frozen dpsim model as a LAMMPS pair style.
 //
 //   pair_style dpsim MODEL.pt2 [device auto|cpu|cuda] [mpi auto|device|host]
-//                              [fparam v1 v2 ...] [aparam v1 v2 ...] [charge_spin q s]
+//                              [fparam v1 v2 ...] [aparam v1 v2 ...] [charge_spin q s] [verbose yes|no]
 //   pair_coeff * * El1 El2 ...        # for each atom type an element, or NULL under hybrid
 //
 // fparam, aparam (the same for all atoms) and charge_spin belong to models that take them. Spin models need
