@@ -1,5 +1,6 @@
 #include "c_api.h"
 
+#include "device_choice.h"
 #include "graph_tensors.h"
 #include "halo.h"
 #include "json_value.h"
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace {
@@ -22,6 +24,18 @@ struct OwnedGraph {
   std::vector<at::Tensor> fields;
   std::int64_t n_atoms = 0;
 };
+
+// What a function returns or, if it throws, the error.
+template <typename F> const char *said(F function)
+{
+  static std::string text;
+  try {
+    text = function();
+  } catch (const std::exception &e) {
+    text = e.what();
+  }
+  return text.c_str();
+}
 
 OwnedGraph &owned(void *graph) { return *static_cast<OwnedGraph *>(graph); }
 
@@ -105,4 +119,22 @@ void *dpsim_halo_new(int comm, std::int64_t owned, std::int64_t n_ghosts, const 
 std::int64_t dpsim_halo_handle(void *halo) { return static_cast<dpsim::Halo *>(halo)->handle(); }
 std::int64_t dpsim_halo_remote_rows(void *halo) { return static_cast<dpsim::Halo *>(halo)->remote_rows(); }
 std::int64_t dpsim_halo_bytes_sent(void *halo) { return static_cast<dpsim::Halo *>(halo)->bytes_sent(); }
+std::int64_t dpsim_halo_buffer_bytes(void *halo) { return static_cast<dpsim::Halo *>(halo)->buffer_bytes(); }
+void dpsim_halo_stage_always(void *halo) { static_cast<dpsim::Halo *>(halo)->stage_always(); }
+
+const char *dpsim_halo_route(void *halo, const char *wanted, const char *device)
+{
+  return said([&] { return static_cast<dpsim::Halo *>(halo)->choose_route(dpsim::route_of(wanted), device); });
+}
+
+int dpsim_mpi_claims_device_memory() { return dpsim::mpi_claims_device_memory(); }
+
+const char *dpsim_choose_gpu(const char *made_for, const char *wanted, int n_devices, int local_rank)
+{
+  return said([&] {
+    dpsim::check_device(made_for, wanted);
+    return std::to_string(dpsim::choose_gpu(n_devices, local_rank));
+  });
+}
+
 void dpsim_halo_delete(void *halo) { delete static_cast<dpsim::Halo *>(halo); }

@@ -29,5 +29,14 @@ void *dpsim_halo_new(int comm, std::int64_t owned, std::int64_t n_ghosts, const 
 std::int64_t dpsim_halo_handle(void *halo);
 std::int64_t dpsim_halo_remote_rows(void *halo);
 std::int64_t dpsim_halo_bytes_sent(void *halo);
+std::int64_t dpsim_halo_buffer_bytes(void *halo);
+// Messages of tensors on the CPU then take the way of those of a GPU, through host copies.
+void dpsim_halo_stage_always(void *halo);
 void dpsim_halo_delete(void *halo);
+
+// What is decided about devices, as text: the route of messages for "auto", "device" or "host"; the number of the
+// GPU of a rank, or why there is none (choose_gpu and check_device). Valid until the next call.
+const char *dpsim_halo_route(void *halo, const char *wanted, const char *device);
+int dpsim_mpi_claims_device_memory();
+const char *dpsim_choose_gpu(const char *made_for, const char *wanted, int n_devices, int local_rank);
 }

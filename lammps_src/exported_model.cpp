@@ -1,5 +1,6 @@
 #include "exported_model.h"
 
+#include "device_choice.h"
 #include "electrostatics.h"
 #include "graph_tensors.h"
 #include "json_value.h"
@@ -7,6 +8,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
@@ -14,12 +16,12 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <dlfcn.h>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <mutex>
-#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <sys/stat.h>
@@ -90,11 +92,14 @@ void check_processor(const std::string &path, const JsonValue &metadata)
 #endif
 }
 
-void check_device(const std::string &path, const ModelInfo &info, const std::string &wanted)
+// What `action` throws, as a sentence about the file.
+template <typename F> auto about(const std::string &path, F action)
 {
-  if (wanted != "auto" && wanted != info.device)
-    fail(path, "was frozen for the device " + info.device + ", not " + wanted +
-                   "; freeze it with \"--device " + wanted + "\" or write \"device " + info.device + "\"");
+  try {
+    return action();
+  } catch (const std::exception &e) {
+    fail(path, e.what());
+  }
 }
 
 // The CUDA half of torch is loaded only by those who need it.
@@ -105,11 +110,8 @@ at::Device find_device(const std::string &path, const ModelInfo &info, int local
     fail(path, "was frozen for a GPU, but this torch has no CUDA part; install a CUDA build of torch "
                "or freeze the model with \"--device cpu\"");
   const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
-  const int count = guard.deviceCount();
-  if (count == 0)
-    fail(path, "was frozen for a GPU, but this machine has none that CUDA can use; freeze the model "
-               "with \"--device cpu\"");
-  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank % count));
+  const int gpu = about(path, [&] { return choose_gpu(guard.deviceCount(), local_rank); });
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu));
   guard.setDevice(device);
   return device;
 }
@@ -119,6 +121,13 @@ struct Package {
   ModelInfo info;
   at::Device device = at::kCPU;
   std::unique_ptr<PackageFolder> folder;    // GPU code is read from it when a kernel runs first
+
+  // Kernels of tensors without members do not run.
+  void has_run(const std::vector<at::Tensor> &inputs)
+  {
+    if (folder && std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor &t) { return t.numel() > 0; }))
+      folder.reset();
+  }
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader;
   // Of models with electrostatics: dipoles, and the gradient by edges of their product with given vectors.
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> dipole, dipole_gradient;
@@ -145,7 +154,7 @@ std::shared_ptr<Package> load_package(const std::string &path, const std::string
   auto package = std::make_shared<Package>();
   package->folder = std::make_unique<PackageFolder>(path);
   package->info = read_info(path, package->folder->path());
-  check_device(path, package->info, wanted);
+  about(path, [&] { check_device(package->info.device, wanted); });
   package->device = find_device(path, package->info, local_rank);
   const bool on_cpu = package->device.is_cpu();
   try {
@@ -180,14 +189,27 @@ std::string identity(const std::string &path)
 
 // The machine code of a package holds symbols that are unique in the process and therefore is never
 // unloaded. Each file is loaded once, so that "clear" in a loop leaves nothing behind.
+std::map<std::string, std::shared_ptr<Package>> &packages()
+{
+  static auto *all = new std::map<std::string, std::shared_ptr<Package>>;    // outlives all users
+  return *all;
+}
+
+void remove_folders()
+{
+  for (auto &[name, package] : packages())
+    if (package) package->folder.reset();
+}
+
 std::shared_ptr<Package> find_package(const std::string &path, const std::string &wanted, int local_rank)
 {
   static std::mutex mutex;
-  static auto *packages = new std::map<std::string, std::shared_ptr<Package>>;    // outlives all users
+  static const int at_exit = std::atexit(remove_folders);
+  (void) at_exit;
   const std::lock_guard<std::mutex> lock(mutex);
-  auto &package = (*packages)[identity(path)];
+  auto &package = packages()[identity(path)];
   if (!package) package = load_package(path, wanted, local_rank);
-  check_device(path, package->info, wanted);
+  about(path, [&] { check_device(package->info.device, wanted); });
   return package;
 }
 
@@ -247,6 +269,21 @@ void ExportedModel::State::add_electrostatics(const at::Tensor &types, std::vect
   output.atom_virial = found.atom_virial;
 }
 
+namespace {
+
+// A failure of the package, as the end of a sentence about its file. Its runtime throws plain text.
+std::string what_failed(const std::string &text, const GraphTensors &graph)
+{
+  for (const char *sign : {"out of memory", "can't allocate memory", "bad_alloc"}) {
+    if (text.find(sign) == std::string::npos) continue;
+    return "needs more memory than there is for the " + std::to_string(graph.types.size(0)) + " atoms and " +
+        std::to_string(graph.center.size(0)) + " edges of one rank; use more ranks on more machines or fewer atoms";
+  }
+  return "failed: " + text + FROZEN_ELSEWHERE;
+}
+
+}    // namespace
+
 ExportedModel::ExportedModel(const std::string &path, const std::string &device, int local_rank) :
     state_(std::make_unique<State>())
 {
@@ -262,6 +299,14 @@ ExportedModel::~ExportedModel() = default;
 const ModelInfo &ExportedModel::info() const { return state_->package->info; }
 const std::string &ExportedModel::path() const { return state_->path; }
 const std::string &ExportedModel::device() const { return state_->device_name; }
+
+std::int64_t ExportedModel::peak_device_bytes() const
+{
+  const at::Device &device = state_->package->device;
+  if (device.is_cpu()) return 0;
+  const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
+  return stats.reserved_bytes[static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+}
 
 void ExportedModel::set_inputs(const ModelInputs &inputs)
 {
@@ -292,7 +337,6 @@ const double *ExportedModel::atomic_values()
 
 const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan, const Surroundings *around)
 {
-  const std::unique_ptr<PackageFolder> first_run = std::move(state_->package->folder);
   const c10::InferenceMode inference;
   try {
     const auto inputs = state_->inputs(graph, plan);
@@ -302,13 +346,12 @@ const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64
       throw std::runtime_error(std::to_string(out.size()) + " outputs, expected " + std::to_string(expected));
     state_->output = {out[0].to(at::kDouble), expected == 2 ? out[1].to(at::kDouble) : at::Tensor(), {}, {}, {}};
     if (state_->electrostatics && around) state_->add_electrostatics(graph.types, inputs, *around);
+    state_->package->has_run(inputs);
     return state_->output;
   } catch (const c10::Error &e) {
-    fail(state_->path, std::string("failed: ") + e.what_without_backtrace() + FROZEN_ELSEWHERE);
-  } catch (const std::bad_alloc &) {
-    fail(state_->path, "needs more memory than there is; use more ranks or fewer atoms");
+    fail(state_->path, what_failed(e.what_without_backtrace(), graph));
   } catch (const std::exception &e) {
-    fail(state_->path, std::string("failed: ") + e.what() + FROZEN_ELSEWHERE);
+    fail(state_->path, what_failed(e.what(), graph));
   }
 }
 

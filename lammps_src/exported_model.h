@@ -29,6 +29,9 @@ class ExportedModel {
   const std::string &path() const;
   const std::string &device() const;    // as torch writes it, "cpu" or "cuda:0"
 
+  // Largest amount of GPU memory that torch has held so far in this process; 0 on the CPU.
+  std::int64_t peak_device_bytes() const;
+
   // The extra inputs of all evaluations from now on; as choose_inputs gives them.
   void set_inputs(const ModelInputs &inputs);
 

@@ -43,19 +43,6 @@ void synchronize(const at::Device &device)
   guard.getStream(device).synchronize();
 }
 
-// MPI's own word on device memory: built with support for it, and switched on.
-bool mpi_claims_device_memory()
-{
-  using Query = int (*)();
-  if (auto query = reinterpret_cast<Query>(dlsym(RTLD_DEFAULT, "MPIX_Query_cuda_support")))
-    return query() == 1;
-  using GpuQuery = int (*)(int, int *);    // MPIX_GPU_SUPPORT_CUDA is 0
-  int yes = 0;
-  if (auto query = reinterpret_cast<GpuQuery>(dlsym(RTLD_DEFAULT, "MPIX_GPU_query_support")))
-    return query(0, &yes) == MPI_SUCCESS && yes;
-  return false;
-}
-
 // A buffer that grows and is never given back; views of its beginning are handed out.
 class Buffer {
  public:
@@ -68,12 +55,30 @@ class Buffer {
       storage_ = at::empty({bytes + bytes / 8 + 64}, options.dtype(at::kByte));
     return storage_.narrow(0, 0, bytes).view(options.dtype().toScalarType()).view(sizes);
   }
+  std::int64_t bytes() const { return storage_.defined() ? storage_.numel() : 0; }
 
  private:
   at::Tensor storage_;
 };
 
 }    // namespace
+
+HaloRoute route_of(const std::string &word)
+{
+  return word == "device" ? HaloRoute::device : word == "host" ? HaloRoute::host : HaloRoute::automatic;
+}
+
+bool mpi_claims_device_memory()
+{
+  using Query = int (*)();
+  if (auto query = reinterpret_cast<Query>(dlsym(RTLD_DEFAULT, "MPIX_Query_cuda_support")))
+    return query() == 1;
+  using GpuQuery = int (*)(int, int *);    // MPIX_GPU_SUPPORT_CUDA is 0
+  int yes = 0;
+  if (auto query = reinterpret_cast<GpuQuery>(dlsym(RTLD_DEFAULT, "MPIX_GPU_query_support")))
+    return query(0, &yes) == MPI_SUCCESS && yes;
+  return false;
+}
 
 class Halo::Exchange : public HaloExchange {
  public:
@@ -91,11 +96,17 @@ class Halo::Exchange : public HaloExchange {
             const std::vector<std::int64_t> &owner_row, std::vector<std::int64_t> &slot);
   bool trial(const at::Device &device);
   bool on_all_ranks(bool yes) const;
+  std::int64_t buffer_bytes() const
+  {
+    return send_.bytes() + receive_.bytes() + pinned_send_.bytes() + pinned_receive_.bytes();
+  }
 
   MPI_Comm comm_;
   int me_ = 0, size_ = 1;
   std::int64_t handle_ = 0, owned_ = 0, bytes_ = 0, calls_ = 0;
   bool stage_ = true;     // device tensors travel through the host
+  bool stage_cpu_ = false;
+  std::vector<std::int64_t> sent_;
   Parcels out_, in_;      // rows of mine that others need; rows of others that I need
 
  private:
@@ -200,13 +211,14 @@ void Halo::Exchange::exchange(const at::Tensor &sent, const Parcels &to, at::Ten
                               const Parcels &from)
 {
   ++calls_;
+  sent_.push_back(0);
   if (to.rank.empty() && from.rank.empty()) return;
-  if (sent.is_cpu() || !stage_) {
+  if (sent.is_cpu() ? !stage_cpu_ : !stage_) {
     synchronize(sent.device());
     transfer(sent, to, received, from);
     return;
   }
-  const auto host = sent.options().device(at::kCPU).pinned_memory(true);
+  const auto host = sent.options().device(at::kCPU).pinned_memory(!sent.is_cpu());
   at::Tensor host_sent = pinned_send_.view(sent.sizes(), host);
   at::Tensor host_received = pinned_receive_.view(received.sizes(), host);
   host_sent.copy_(sent);    // blocking
@@ -235,7 +247,7 @@ void Halo::Exchange::transfer(const at::Tensor &sent, const Parcels &to, const a
     MPI_Isend(out, to.count[k], row, to.rank[k], TAG, comm_, &requests.emplace_back());
   MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
   MPI_Type_free(&row);
-  bytes_ += to.rows * row_bytes;
+  bytes_ += sent_.back() = to.rows * row_bytes;
 }
 
 // Sends one small buffer of device memory around the ranks and looks whether it arrives.
@@ -293,5 +305,9 @@ std::int64_t Halo::handle() const { return exchange_->handle_; }
 std::int64_t Halo::remote_rows() const { return exchange_->in_.rows; }
 std::int64_t Halo::bytes_sent() const { return exchange_->bytes_; }
 std::int64_t Halo::exchanges() const { return exchange_->calls_; }
+std::int64_t Halo::buffer_bytes() const { return exchange_->buffer_bytes(); }
+void Halo::begin() { exchange_->sent_.clear(); }
+const std::vector<std::int64_t> &Halo::sent() const { return exchange_->sent_; }
+void Halo::stage_always() { exchange_->stage_cpu_ = true; }
 
 }    // namespace dpsim

@@ -12,6 +12,10 @@
 namespace dpsim {
 
 enum class HaloRoute { automatic, device, host };
+HaloRoute route_of(const std::string &word);    // "auto", "device" or "host"
+
+// MPI's own word on device memory: built with support for it, and switched on. Local; after MPI_Init.
+bool mpi_claims_device_memory();
 
 // Every method is collective over the communicator unless it says otherwise.
 class Halo {
@@ -38,6 +42,15 @@ class Halo {
   std::int64_t remote_rows() const;
   std::int64_t bytes_sent() const;    // by this rank since the object was made
   std::int64_t exchanges() const;     // calls of extend and fold since the object was made
+  std::int64_t buffer_bytes() const;  // memory of the buffers, which are kept from one exchange to the next
+
+  // Bytes sent by this rank in each exchange since begin(), in their order: those of the layers, then those of
+  // their derivatives. Local.
+  void begin();
+  const std::vector<std::int64_t> &sent() const;
+
+  // Messages from tensors on the CPU take the way of those from a GPU, through host copies (tests). Local.
+  void stage_always();
 
  private:
   class Exchange;

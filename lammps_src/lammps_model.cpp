@@ -5,6 +5,7 @@
 #include "halo.h"
 #include "model_graph.h"
 #include "model_view.h"
+#include "run_report.h"
 #include "surroundings.h"
 
 #include "atom.h"
@@ -13,8 +14,10 @@
 #include "error.h"
 #include "force.h"
 #include "neighbor.h"
+#include "update.h"
 
 #include <algorithm>
+#include <cmath>
 #include <dlfcn.h>
 #include <stdexcept>
 #include <utility>
@@ -31,13 +34,6 @@ std::string joined(const std::vector<std::string> &words)
   std::string out;
   for (const auto &word : words) out += (out.empty() ? "" : " ") + word;
   return out;
-}
-
-dpsim::HaloRoute route_of(const std::string &word)
-{
-  return word == "device" ? dpsim::HaloRoute::device
-      : word == "host"    ? dpsim::HaloRoute::host
-                          : dpsim::HaloRoute::automatic;
 }
 
 // What two files that are copies of each other have in common, and two others have not.
@@ -68,6 +64,7 @@ struct LammpsModel::Impl {
   int evaluated = 0;                              // the member that was evaluated last, and what it gave
   const dpsim::ModelOutput *output = nullptr;
   double halo_bytes = 0.0;
+  bool reported = false;                          // whether this run has been described
 
   ModelView &view(int k) { return *members[k].view; }
 };
@@ -147,7 +144,7 @@ void LammpsModel::load(const std::vector<std::string> &paths, const std::vector<
   impl->rows.set_types({}, any_passes_messages(), info().has_spin());
   std::string halo;
   all_or_none([&] {
-    halo = impl->halo.choose_route(route_of(keywords_.mpi), impl->members[0].model->device());
+    halo = impl->halo.choose_route(dpsim::route_of(keywords_.mpi), impl->members[0].model->device());
   });
   report(halo);
 }
@@ -278,6 +275,7 @@ void LammpsModel::init()
     if (info(k).has_electrostatics()) check_periodic(k);
   dpsim::set_threads(comm->nthreads);
   impl->rows.forget();
+  impl->reported = !keywords_.verbose;
 }
 
 // Pairs whose special factors are both zero are missing in the neighbour list.
@@ -323,6 +321,7 @@ void LammpsModel::evaluate(NeighList *list, bool atom_virial)
   }
   for (const auto &view : impl->views) view->atoms_moved();
   update_inputs();
+  impl->halo.begin();
   const auto before = impl->halo.bytes_sent();
   impl->around.atom_virial = atom_virial;
   evaluate_other(0);
@@ -373,13 +372,43 @@ void LammpsModel::update_inputs()
     const auto &values = sources_.aparam(centers());
     for (auto &member : impl->members) member.model->set_atomic_parameters(values);
   }
+  if (impl->reported) return;
+  impl->reported = true;
+  report_run(lmp, who, static_cast<std::int64_t>(centers().size()), dpsim::sizes_of(impl->view(0).edges(positions())),
+             impl->halo, impl->members[0].model->peak_device_bytes());
+}
+
+// An atom whose position is no number is nobody's neighbour, so that results need not show it.
+void LammpsModel::check_numbers(const dpsim::Response &r)
+{
+  const double *x = atom->nlocal ? atom->x[0] : nullptr;
+  double sum = r.energy;
+  for (std::ptrdiff_t k = 0; k < 3 * atom->nlocal; ++k) sum += x[k] + r.forces[k];
+  if (std::isfinite(sum)) return;
+  std::string where = "the energy";
+  for (std::ptrdiff_t k = 3 * atom->nlocal - 1; k >= 0; --k) {
+    const std::string of = " of atom " + std::to_string(atom->tag[k / 3]);
+    if (!std::isfinite(r.forces[k])) where = "the force" + of;
+    if (!std::isfinite(x[k])) where = "the position" + of;
+  }
+  throw std::runtime_error(where + " is not a finite number at step " + std::to_string(update->ntimestep) +
+                           "; the dynamics has become unstable: use a shorter time step, or look where atoms "
+                           "are too close at the start");
 }
 
 dpsim::Response LammpsModel::gather(const dpsim::Want &want)
 {
-  return impl->view(impl->evaluated).gather(*impl->output, want);
+  dpsim::Response r;
+  all_or_none([&] {
+    r = impl->view(impl->evaluated).gather(*impl->output, want);
+    check_numbers(r);
+  });
+  return r;
 }
 
 int LammpsModel::pack(int n, const int *atoms, double *buffer) const { return impl->rows.pack(n, atoms, buffer); }
 void LammpsModel::unpack(int n, int first, const double *buffer) { impl->rows.unpack(n, first, buffer); }
-double LammpsModel::memory_usage() const { return impl->rows.memory_usage(); }
+double LammpsModel::memory_usage() const
+{
+  return impl->rows.memory_usage() + static_cast<double>(impl->halo.buffer_bytes());
+}

@@ -52,13 +52,16 @@ class LammpsModel : protected Pointers {
   double neighbor_cutoff() const;
 
   // Evaluates the first model for the atoms of this list, where they are now; then another one for the same. Collective
-  // if models pass messages; ranks without atoms take part. Throws std::runtime_error.
+  // if models pass messages; ranks without atoms take part. Throws std::runtime_error, and then other ranks may be
+  // waiting for this one: stop them with error->one().
   // Models with electrostatics give shares of the virial only with `atom_virial`.
   void evaluate(class NeighList *list, bool atom_virial = false);
   void evaluate_other(int k);
   const std::vector<int> &centers() const;     // atoms in the order of the model's rows
   const double *atomic_values();               // (centers, output_size) of the first model's last evaluation
-  dpsim::Response gather(const dpsim::Want &want);    // of the last evaluation, of an energy model
+  // Of the last evaluation, of an energy model. Collective; stops the program if a position or a result on any rank is
+  // no number.
+  dpsim::Response gather(const dpsim::Want &want);
 
   int comm_size() const;    // numbers in forward communication for each atom
   int pack(int n, const int *atoms, double *buffer) const;
@@ -87,6 +90,7 @@ class LammpsModel : protected Pointers {
   void report(const std::string &halo) const;
   std::vector<int> find_types(int k, const std::string &where, const char *const *words, bool may_be_null);
   void check_special_bonds();
+  void check_numbers(const dpsim::Response &response);
   void warn_about_exclusions();
   bool any_passes_messages() const;
   const double *positions();

@@ -107,6 +107,14 @@ class HostGraph : public ModelGraph {
 
 }    // namespace
 
+GraphSizes sizes_of(const GraphTensors &tensors)
+{
+  GraphSizes out{tensors.row_types.size(0), tensors.center.size(0), 0};
+  for (const auto &list : tensors.lists)
+    if (list.pairs.ij.defined()) out.pairs += list.pairs.ij.size(0);
+  return out;
+}
+
 std::unique_ptr<ModelGraph> ModelGraph::make(const NeighborSpec &spec, const std::string &device,
                                              bool tensor_path)
 {

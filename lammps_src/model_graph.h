@@ -29,6 +29,12 @@ struct Response {
   const double *virtual_forces = nullptr;  // (n_atoms,3) eV/Å of spin models, after SpinSystem::fold; partial
 };
 
+// How much there is to do at a step.
+struct GraphSizes {
+  std::int64_t rows = 0, edges = 0, pairs = 0;    // feature rows; of the outermost list; of all lists
+};
+GraphSizes sizes_of(const GraphTensors &tensors);
+
 class ModelGraph {
  public:
   // device as torch writes it; "cpu" with `tensor_path` takes the GPU's path on the CPU (tests).

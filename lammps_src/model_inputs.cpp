@@ -16,9 +16,9 @@ namespace {
 
 // What each keyword takes, for messages.
 constexpr const char *KEYWORDS =
-    "device auto|cpu|cuda, mpi auto|device|host, fparam NUMBERS, fparam_from_compute ID, fparam_from_fix ID [INDEX], "
-    "aparam NUMBERS, aparam_from_compute ID, charge_spin CHARGE SPIN and, of several models, out_file FILE, out_freq "
-    "STEPS, atomic, relative LEVEL, relative_v LEVEL";
+    "device auto|cpu|cuda, mpi auto|device|host, verbose yes|no, fparam NUMBERS, fparam_from_compute ID, "
+    "fparam_from_fix ID [INDEX], aparam NUMBERS, aparam_from_compute ID, charge_spin CHARGE SPIN and, of several "
+    "models, out_file FILE, out_freq STEPS, atomic, relative LEVEL, relative_v LEVEL";
 
 // Rows of the tables that embed the charge and the spin of a frame.
 constexpr double MIN_CHARGE = -100, MAX_CHARGE = 99, MIN_SPIN = 0, MAX_SPIN = 99;
@@ -91,6 +91,9 @@ const std::map<std::string, Rule> &rules()
   static const std::map<std::string, Rule> all = {
       {"device", {1, 1, [](Keywords &k, const Words &w) { k.device = choice("device", w[0], {"auto", "cpu", "cuda"}); }}},
       {"mpi", {1, 1, [](Keywords &k, const Words &w) { k.mpi = choice("mpi", w[0], {"auto", "device", "host"}); }}},
+      {"verbose", {1, 1, [](Keywords &k, const Words &w) {
+         k.verbose = choice("verbose", w[0], {"yes", "no"}) == "yes";
+       }}},
       {"fparam", {1, ANY, [](Keywords &k, const Words &w) { k.fparam = numbers("fparam", w); }}},
       {"aparam", {1, ANY, [](Keywords &k, const Words &w) { k.aparam = numbers("aparam", w); }}},
       {"charge_spin", {1, ANY, [](Keywords &k, const Words &w) { k.charge_spin = numbers("charge_spin", w); }}},

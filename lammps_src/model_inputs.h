@@ -24,6 +24,7 @@ struct DeviationKeywords {
 struct Keywords {
   std::string device = "auto", mpi = "auto";
   std::vector<double> fparam, aparam, charge_spin;
+  bool verbose = false;
   std::string fparam_compute, aparam_compute, fparam_fix;    // IDs
   int fparam_fix_index = 0;                                  // first member of the fix's vector, from 1; 0: not given
   DeviationKeywords deviation;

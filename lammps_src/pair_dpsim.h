@@ -1,6 +1,6 @@
 // A frozen dpsim model as a LAMMPS pair style.
 //
-//   pair_style dpsim MODEL.pt2 [MODEL2.pt2 ...] [device auto|cpu|cuda] [mpi auto|device|host]
+//   pair_style dpsim MODEL.pt2 [MODEL2.pt2 ...] [device auto|cpu|cuda] [mpi auto|device|host] [verbose yes|no]
 //                    [fparam v1 v2 ... | fparam_from_compute ID | fparam_from_fix ID [INDEX]]
 //                    [aparam v1 v2 ... | aparam_from_compute ID] [charge_spin q s]
 //                    [out_file FILE] [out_freq STEPS] [atomic] [relative LEVEL] [relative_v LEVEL]

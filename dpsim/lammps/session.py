@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dpsim.errors import SetupError
@@ -27,7 +29,7 @@ def start(comm: Any = None, cmdargs: Sequence[str] | None = None) -> Lammps:
     ----------
     comm
         An mpi4py communicator; LAMMPS then runs on its ranks. None: all ranks of the program, one if it was not
-        started by ``mpiexec``.
+        started by ``mpiexec``. With several ranks, an error that one of them does not catch ends all.
     cmdargs
         Command line options of LAMMPS, for example ``["-screen", "none"]``.
 
@@ -38,6 +40,7 @@ def start(comm: Any = None, cmdargs: Sequence[str] | None = None) -> Lammps:
     """
     check_mpi4py()
     preload_mpi()
+    _end_together(comm)
     folder = _build_on_first_rank(comm)
     with quiet():
         try:
@@ -54,6 +57,27 @@ def start(comm: Any = None, cmdargs: Sequence[str] | None = None) -> Lammps:
         lmp.close()
         raise SetupError(f"LAMMPS does not accept the plugin in {folder}; run: dpsim lammps build --force")
     return lmp
+
+
+_ends_together = False
+
+
+def _end_together(comm: Any) -> None:
+    """From now on an error on one rank that nobody catches ends all: the others would wait for it forever."""
+    global _ends_together
+    if _ends_together or comm is None or comm.Get_size() == 1:
+        return
+    _ends_together = True
+    shown = sys.excepthook
+
+    def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        shown(kind, error, trace)
+        sys.stderr.flush()
+        if comm.Get_rank() > 0:
+            time.sleep(1.0)  # if all ranks fail alike, the first one is heard
+        comm.Abort(1)
+
+    sys.excepthook = end
 
 
 def preload_mpi() -> None:

@@ -1,9 +1,7 @@
-"""LAMMPS gives what Python gives, on any number of ranks, in any box."""
+"""LAMMPS gives what Python gives: elements, units, precision, hybrid styles, runs that move atoms between ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,66 +24,9 @@ def _triclinic() -> System:
     return System(x @ cell, symbols(48, 4), cell)
 
 
-def _vacuum() -> System:
-    x = grid(30, (40, 9, 9), 6, fill=(8.0, 9, 9)) + np.array([1.0, 0, 0])
-    return System(x, symbols(30, 6), np.diag([40.0, 9.0, 9.0]))
-
-
-def _slab() -> System:
-    x = grid(40, (8.4, 8.4, 20), 2, fill=(8.4, 8.4, 9.0)) + np.array([0, 0, 4.0])
-    return System(x, symbols(40, 2), np.diag([8.4, 8.4, 20.0]), "p p f")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A structure, and lines of input that change how it is spread over ranks."""
-
-    system: Callable[[], System]
-    before: str = ""
-    after: str = ""
-
-
-CASES = {
-    "periodic": Case(lambda: _box(64, 9.0, 1)),
-    "slab": Case(_slab),
-    "open": Case(lambda: _box(40, 9.0, 3, "f f f")),
-    "shrink-wrapped": Case(lambda: _box(30, 9.0, 5, "s s m")),
-    "triclinic": Case(_triclinic),
-    "smaller than the cutoff": Case(lambda: _box(4, 3.5, 7)),
-    "one atom, its own images": Case(lambda: System(np.array([[1.0, 0.4, 2.9]]), ("O",), np.diag([3.1, 3.3, 3.0]))),
-    "one lonely atom": Case(lambda: System(np.array([[1.0, 0.4, 2.9]]), ("H",), np.eye(3) * 30)),
-    "empty ranks": Case(_vacuum, before="processors * 1 1"),
-    "tiled": Case(_vacuum, before="comm_style tiled", after="balance 1.0 rcb"),
-    "tiled, triclinic": Case(_triclinic, before="comm_style tiled", after="balance 1.0 rcb"),
-    "more neighbours than sel": Case(lambda: _box(110, 7.9, 8)),
-    "one element only": Case(lambda: System(grid(20, (7, 7, 7), 9), ("H",) * 20, np.eye(3) * 7)),
-}
-
-
 def predict(potential, system: System):
     """Python's answer; open directions see no images."""
     return potential.evaluate(system.positions, system.symbols, system.cell, periodic=system.periodic)
-
-
-@pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("name", CASES)
-def test_single_point(name: str, ranks: int, model64: Path, eager, tmp_path: Path) -> None:
-    case = CASES[name]
-    system = case.system()
-    deck = head(system, system.write(tmp_path / "s.data", ("O", "H")), before=case.before)
-    deck += f"{case.after}\npair_style dpsim {model64}\npair_coeff * * O H\n"
-    compare(single_point(tmp_path, deck, ranks), predict(eager, system), TOLERANCE["float64"])
-
-
-def test_sel_is_exceeded() -> None:
-    """The case above that is called so does exceed what the tiny model's lists keep."""
-    from dpsim.model.config import ModelConfig
-
-    spec, system = ModelConfig.tiny().neighbors(), CASES["more neighbours than sel"].system()
-    d = system.positions[:, None] - system.positions[None]
-    d -= np.round(d / system.cell[0, 0]) * system.cell[0, 0]
-    r = np.sqrt((d**2).sum(-1))
-    assert all(((r < one.cutoff).sum(1) - 1).max() > one.sel for one in spec.walk())
 
 
 def test_atom_virial_does_not_depend_on_ranks(model64: Path, tmp_path: Path) -> None:
