@@ -1,4 +1,4 @@
-// CPU kernels of dpsim's operators on plain arrays; ops.cpp checks and allocates for them.
+// CPU kernels of dpsim's operators on plain arrays; ops*.cpp check and allocate for them.
 //
 // All arrays are contiguous and row-major. M items lie in S segments: segment t holds the items
 // ptr[t] .. ptr[t+1]-1, with ptr[0] = 0 and ptr[S] = M. T is float or double.
@@ -89,14 +89,22 @@ void tabulate_dot(const T *x, const T *table, const T *g, const TableGrid &grid,
 enum class Activation : int64_t { silu = 0, silut = 1, tanh = 2 };
 
 // pre[m] = x[m] + s[segment of m] + b[b_index[m]], C columns;
-// reduced[t, :c1] = sum over m in t of w[m] phi(pre[m, :c1]);  item[m] = phi(pre[m, c1:]).
+// reduced[t, :c1] = sum over m in t of w[m] phi(pre[m, :c1]);
+// item[m] = base[m] + scale phi(pre[m, c1:]).
+// Row 0 of x, and of arrays like it, is that of the item `first`: the functions below may be called
+// for some segments at a time, with the rows of their items alone.
 template <typename T>
 struct Fused {
-  const T *x, *s, *b, *w;  // (M, C), (S, C), (B, C), (M)
+  const T *x, *s, *b, *w, *scale;  // (.., C), (S, C), (B, C), (M), (C - c1)
   const int64_t *ptr, *b_index;
-  int64_t M, S, B, C, c1;
+  int64_t C, c1, first;
   Activation activation;
   T threshold;  // of silut
+};
+
+// Segments begin .. end-1.
+struct Segments {
+  int64_t begin, end;
 };
 
 // An input that may be absent: `data` then is one row of zeros, and `stride` is 0.
@@ -107,17 +115,31 @@ struct Rows {
   const T *row(int64_t i) const { return data + i * stride; }
 };
 
+// Gradients; what is null is left out. dx (.., C) like x, ds (S, C) and dw (M) are written; db (B, C)
+// and dscale (C - c1) are added to.
 template <typename T>
-void fused_forward(const Fused<T> &f, T *reduced, T *item);
+struct FusedGradients {
+  T *dx, *ds, *db, *dw, *dscale;
+};
 
-// Gradients dx (M, C), ds (S, C), db (B, C), dw (M) from go (S, c1) and gi (M, C - c1).
+// Cotangents of these gradients; ddx like x.
 template <typename T>
-void fused_backward(const Fused<T> &f, Rows<T> go, Rows<T> gi, T *dx, T *ds, T *db, T *dw);
+struct FusedCotangents {
+  Rows<T> ddx, dds, ddb, ddw, ddscale;
+};
 
-// Gradients of <ddx, dx> + <dds, ds> + <ddb, db> + <ddw, dw> with respect to go, gi, x, s, b, w.
-// dgi may be null when gi is absent.
+// base may be null.
 template <typename T>
-void fused_double_backward(const Fused<T> &f, Rows<T> ddx, Rows<T> dds, Rows<T> ddb, Rows<T> ddw, Rows<T> go,
-                           Rows<T> gi, T *dgo, T *dgi, T *dx, T *ds, T *db, T *dw);
+void fused_forward(const Fused<T> &f, Segments which, const T *base, T *reduced, T *item);
+
+// From go (S, c1) and gi (M, C - c1).
+template <typename T>
+void fused_backward(const Fused<T> &f, Segments which, Rows<T> go, Rows<T> gi, const FusedGradients<T> &d);
+
+// Gradients of the products of cotangents and gradients, summed, with respect to go, gi and the
+// inputs. dgi may be null when gi is absent; dx_first, if not null, receives the dx of fused_backward.
+template <typename T>
+void fused_double_backward(const Fused<T> &f, Segments which, const FusedCotangents<T> &u, Rows<T> go, Rows<T> gi,
+                           T *dgo, T *dgi, T *dx_first, const FusedGradients<T> &d);
 
 }  // namespace dpsim::kernels

@@ -1,54 +1,21 @@
-// dpsim's operators: tensors are checked and allocated here, computed in kernels*.cpp, and
-// registered with torch's dispatcher at the end.
+// dpsim's operators but for the fused ones (ops_fused.cpp, ops_message.cpp): tensors are checked and allocated here,
+// computed in kernels*.cpp, and registered with torch's dispatcher at the end.
 //
 // Fake kernels and derivatives are registered from Python (dpsim/ops): they are needed where
 // graphs are traced, never where an exported model runs.
 #include "halo_registry.h"
 #include "kernels.h"
+#include "ops_checks.h"
 
-#include <ATen/Dispatch.h>
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
-#include <optional>
-#include <tuple>
 #include <vector>
 
 namespace dpsim {
 namespace {
 
 using at::Tensor;
-using std::optional;
-
-// ---- checks: sizes and indices once at the door; kernels trust them ------------------------------
-
-Tensor rows(const char *name, const char *what, const Tensor &t, const Tensor &like, at::IntArrayRef sizes) {
-  TORCH_CHECK(t.scalar_type() == like.scalar_type() && t.sizes() == sizes, name, ": ", what, " is ", t.scalar_type(),
-              t.sizes(), ", expected ", like.scalar_type(), sizes);
-  return t.contiguous();
-}
-
-Tensor check_ptr(const char *name, const Tensor &ptr_, int64_t M, int64_t S) {
-  TORCH_CHECK(ptr_.scalar_type() == at::kLong && ptr_.dim() == 1 && ptr_.size(0) == S + 1, name, ": ptr is ",
-              ptr_.scalar_type(), ptr_.sizes(), ", expected int64 (", S + 1, ") for ", S, " segments");
-  const Tensor ptr = ptr_.contiguous();
-  const int64_t *p = ptr.const_data_ptr<int64_t>();
-  bool ascending = p[0] == 0;
-  for (int64_t t = 0; t < S; ++t) ascending &= p[t] <= p[t + 1];
-  TORCH_CHECK(ascending && p[S] == M, name, ": ptr must ascend from 0 to the number of items (", M, "), it ends at ", p[S]);
-  return ptr;
-}
-
-Tensor check_index(const char *name, const Tensor &index_, int64_t M, int64_t R) {
-  TORCH_CHECK(index_.scalar_type() == at::kLong && index_.dim() == 1 && index_.size(0) == M, name, ": index is ",
-              index_.scalar_type(), index_.sizes(), ", expected int64 (", M, ")");
-  const Tensor index = index_.contiguous();
-  const int64_t *i = index.const_data_ptr<int64_t>();
-  bool outside = false;
-  for (int64_t m = 0; m < M; ++m) outside |= static_cast<uint64_t>(i[m]) >= static_cast<uint64_t>(R);
-  TORCH_CHECK(!outside, name, ": an index is outside 0..", R - 1);
-  return index;
-}
 
 // Numbers in one row of t (rows, ...), and t's sizes with another number of rows.
 int64_t row_size(const char *name, const Tensor &t) {
@@ -60,8 +27,6 @@ std::vector<int64_t> with_rows(const Tensor &t, int64_t n) {
   sizes[0] = n;
   return sizes;
 }
-
-#define DPSIM_FLOAT(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES(TYPE, NAME, __VA_ARGS__)
 
 // ---- rows -----------------------------------------------------------------------------------------
 
@@ -265,117 +230,8 @@ Tensor tabulate_dot(const Tensor &x_, const Tensor &table_, const Tensor &g_, co
   return out;
 }
 
-// ---- gather + activation + weighted segment sum -----------------------------------------------------
-
-// The arguments that the operator and its derivatives share, checked and contiguous.
-struct FusedArguments {
-  FusedArguments(const char *name, const Tensor &x_, const Tensor &s_, const Tensor &b_, const Tensor &w_,
-                 const Tensor &ptr_, const Tensor &b_index_, int64_t c1_, int64_t activation_, double threshold_)
-      : c1(c1_), activation(activation_), threshold(threshold_) {
-    TORCH_CHECK(x_.dim() == 2 && s_.dim() == 2 && b_.dim() == 2, name, ": x, s and b must have two dimensions");
-    M = x_.size(0), C = x_.size(1), S = s_.size(0), B = b_.size(0);
-    TORCH_CHECK(0 <= c1 && c1 <= C, name, ": c1 is ", c1, ", expected 0..", C);
-    TORCH_CHECK(0 <= activation && activation <= 2, name, ": activation is ", activation, ", expected 0, 1 or 2");
-    ptr = check_ptr(name, ptr_, M, S);
-    x = x_.contiguous();
-    s = rows(name, "s", s_, x, {S, C});
-    b = rows(name, "b", b_, x, {B, C});
-    w = rows(name, "w", w_, x, {M});
-    b_index = check_index(name, b_index_, M, B);
-  }
-
-  template <typename T>
-  kernels::Fused<T> plain() const {
-    return {x.const_data_ptr<T>(), s.const_data_ptr<T>(), b.const_data_ptr<T>(), w.const_data_ptr<T>(),
-            ptr.const_data_ptr<int64_t>(), b_index.const_data_ptr<int64_t>(), M, S, B, C, c1,
-            static_cast<kernels::Activation>(activation), static_cast<T>(threshold)};
-  }
-
-  Tensor empty(at::IntArrayRef sizes) const { return at::empty(sizes, x.options()); }
-
-  Tensor x, s, b, w, ptr, b_index;
-  int64_t M = 0, S = 0, B = 0, C = 0, c1, activation;
-  double threshold;
-};
-
-// A cotangent that may be absent; then one row of zeros stands for all of its rows.
-struct Cotangent {
-  Cotangent(const char *name, const char *what, const optional<Tensor> &t, const Tensor &like, at::IntArrayRef sizes) {
-    if (t.has_value() && t->defined()) {
-      value = rows(name, what, *t, like, sizes);
-      stride = c10::multiply_integers(sizes.slice(1));
-    } else {
-      value = at::zeros({c10::multiply_integers(sizes.slice(1))}, like.options());
-    }
-  }
-
-  template <typename T>
-  kernels::Rows<T> plain() const {
-    return {value.const_data_ptr<T>(), stride};
-  }
-
-  Tensor value;
-  int64_t stride = 0;
-};
-
-#define DPSIM_FUSED_ARGUMENTS                                                                                      \
-  const Tensor &x, const Tensor &s, const Tensor &b, const Tensor &w, const Tensor &ptr, const Tensor &b_index, \
-      int64_t c1, int64_t activation, double threshold
-
-std::tuple<Tensor, Tensor> gather_act_reduce(DPSIM_FUSED_ARGUMENTS) {
-  constexpr const char *name = "dpsim::gather_act_reduce";
-  const FusedArguments a(name, x, s, b, w, ptr, b_index, c1, activation, threshold);
-  Tensor reduced = a.empty({a.S, c1}), item = a.empty({a.M, a.C - c1});
-  DPSIM_FLOAT(a.x.scalar_type(), name, [&] {
-    kernels::fused_forward(a.plain<scalar_t>(), reduced.data_ptr<scalar_t>(), item.data_ptr<scalar_t>());
-  });
-  return {reduced, item};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> gather_act_reduce_backward(const optional<Tensor> &grad_reduced,
-                                                                      const optional<Tensor> &grad_item,
-                                                                      DPSIM_FUSED_ARGUMENTS) {
-  constexpr const char *name = "dpsim::gather_act_reduce_backward";
-  const FusedArguments a(name, x, s, b, w, ptr, b_index, c1, activation, threshold);
-  const Cotangent go(name, "grad_reduced", grad_reduced, a.x, {a.S, c1});
-  const Cotangent gi(name, "grad_item", grad_item, a.x, {a.M, a.C - c1});
-  Tensor dx = a.empty({a.M, a.C}), ds = a.empty({a.S, a.C}), db = a.empty({a.B, a.C}), dw = a.empty({a.M});
-  DPSIM_FLOAT(a.x.scalar_type(), name, [&] {
-    kernels::fused_backward(a.plain<scalar_t>(), go.plain<scalar_t>(), gi.plain<scalar_t>(), dx.data_ptr<scalar_t>(),
-                            ds.data_ptr<scalar_t>(), db.data_ptr<scalar_t>(), dw.data_ptr<scalar_t>());
-  });
-  return {dx, ds, db, dw};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gather_act_reduce_double_backward(
-    const optional<Tensor> &ddx_, const optional<Tensor> &dds_, const optional<Tensor> &ddb_,
-    const optional<Tensor> &ddw_, const optional<Tensor> &grad_reduced, const optional<Tensor> &grad_item,
-    DPSIM_FUSED_ARGUMENTS) {
-  constexpr const char *name = "dpsim::gather_act_reduce_double_backward";
-  const FusedArguments a(name, x, s, b, w, ptr, b_index, c1, activation, threshold);
-  const Cotangent ddx(name, "ddx", ddx_, a.x, {a.M, a.C}), dds(name, "dds", dds_, a.x, {a.S, a.C});
-  const Cotangent ddb(name, "ddb", ddb_, a.x, {a.B, a.C}), ddw(name, "ddw", ddw_, a.x, {a.M});
-  const Cotangent go(name, "grad_reduced", grad_reduced, a.x, {a.S, c1});
-  const Cotangent gi(name, "grad_item", grad_item, a.x, {a.M, a.C - c1});
-  // Without grad_item nobody asks for its gradient, and it would be as large as x.
-  const bool items = grad_item.has_value() && grad_item->defined();
-  Tensor dgo = a.empty({a.S, c1}), dgi = a.empty({items ? a.M : 0, a.C - c1});
-  Tensor dx = a.empty({a.M, a.C}), ds = a.empty({a.S, a.C}), db = a.empty({a.B, a.C}), dw = a.empty({a.M});
-  DPSIM_FLOAT(a.x.scalar_type(), name, [&] {
-    kernels::fused_double_backward(
-        a.plain<scalar_t>(), ddx.plain<scalar_t>(), dds.plain<scalar_t>(), ddb.plain<scalar_t>(), ddw.plain<scalar_t>(),
-        go.plain<scalar_t>(), gi.plain<scalar_t>(), dgo.data_ptr<scalar_t>(),
-        items ? dgi.data_ptr<scalar_t>() : nullptr, dx.data_ptr<scalar_t>(), ds.data_ptr<scalar_t>(),
-        db.data_ptr<scalar_t>(), dw.data_ptr<scalar_t>());
-  });
-  return {dgo, dgi, dx, ds, db, dw};
-}
-
 }  // namespace
 }  // namespace dpsim
-
-#define DPSIM_FUSED_SCHEMA \
-  "Tensor x, Tensor s, Tensor b, Tensor w, Tensor ptr, Tensor b_index, int c1, int activation, float threshold"
 
 TORCH_LIBRARY(dpsim, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
@@ -393,12 +249,6 @@ TORCH_LIBRARY(dpsim, m) {
   m.def("pair_mix(Tensor p, Tensor v, Tensor edge_ptr, Tensor pair_ptr, bool transpose) -> Tensor", tags);
   m.def("tabulate(Tensor x, Tensor table, Tensor grid, int order) -> Tensor", tags);
   m.def("tabulate_dot(Tensor x, Tensor table, Tensor g, Tensor grid, int order) -> Tensor", tags);
-  m.def("gather_act_reduce(" DPSIM_FUSED_SCHEMA ") -> (Tensor reduced, Tensor item)", tags);
-  m.def("gather_act_reduce_backward(Tensor? grad_reduced, Tensor? grad_item, " DPSIM_FUSED_SCHEMA
-        ") -> (Tensor dx, Tensor ds, Tensor db, Tensor dw)", tags);
-  m.def("gather_act_reduce_double_backward(Tensor? ddx, Tensor? dds, Tensor? ddb, Tensor? ddw, "
-        "Tensor? grad_reduced, Tensor? grad_item, " DPSIM_FUSED_SCHEMA
-        ") -> (Tensor dgrad_reduced, Tensor dgrad_item, Tensor dx, Tensor ds, Tensor db, Tensor dw)", tags);
 }
 
 // The exchange knows devices by itself, so one function serves all of them.
@@ -420,7 +270,4 @@ TORCH_LIBRARY_IMPL(dpsim, CPU, m) {
   m.impl("pair_mix", &dpsim::pair_mix);
   m.impl("tabulate", &dpsim::tabulate);
   m.impl("tabulate_dot", &dpsim::tabulate_dot);
-  m.impl("gather_act_reduce", &dpsim::gather_act_reduce);
-  m.impl("gather_act_reduce_backward", &dpsim::gather_act_reduce_backward);
-  m.impl("gather_act_reduce_double_backward", &dpsim::gather_act_reduce_double_backward);
 }

@@ -25,7 +25,7 @@ Target = Literal["ops", "plugin"]
 TARGETS: tuple[Target, ...] = ("ops", "plugin")
 COMPILERS = ("c++", "g++", "clang++")
 
-_OPS_SOURCES = ("CMakeLists.txt", "ops.cpp", "halo_registry.*", "kernels*.h", "kernels*.cpp")
+_OPS_SOURCES = ("CMakeLists.txt", "ops*.h", "ops*.cpp", "halo_registry.*", "kernels*.h", "kernels*.cpp")
 _PLUGIN_SOURCES = ("CMakeLists.txt", "*.cmake", "*.h", "*.cpp")
 _AVX512 = {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"}
 _AVX2 = {"avx2", "fma"}

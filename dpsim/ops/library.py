@@ -59,7 +59,7 @@ _any_order: ContextVar[bool] = ContextVar("any_order", default=False)
 def any_order() -> Iterator[None]:
     """Within, what is computed is differentiable more than twice, as Hessians in a loss need; it takes longer.
 
-    Elsewhere `gather_act_reduce` and layer norms, whose third derivative torch gets wrong, are not.
+    Elsewhere `gather_act_reduce`, `message` and layer norms, whose third derivative torch gets wrong, are not.
     """
     token = _any_order.set(True)
     try:
@@ -87,12 +87,14 @@ def _register() -> None:
     """Register fake kernels and derivatives of all operators."""
     from dpsim.ops.gather_act_reduce import register as register_fused
     from dpsim.ops.halo import register as register_halo
+    from dpsim.ops.message import register as register_message
     from dpsim.ops.outer import register as register_outer
     from dpsim.ops.pairs import register as register_pairs
     from dpsim.ops.rows import register as register_rows
     from dpsim.ops.tabulate import register as register_tables
 
-    for register in (register_halo, register_rows, register_outer, register_pairs, register_tables, register_fused):
+    fused = (register_fused, register_message)
+    for register in (register_halo, register_rows, register_outer, register_pairs, register_tables, *fused):
         register()
 
 

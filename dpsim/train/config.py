@@ -82,7 +82,7 @@ class TrainConfig(TransferSettings, RunSettings, HeadsSettings):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        if (self.steps is None) == (self.epochs is None):
+        if not self.epochs_of_heads and (self.steps is None) == (self.epochs is None):
             raise ValueError(
                 "steps, or epochs instead of it, is missing"
                 if self.steps is None
@@ -117,7 +117,7 @@ class TrainConfig(TransferSettings, RunSettings, HeadsSettings):
     def total_steps(self) -> int:
         """`steps` of a training whose epochs have been counted (`dpsim.train.length.with_steps`)."""
         if self.steps is None:
-            raise ConfigError(f"epochs ({self.epochs}) stand for a number of steps that depends on the data")
+            raise ConfigError("epochs stand for a number of steps that depends on the data")
         return self.steps
 
     @classmethod

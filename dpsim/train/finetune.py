@@ -15,7 +15,7 @@ from typing import Any
 
 from dpsim.errors import ConfigError, ModelError
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import load_any, save_model
+from dpsim.model.checkpoint import load_any, save_model, state_digest
 from dpsim.model.config import AnyModelConfig, ModelConfig, ZBLModelConfig
 from dpsim.model.multi_task import MultiTaskModel
 from dpsim.model.type_map import Move, inherit, moved_config
@@ -36,6 +36,7 @@ from dpsim.train.setup import (
     set_parameter_scales,
 )
 from dpsim.train.state import heads_in, read_model
+from dpsim.train.statistics_file import with_statistics
 from dpsim.train.transfer_config import RANDOM
 
 log = logging.getLogger("dpsim.train")
@@ -141,12 +142,27 @@ def adapted_model(
         config.model.complete(model)
     unknown = [name for name in model.type_map if name not in pretrained.type_map]
     if unknown:
-        set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
         log.info("%s: unknown to the pretrained model, with new type embeddings", ", ".join(unknown))
-    inherit(model, pretrained, fitting=not random, seed=config.seed)
     preset = config.model.preset_out_bias if config.model is not None else {}
-    adjust_output(model, frames, found, random=random, preset=preset)
+
+    def take() -> None:
+        if unknown:
+            set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
+            inherit(model, pretrained, fitting=not random, seed=config.seed)
+        adjust_output(model, frames, found, random=random, preset=preset)
+
+    inherit(model, pretrained, fitting=not random, seed=config.seed)
+    facts = {"data": found.digest, "preset_out_bias": preset, "of": state_digest(pretrained), "new fitting": random}
+    if not with_statistics(config.statistics_file, model, facts, take):
+        announce_kept(model)
     return model
+
+
+def announce_kept(model: Model) -> None:
+    """Log the output bias of the elements that a file of statistics gave."""
+    log.info("%s bias of the elements, as it was kept:", model.output)
+    for name, values in zip(model.type_map, model.out_bias.reshape(len(model.type_map), -1), strict=True):
+        log.info("  %s  %.6f", name, values.mean().item())
 
 
 def adjust_output(model: Model, frames: FrameSet, found: Scan, *, random: bool, preset: Mapping[str, float]) -> None:

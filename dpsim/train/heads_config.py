@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from dpsim.config import Config, InnerErrors, first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.config import AnyModelConfig
 from dpsim.model.multi_config import HeadConfig, MultiTaskConfig, SharedPart
-from dpsim.train.data_config import BatchSize, Sampling
-from dpsim.train.loss_config import LossConfig
+from dpsim.train.data_config import BatchSize, Sampling, size_of
+from dpsim.train.loss_config import LossConfig, Rate
 from dpsim.train.model_section import ModelSection
 from dpsim.train.standard_section import StandardSection, merged
 from dpsim.train.transfer_config import RANDOM
@@ -44,9 +44,16 @@ class HeadSettings(Config):
     """Instead of that of all heads."""
     probability: Annotated[float, Field(gt=0)] | None = None
     """How often a step is for this head; divided by the sum over all. By default the number of its systems."""
+    epochs: Rate | None = None
+    """Instead of `probability`, and of `steps` for all heads: how often each frame of this head is seen."""
     start_head: str | None = None
     """In a fine-tuning, the head of the pretrained model that this one begins with; ``RANDOM``: the descriptor of the
     first with a new fitting net. By default the head of the same name, whose bias then stays; else ``RANDOM``."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later, where it has no effect: older trainings can be continued."""
+        return {key: value for key, value in handler(self).items() if key != "epochs" or value is not None}
 
 
 class HeadsSettings(Config):
@@ -57,6 +64,11 @@ class HeadsSettings(Config):
     shared: tuple[str | SharedPart, ...] = SHARED
     """Parts that the heads have in common: ``descriptor``, ``descriptor.type_embedding``, ``fitting`` (with
     ``dim_case_embd``, the number of heads, it is told which of them is meant), or ``{part: ..., heads: [...]}``."""
+
+    @property
+    def epochs_of_heads(self) -> dict[str, float]:
+        """Epochs of those heads that have them."""
+        return {name: head.epochs for name, head in (self.heads or {}).items() if head.epochs is not None}
 
 
 HEADS_SETTINGS = tuple(HeadsSettings.model_fields)
@@ -99,11 +111,26 @@ def check_heads(config: TrainConfig) -> None:
 def _check_others(config: TrainConfig) -> None:
     if config.head is not None:
         raise ValueError("head is for a training of a single head: with heads, each has its start_head")
-    for name in ("epochs", "statistics_file"):
-        if getattr(config, name) is not None:
-            raise ValueError(f"{name} is for a training of a single head: leave it out")
+    if config.epochs is not None:
+        raise ValueError("epochs are given for each head (heads.NAME.epochs): leave them out here")
+    _check_epochs(config)
     if config.optimizer.type == "LKF":
         raise ValueError("optimizer.type: LKF is for a training of a single head: choose another")
+
+
+def _check_epochs(config: TrainConfig) -> None:
+    assert config.heads is not None
+    epochs = config.epochs_of_heads
+    if epochs and config.steps is not None:
+        raise ValueError(f"heads.{next(iter(epochs))}.epochs and steps ({config.steps}) exclude each other: give one")
+    for name, head in config.heads.items() if epochs else ():
+        if head.epochs is None:
+            raise ValueError(f"heads.{name}.epochs is missing: the other heads have epochs")
+        if head.probability is not None:
+            raise ValueError(f"heads.{name}: probability follows from the epochs: give one of them")
+        size = config.batch_size if head.batch_size is None else head.batch_size
+        if size_of(size).rule == "edges":
+            raise ValueError(f"heads.{name}.epochs cannot be counted with batch_size: {size}: give steps instead")
 
 
 def section_of(config: TrainConfig, name: str) -> Any:

@@ -14,6 +14,7 @@ from dpsim.descriptors.loc_frame.descriptor import LocFrame
 from dpsim.errors import ConfigError
 from dpsim.fittings.network import FittingNetwork
 from dpsim.model.base import Model
+from dpsim.model.checkpoint import state_digest
 from dpsim.model.multi_config import MultiTaskConfig, read_settings
 from dpsim.model.multi_task import MultiTaskModel
 from dpsim.model.statistics import Moments
@@ -21,9 +22,10 @@ from dpsim.model.type_map import inherit
 from dpsim.train.component_scales import set_component_scales
 from dpsim.train.config import TrainConfig
 from dpsim.train.distributed import ALONE, Workers
-from dpsim.train.finetune import adjust_output, target_config
+from dpsim.train.finetune import adjust_output, announce_kept, target_config
 from dpsim.train.frames import DataSource, Scan
 from dpsim.train.heads_config import head_config, joined_heads
+from dpsim.train.length import with_steps_of_heads
 from dpsim.train.loader import BatchMaker
 from dpsim.train.prepare import HeadData, Prepared, frame_sets
 from dpsim.train.resume import Resume, declared_settings, differences
@@ -40,6 +42,7 @@ from dpsim.train.setup import (
     type_map_for,
 )
 from dpsim.train.state import read_any
+from dpsim.train.statistics_file import with_statistics
 from dpsim.train.task import Task
 from dpsim.train.transfer_config import RANDOM
 
@@ -75,6 +78,7 @@ def prepare_heads(
         own, target = head_config(config, name), target_of_settings(head.model)
         frames, others = frame_sets(own, data[name], valid.get(name), names, target.property_name, name, workers)
         tasks.append(Task(name, own, frames, others, target.output, workers))
+    config = with_steps_of_heads(config, {task.name: task.frames for task in tasks}, workers.number)
     chances = [_chance(config, task) for task in tasks]
     return Prepared(config, tasks, chances, initial, lambda: _build(config, whole, tasks, initial, chances))
 
@@ -162,15 +166,34 @@ def _build(
     model = whole.build(config.seed)
     for task in tasks:
         check_widths(task.found, model.members[task.name], f"{task.name}: training")
+    facts = {"data": {task.name: task.found.digest for task in tasks}, "chances": list(chances),
+             "preset_out_bias": {task.name: task.preset for task in tasks}}  # fmt: skip
     if initial is None:
-        _set_scales(model, tasks, chances)
-        for task in tasks:
-            log.info("head %s:", task.name)
-            section = task.config.model
-            set_output(model.members[task.name], task.found, section.preset_out_bias if section is not None else {})
-    else:
-        _inherit_heads(config, model, tasks, initial, chances)
+        with_statistics(config.statistics_file, model, facts, lambda: _take_statistics(model, tasks, chances))
+        return model
+    origins = _inherit_heads(config, model, tasks, initial)
+    _announce_origins(origins, [name for name in model.type_map if name not in initial.type_map])
+    facts["of"] = state_digest(initial)
+    facts["heads"] = {name: [origin.name, origin.random, origin.stays] for name, origin in origins.items()}
+
+    def take() -> None:
+        if any(name not in initial.type_map for name in model.type_map):
+            _set_scales(model, tasks, chances)
+            _inherit_heads(config, model, tasks, initial)
+        _adjust_heads(model, tasks, origins)
+
+    if not with_statistics(config.statistics_file, model, facts, take):
+        for head in model.members.values():
+            announce_kept(head)
     return model
+
+
+def _take_statistics(model: MultiTaskModel, tasks: Sequence[Task], chances: Sequence[float]) -> None:
+    """Scales and output bias of a new model."""
+    _set_scales(model, tasks, chances)
+    for task in tasks:
+        log.info("head %s:", task.name)
+        set_output(model.members[task.name], task.found, task.preset)
 
 
 def _set_scales(model: MultiTaskModel, tasks: Sequence[Task], chances: Sequence[float]) -> None:
@@ -247,26 +270,29 @@ def _tuned_settings(
 
 
 def _inherit_heads(
-    config: TrainConfig,
-    model: MultiTaskModel,
-    tasks: Sequence[Task],
-    pretrained: Model | MultiTaskModel,
-    chances: Sequence[float],
-) -> None:
-    unknown = [name for name in model.type_map if name not in pretrained.type_map]
-    if unknown:
-        _set_scales(model, tasks, chances)
-        log.info("%s: unknown to the pretrained model, with new type embeddings", ", ".join(unknown))
+    config: TrainConfig, model: MultiTaskModel, tasks: Sequence[Task], pretrained: Model | MultiTaskModel
+) -> dict[str, _Origin]:
+    """Take parameters and scales from the pretrained model; where each head begins."""
     origins = _origins(config, pretrained)
     # new fitting nets first: what they share with an inherited one is inherited
     for task in sorted(tasks, key=lambda task: not origins[task.name].random):
         origin = origins[task.name]
         inherit(model.members[task.name], origin.model, fitting=not origin.random, seed=config.seed)
+    return origins
+
+
+def _announce_origins(origins: Mapping[str, _Origin], unknown: Sequence[str]) -> None:
+    if unknown:
+        log.info("%s: unknown to the pretrained model, with new type embeddings", ", ".join(unknown))
+    for name, origin in origins.items():
+        what = "a new fitting net on its descriptor" if origin.random else "its descriptor and fitting net"
+        log.info("head %s begins with head %s of the pretrained model: %s", name, origin.name, what)
+
+
+def _adjust_heads(model: MultiTaskModel, tasks: Sequence[Task], origins: Mapping[str, _Origin]) -> None:
+    """Bring the output bias of each head to its data."""
     for task in tasks:
         origin, head = origins[task.name], model.members[task.name]
-        what = "a new fitting net on its descriptor" if origin.random else "its descriptor and fitting net"
-        log.info("head %s begins with head %s of the pretrained model: %s", task.name, origin.name, what)
         if not origin.stays:
-            section = task.config.model
-            preset = section.preset_out_bias if section is not None else {}
-            adjust_output(head, task.frames, task.found, random=origin.random, preset=preset)
+            log.info("head %s:", task.name)
+            adjust_output(head, task.frames, task.found, random=origin.random, preset=task.preset)

@@ -30,7 +30,7 @@ class RunSettings(Config):
     """Write the learning curve for TensorBoard as well, into the folder ``tensorboard``."""
     statistics_file: Annotated[str, Field(min_length=1)] | None = None
     """JSON file that keeps output bias and scales, so that other trainings of the same model settings on the same data
-    need not take them again; it is made where it is missing."""
+    (and of the same pretrained model) need not take them again; it is made where it is missing."""
 
 
 RUN_SETTINGS = tuple(RunSettings.model_fields)

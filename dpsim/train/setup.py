@@ -125,7 +125,7 @@ def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMa
         set_output(model, found, preset)
 
     facts = {"data": found.digest, "preset_out_bias": preset, "frames": STATISTICS_FRAMES}
-    with_statistics(Path(config.statistics_file) if config.statistics_file else None, model, facts, take)
+    with_statistics(config.statistics_file, model, facts, take)
     if config.model is not None:
         config.model.complete(model)
     return model

@@ -14,39 +14,48 @@ import torch
 from dpsim.data.files import read_json, write_json
 from dpsim.errors import DataError
 from dpsim.model.base import Model
+from dpsim.model.multi_task import MultiTaskModel
 
 log = logging.getLogger("dpsim.train")
 
 FORMAT = 1
 
 
-def with_statistics(path: Path | None, model: Model, facts: Mapping[str, Any], take: Callable[[], None]) -> None:
+def with_statistics(
+    path: str | Path | None, model: Model | MultiTaskModel, facts: Mapping[str, Any], take: Callable[[], None]
+) -> bool:
     """Set what the data say about a model, from a file if it knows, else by taking it.
 
     Parameters
     ----------
     path
-        The file; None: no file. It is written anew with what was taken.
+        The file; None or empty: no file. It is written anew with what was taken.
     facts
         What the numbers depend on beside the settings of the model, as JSON.
     take
         Sets buffers of the model from the data.
+
+    Returns
+    -------
+    bool
+        Whether it was taken.
 
     Raises
     ------
     DataError
         If the file is there and is no such file.
     """
-    if path is None:
+    if not path:
         take()
-        return
+        return True
+    path = Path(path)
     entries = _read(path) if path.exists() else {}
     key = _key({**facts, "model": model.config.model_dump(mode="json")})
     buffers = dict(model.named_buffers())
     if key in entries:
         _set(buffers, entries[key], path)
         log.info("bias and scales from %s: %s", path, ", ".join(entries[key]) or "none")
-        return
+        return False
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     take()
     entries[key] = {
@@ -57,6 +66,7 @@ def with_statistics(path: Path | None, model: Model, facts: Mapping[str, Any], t
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"format": FORMAT, "entries": entries})
     log.info("bias and scales are kept in %s", path)
+    return True
 
 
 def _read(path: Path) -> dict[str, Any]:

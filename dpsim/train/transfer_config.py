@@ -34,8 +34,6 @@ class TransferSettings(Config):
     def _check_transfer(self) -> TransferSettings:
         if self.head == RANDOM and self.recipe != "finetune":
             raise ValueError("head: RANDOM asks for a new fitting net, which needs recipe: finetune")
-        if self.recipe == "finetune" and getattr(self, "statistics_file", None) is not None:
-            raise ValueError("statistics_file has no effect in a fine-tuning, which inherits them: leave it out")
         return self
 
     @model_serializer(mode="wrap")

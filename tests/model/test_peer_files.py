@@ -103,15 +103,44 @@ def differences(expected, found, where):
 def test_the_input_beside_the_numbers_makes_the_same_model(name, tmp_path):
     _, model = golden_model(name)
     tree = read_tree(write_serialized(model, tmp_path / "again.dp"))
-    if model.config.type != "standard":
-        assert tree["model_def_script"] == {}
-        return
     section = StoredInput(tree["model_def_script"], "script")
-    _, settings = FAMILIES.from_input(section, Context(model.type_map, FAMILIES))
+    _, settings = FAMILIES.from_input(section, Context(model.type_map, FAMILIES, tensors=tables_of(tree["model"])))
     found, wanted = read_config(settings).model_dump(), model.config.model_dump()
-    scales = [config["fitting"].pop("scale", 1.0) for config in (found, wanted)]
+    scales = [config.get("fitting", {}).pop("scale", 1.0) for config in (found, wanted)]
     assert np.array_equal(*(np.broadcast_to(scale, len(model.type_map)) for scale in scales))
+    rows = [[part.pop("table") for part in pair_tables(config)] for config in (found, wanted)]
+    assert len(rows[0]) == len(tables_of(tree["model"]) or ()) // 2
+    for table, expected in zip(*rows, strict=True):
+        np.testing.assert_allclose(table, expected, rtol=1e-12, atol=1e-12)
     assert found == wanted
+
+
+def tables_of(tree):
+    """Tensors of the tables in a serialised model, which is where a frozen model has them; None of other models."""
+    parts = enumerate(tree.get("models", ()))
+    tables = {f"models.{k}.": part["tab"]["@variables"] for k, part in parts if part["type"] == "pairtab"}
+    tensors = {prefix + name: found[name] for prefix, found in tables.items() for name in ("tab_info", "tab_data")}
+    return tensors if "models" in tree else None
+
+
+def pair_tables(config):
+    """Settings of the tables within those of a model."""
+    parts = [config.get("table"), *config.get("models", ())]
+    return [part for part in parts if isinstance(part, dict) and part.get("type") == "pairtab"]
+
+
+def test_what_an_input_has_no_words_for(golden, tmp_path):
+    """Rather no input than one of another model."""
+    model = load_serialized(golden / "zbl_01_dpa1.dp")
+    for changes in ({"smin_alpha": 0.3}, {"table": model.config.table.model_copy(update={"sel": 7})}):
+        other = model.config.model_copy(update=changes).build(0)
+        assert read_tree(write_serialized(other, tmp_path / "other.dp"))["model_def_script"] == {}
+    linear = load_serialized(golden / "linear_01.dp")
+    first, *rest = linear.config.models
+    other = linear.config.model_copy(
+        update={"models": (first.model_copy(update={"pair_exclude_types": ((0, 1),)}), *rest)}
+    )
+    assert read_tree(write_serialized(other.build(0), tmp_path / "other.dp"))["model_def_script"] == {}
 
 
 def test_yaml_holds_the_same(tmp_path):

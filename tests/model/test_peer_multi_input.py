@@ -114,6 +114,14 @@ def test_sel_is_counted_over_all_data(tree, tmp_path, golden):
     assert isinstance(sels.pop(), int)
 
 
+def test_epochs_of_branches(tree, tmp_path):
+    del tree["training"]["model_prob"], tree["training"]["numb_steps"]
+    tree["training"]["num_epoch_dict"] = {"water": 1, "ice": 2.5, "gas": 3}
+    _, config, _ = heads_of(tree, tmp_path)
+    assert (config.steps, config.epochs) == (None, None)
+    assert config.epochs_of_heads == {"water": 1, "ice": 2.5, "gas": 3}
+
+
 @pytest.mark.parametrize("file", ["ckpt_multi", "ckpt_multi_case"])
 def test_golden_inputs(golden, tmp_path, file):
     """They train, and what they share is what the checkpoint shares."""
@@ -141,7 +149,9 @@ def test_golden_inputs(golden, tmp_path, file):
         ("loss", {"start_pref_e": 1}, "loss has no effect in a multi-task input: write loss_dict"),
         ("training.data_dict.gas", ..., r"training\.data_dict: the branch 'gas' is missing"),
         ("training.model_prob.gas", ..., r"training\.model_prob: the branch 'gas' is missing"),
-        ("training.num_epoch_dict", {"gas": 1}, "num_epoch_dict is not supported: give numb_steps"),
+        ("training.num_epoch_dict", {"gas": 1}, "num_epoch_dict: the branch 'water' is missing"),
+        ("training.num_epoch_dict", {"gas": 1, "ice": 2, "water": 3}, "num_epoch_dict and model_prob exclude each other"),
+        ("training.numb_epoch", 3, r"training\.numb_epoch is for a single task: write num_epoch_dict"),
         ("training.more", 1, "the key 'more' is not known"),
     ],
 )  # fmt: skip

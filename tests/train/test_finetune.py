@@ -310,11 +310,6 @@ def test_input_of_the_peer(new_data: Path, pretrained: Path, tmp_path: Path, cap
     assert all(torch.equal(value, before[name]) for name, value in after.items() if name.startswith("descriptor."))
 
 
-def test_kept_statistics_are_not_for_a_fine_tuning() -> None:
-    with pytest.raises(ValueError, match="statistics_file has no effect in a fine-tuning"):
-        TrainConfig(recipe="finetune", steps=1, statistics_file="s.json")
-
-
 def test_stage_says_what_is_missing() -> None:
     stage = TrainStage(data="d", model="dpa3-tiny", steps=1, recipe="finetune", head="a", old_data="o")
     assert [".".join(map(str, place)) for place, _ in stage.problems()] == ["recipe", "head"]

@@ -288,7 +288,12 @@ def test_start_from_the_same_heads(data: dict[str, Path], tmp_path: Path) -> Non
         ({"heads": {"a": {"fitting": {"neurons": [3]}}}}, r"neurons"),
         ({"model": None, "heads": {"a": {"fitting": {"neuron": [3]}}}}, r"heads\.a\.fitting changes a model of all"),
         ({"optimizer": {"type": "LKF"}}, r"optimizer\.type: LKF is for a training of a single head"),
-        ({"steps": None, "epochs": 2}, "epochs is for a training of a single head"),
+        ({"heads": {"a": {"epochs": 2}}}, r"heads\.a\.epochs and steps \(8\) exclude each other"),
+        ({"steps": None, "heads": {"a": {"epochs": 2}, "b": {}}}, r"heads\.b\.epochs is missing: the other heads have"),
+        ({"steps": None, "heads": {"a": {"epochs": 2, "probability": 1}}}, "probability follows from the epochs"),
+        ({"steps": None, "heads": {"a": {"epochs": 2, "batch_size": "edges:9"}}}, r"a\.epochs cannot be counted with"),
+        ({"steps": None}, "steps, or epochs instead of it, is missing"),
+        ({"steps": None, "epochs": 2}, r"epochs are given for each head \(heads\.NAME\.epochs\)"),
         ({"shared": [{"part": "descriptor", "heads": ["a", "x"]}]}, "shared: 'x' is no head"),
     ],
 )  # fmt: skip

@@ -52,9 +52,9 @@ def same(a: TrainResult, b: TrainResult) -> bool:
 
 
 def test_steps_of_epochs() -> None:
-    assert steps_of_epochs(1.0, 24, 5) == 5
-    assert steps_of_epochs(2.5, 24, 4) == 15
-    assert steps_of_epochs(0.01, 24, 4) == 1
+    assert steps_of_epochs(1.0, 5) == 5
+    assert steps_of_epochs(2.5, 6) == 15
+    assert steps_of_epochs(0.01, 6) == 1
     assert epoch_draws([24]) == 24
     assert epoch_draws([10, 30]) == 60
     assert epoch_draws([10, 30], [0.1, 0.9]) == 100

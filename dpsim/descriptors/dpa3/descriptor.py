@@ -15,7 +15,7 @@ from dpsim import ops
 from dpsim.descriptors.described import Described
 from dpsim.descriptors.dpa3.charge_spin import ChargeSpinEmbedding
 from dpsim.descriptors.dpa3.config import DPA3Config
-from dpsim.descriptors.dpa3.layer import Features, Geometry, RepFlowLayer
+from dpsim.descriptors.dpa3.layer import Features, Geometry, Line, RepFlowLayer
 from dpsim.descriptors.environment import Environment
 from dpsim.nn.activation import activation
 from dpsim.nn.linear import Linear
@@ -96,17 +96,20 @@ class DPA3(nn.Module):
         """Geometry shared by all layers, and the features that enter the first one."""
         flow = self.config.repflow
         env = self.environment(neighborhood)
-        edge = self.edge_embedding((env.r if flow.edge_init_use_dist else env.radial).unsqueeze(1))
+        distance = (env.r if flow.edge_init_use_dist else env.radial).unsqueeze(1)
+        edge = self.edge_embedding(distance)
+        edge_line: Line | None = Line(distance, self.edge_embedding.weight, self.edge_embedding.bias)
         if not flow.edge_init_use_dist:
-            edge = self.phi(edge)
+            edge, edge_line = self.phi(edge), None
         rows = self.phi(self.row_inputs(neighborhood))
         near = neighborhood.inner[0] if flow.update_angle else None
-        angle, asw = self.initial_angles(near, env.d, env.r) if near else (edge[:0, :0], env.r[:0])
+        cosine, asw = self.angles(near, env.d, env.r) if near else (distance[:0], env.r[:0])
+        angle, angle_line = self.angle_embedding(cosine), Line(cosine, self.angle_embedding.weight, None)
         geometry = Geometry(neighborhood, near, env.sw, env.vector * env.sw.unsqueeze(1), asw)
-        return geometry, Features(rows[: neighborhood.n_atoms], rows, edge, angle)
+        return geometry, Features(rows[: neighborhood.n_atoms], rows, edge, angle, edge_line, angle_line)
 
-    def initial_angles(self, near: InnerList, d: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """Angle features ``(A, a_dim)`` and the switch ``(A,)`` of each angle."""
+    def angles(self, near: InnerList, d: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled cosine ``(A, 1)`` and switch ``(A,)`` of each angle."""
         flow = self.config.repflow
         switch = exponential_switch if flow.use_exp_switch else polynomial_switch
         d, r = ops.gather_rows(d, near.edge), ops.gather_rows(r, near.edge)
@@ -117,4 +120,4 @@ class DPA3(nn.Module):
         unit_ij = ops.segment_expand(unit, ptr, ik)
         cosine = (1 - _COSINE_GUARD) * (unit_ij * ops.gather_rows(unit, ik)).sum(1)
         asw = ops.segment_expand(sw, ptr, ik) * ops.gather_rows(sw, ik)
-        return self.angle_embedding((cosine / math.sqrt(math.pi)).unsqueeze(1)), asw
+        return (cosine / math.sqrt(math.pi)).unsqueeze(1), asw

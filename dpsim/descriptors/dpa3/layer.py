@@ -8,6 +8,7 @@ last layer and the angle update of the last two (spec §5.4).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from dpsim import ops
 from dpsim.descriptors.dpa3.config import RepFlowConfig
 from dpsim.nn.activation import Activation
 from dpsim.nn.linear import Linear
-from dpsim.nn.message import message_sum
+from dpsim.nn.message import linear_message_sum
 from dpsim.physics.neighborhood import InnerList, Neighborhood
 
 
@@ -35,6 +36,25 @@ class Geometry(NamedTuple):
     """(A,) switch of the angles."""
 
 
+class Line(NamedTuple):
+    """A feature that is a straight line in one number: ``number ⊗ slope + start``.
+
+    The features that enter the first layer are; a product with them is one with the number.
+    """
+
+    number: Tensor
+    """(M, 1)"""
+    slope: Tensor
+    """(1, K)"""
+    start: Tensor | None
+    """(K,)"""
+
+    def times(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What to multiply with what instead of the feature with `weight`, and what to add."""
+        bias = bias if self.start is None else torch.addmv(bias, weight.t(), self.start)
+        return self.number, self.slope @ weight, bias
+
+
 class Features(NamedTuple):
     """State between layers."""
 
@@ -46,6 +66,10 @@ class Features(NamedTuple):
     """(E, e_dim)"""
     angle: Tensor
     """(A, a_dim)"""
+    edge_line: Line | None = None
+    """`edge`, if it is one."""
+    angle_line: Line | None = None
+    """`angle`, if it is one."""
 
 
 def side_by_side(first: Linear, second: Linear | None) -> tuple[Tensor, Tensor]:
@@ -109,26 +133,20 @@ class RepFlowLayer(nn.Module):
         )
 
     def _parallel(self, old: Features, geometry: Geometry) -> Features:
-        message, edge_self = self.edge_messages(old, geometry)
-        edge, angle = old.edge, old.angle
-        if self.updates_edge:
-            edge_updates = [edge_self]
-            if self.config.update_angle:
-                angle_message, angle_self = self.angle_messages(old.node, old.edge, old.angle, geometry)
-                edge_updates.append(self.edge_from_angles(angle_message, old.edge, geometry))
-                if self.updates_angle:
-                    angle = self.combine(old.angle, [angle_self], self.angle_residual)
-            edge = self.combine(old.edge, edge_updates, self.edge_residual)
+        angle, from_angles = old.angle, []
+        if self.updates_edge and self.config.update_angle:
+            angle_message, angle = self.angle_messages(old, geometry)
+            from_angles = [self.edge_from_angles(angle_message, old.edge, geometry)]
+        message, edge = self.edge_messages(old, geometry, from_angles)
         return Features(self.updated_node(old, old.edge, message, geometry), None, edge, angle)
 
     def _sequential(self, old: Features, geometry: Geometry) -> Features:
-        _, edge_self = self.edge_messages(old, geometry)
-        edge = old.edge + self.edge_residual[0] * edge_self
-        _, angle_self = self.angle_messages(old.node, edge, old.angle, geometry)
-        angle = old.angle + self.angle_residual[0] * angle_self
-        angle_message, _ = self.angle_messages(old.node, edge, angle, geometry)
+        _, edge = self.edge_messages(old, geometry)
+        now = old._replace(edge=edge, edge_line=None)
+        _, angle = self.angle_messages(now, geometry)
+        angle_message, _ = self.angle_messages(now._replace(angle=angle, angle_line=None), geometry)
         edge = edge + self.edge_residual[1] * self.edge_from_angles(angle_message, edge, geometry)
-        message, _ = self.edge_messages(old._replace(edge=edge), geometry)
+        message, _ = self.edge_messages(now._replace(edge=edge), geometry)
         return Features(self.updated_node(old, edge, message, geometry), None, edge, angle)
 
     def updated_node(self, old: Features, edge: Tensor, message: Tensor, geometry: Geometry) -> Tensor:
@@ -136,7 +154,7 @@ class RepFlowLayer(nn.Module):
         node_self = self.phi(self.node_self(old.node))
         symmetric = self.phi(self.node_sym(self.symmetrized(old, edge, geometry)))
         messages = message.split(self.config.n_dim, dim=1)  # type: ignore[no-untyped-call]
-        return self.combine(old.node, [node_self, symmetric, *messages], self.node_residual)
+        return self.combine(old.node, [node_self, symmetric, *messages], list(self.node_residual))
 
     def symmetrized(self, old: Features, edge: Tensor, geometry: Geometry) -> Tensor:
         """Invariants ``(N, axis_neuron·(e_dim + n_dim))`` of the environment (§4.2)."""
@@ -149,13 +167,17 @@ class RepFlowLayer(nn.Module):
             parts.append(product.flatten(1))
         return torch.cat(parts, dim=1) / (3.0 * k_edge)
 
-    def edge_messages(self, old: Features, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Message ``(N, H·n_dim)`` from edges to nodes and self update ``(E, e_dim)`` of edges (§4.3)."""
+    def edge_messages(self, old: Features, geometry: Geometry, others: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """Message ``(N, H·n_dim)`` from edges to nodes (§4.3), and the edges with self and other updates."""
         hood, n = geometry.neighborhood, self.config.n_dim
         assert old.rows is not None
         weight, bias = side_by_side(self.node_edge, self.edge_self if self.updates_edge else None)
-        reduced, item = message_sum(
-            old.edge @ weight[2 * n :],
+        w_edge = weight[2 * n :]
+        edge, w_edge, bias = old.edge_line.times(w_edge, bias) if old.edge_line else (old.edge, w_edge, bias)
+        update = _Update(self, old.edge, others, self.edge_residual) if self.updates_edge else None
+        reduced, item = linear_message_sum(
+            edge,
+            w_edge,
             torch.addmm(bias, old.node, weight[:n]),
             old.rows @ weight[n : 2 * n],
             geometry.sw,
@@ -163,21 +185,25 @@ class RepFlowLayer(nn.Module):
             hood.neighbor,
             self.node_edge.weight.shape[1],
             self.phi,
+            *(update.fused if update else ()),
         )
-        return reduced / self.config.normalizers[0], item
+        return reduced / self.config.normalizers[0], update.finished(item) if update else old.edge
 
-    def angle_messages(self, node: Tensor, edge: Tensor, angle: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Message ``(B, e_dim)`` from angles to edges and self update ``(A, a_dim)`` of angles (§4.4)."""
+    def angle_messages(self, old: Features, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Message ``(B, e_dim)`` from angles to edges, and the angles with their self update (§4.4)."""
         near, a = geometry.near, self.config.a_dim
         assert near is not None
         assert near.pairs is not None
-        node, edge = self.compressed(node, ops.gather_rows(edge, near.edge))
+        node, edge = self.compressed(old.node, ops.gather_rows(old.edge, near.edge))
         weight, bias = side_by_side(self.edge_angle1, self.angle_self if self.updates_angle else None)
         widths = [a, node.shape[1], edge.shape[1], edge.shape[1]]
         w_angle, w_node, w_ik, w_ij = weight.split(widths)  # type: ignore[no-untyped-call]
+        angle, w_angle, bias = old.angle_line.times(w_angle, bias) if old.angle_line else (old.angle, w_angle, bias)
         center = geometry.neighborhood.center.index_select(0, near.edge)
-        reduced, item = message_sum(
-            angle @ w_angle,
+        update = _Update(self, old.angle, (), self.angle_residual) if self.updates_angle else None
+        reduced, item = linear_message_sum(
+            angle,
+            w_angle,
             torch.addmm(bias, edge, w_ij) + ops.gather_rows(node @ w_node, center),
             edge @ w_ik,
             geometry.asw,
@@ -185,8 +211,9 @@ class RepFlowLayer(nn.Module):
             near.pairs.ik,
             self.edge_angle1.weight.shape[1],
             self.phi,
+            *(update.fused if update else ()),
         )
-        return reduced / math.sqrt(self.config.normalizers[1]), item
+        return reduced / math.sqrt(self.config.normalizers[1]), update.finished(item) if update else old.angle
 
     def compressed(self, node: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
         """Node and edge features as angle messages see them."""
@@ -209,13 +236,30 @@ class RepFlowLayer(nn.Module):
         seen = edge + ops.scatter_rows(message - ops.gather_rows(edge, angle_edge), angle_edge, edge)
         return self.phi(linear(seen))
 
-    def combine(self, old: Tensor, updates: list[Tensor], residual: nn.ParameterList) -> Tensor:
+    def combine(self, old: Tensor, updates: Sequence[Tensor], residual: Sequence[Tensor]) -> Tensor:
         """Add updates to a feature in the configured style (§4.5)."""
         if self.config.update_style == "res_residual":
             for scale, update in zip(residual, updates, strict=True):
                 old = old + scale * update
             return old
-        total = torch.stack(updates).sum(0) if len(updates) > 1 else updates[0]
+        total = torch.stack(tuple(updates)).sum(0) if len(updates) > 1 else updates[0]
         if self.config.update_style == "res_avg":
             return (old + total) / math.sqrt(len(updates) + 1)
         return old + total / math.sqrt(len(updates))
+
+
+class _Update:
+    """Update of a feature whose first summand the fused operator makes, and adds by itself where the style lets it."""
+
+    def __init__(
+        self, layer: RepFlowLayer, old: Tensor, others: Sequence[Tensor], residual: Iterable[nn.Parameter]
+    ) -> None:
+        self.layer, self.old, self.others = layer, old, others
+        self.fused: tuple[Tensor, ...] = ()
+        if layer.config.update_style == "res_residual":
+            first, *rest = residual
+            self.fused = (layer.combine(old, others, rest[: len(others)]), first)
+
+    def finished(self, item: Tensor) -> Tensor:
+        """New feature, from what the operator returned."""
+        return item if self.fused else self.layer.combine(self.old, [item, *self.others], ())

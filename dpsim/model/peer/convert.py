@@ -70,7 +70,8 @@ def write_serialized(model: Model, path: str | Path) -> Path:
         "backend": "PyTorch",
         "pt_version": torch.__version__,
     }
-    return write_tree({**header, "model": tree, "model_def_script": script_of(tree), "@variables": {}}, path)
+    script = script_of(tree, model.config)
+    return write_tree({**header, "model": tree, "model_def_script": script, "@variables": {}}, path)
 
 
 def assemble(config: Settings, state: Arrays, where: str) -> Model:

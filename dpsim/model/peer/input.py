@@ -167,7 +167,7 @@ def _several(tree: dict[str, Any], where: str, base: Path, pretrained: bool) -> 
     return TrainingInput(first.type_map, settings, [], [], notes=notes, heads=parts)
 
 
-_OF_HEADS = ("model", "loss", "batch_size", "sampling")
+_OF_HEADS = ("model", "loss", "batch_size", "sampling", "epochs")
 """Settings that each head has for itself."""
 
 PARTS = {
@@ -328,7 +328,7 @@ def _old_forms(training: InputSection, root: InputSection) -> None:
 def _stop_of_decay_rate(training: InputSection, root: InputSection) -> None:
     """v1 inputs give the decay rate instead of the last learning rate."""
     rate = dict(root.node.get("learning_rate", {}))
-    steps = next((training.node[key] for key in ("numb_steps", *STEPS) if key in training), None)
+    steps = next((training.node[key] for key in STEPS if key in training), None)
     if "decay_rate" in rate and isinstance(steps, int):
         every, start = rate.get("decay_steps", 5000), rate.get("start_lr", 1e-3)
         rate["stop_lr"] = start * rate.pop("decay_rate") ** (steps / every)

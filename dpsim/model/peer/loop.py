@@ -9,9 +9,10 @@ from dpsim.errors import ConfigError
 from dpsim.model.peer.family import Settings
 from dpsim.model.peer.section import InputSection
 
-STEPS = ("stop_batch", "num_step", "num_steps", "numb_step")
-"""Other names of ``numb_steps``."""
-_EPOCHS = ("num_epoch", "num_epochs", "numb_epochs")
+STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
+"""Names of the number of steps; the first is the peer's own."""
+EPOCHS = ("numb_epoch", "num_epoch", "num_epochs", "numb_epochs")
+"""Names of the number of epochs."""
 _OFF = {
     "profiling": False, "enable_profiler": False, "mixed_precision": None, "acc_freq": 1,
     "enable_compile": False, "ckpt_keep_ratio": None, "save_dir": None,
@@ -59,10 +60,10 @@ def loop_settings(training: InputSection, notes: list[str]) -> Settings:
 
 
 def _length(training: InputSection) -> Settings:
-    epochs = training.take("numb_epoch", None, alias=_EPOCHS)
+    epochs = training.take(EPOCHS[0], None, alias=EPOCHS[1:])
     if epochs is None:
-        return {"steps": training.take("numb_steps", alias=STEPS)}
-    if training.take("numb_steps", None, alias=STEPS) is not None:
+        return {"steps": training.take(STEPS[0], alias=STEPS[1:])}
+    if training.take(STEPS[0], None, alias=STEPS[1:]) is not None:
         raise ConfigError(f"{training.where}: numb_steps and numb_epoch exclude each other: give one of them")
     return {"epochs": epochs}
 

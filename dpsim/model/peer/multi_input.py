@@ -9,6 +9,7 @@ from typing import Any
 
 from dpsim.errors import ConfigError
 from dpsim.model.multi_config import RANDOM
+from dpsim.model.peer.loop import EPOCHS, STEPS
 
 Tree = dict[str, Any]
 
@@ -62,10 +63,7 @@ def split_branches(tree: Mapping[str, Any], where: str) -> Branches:
     losses = _of_all(rest.pop("loss_dict", {}), names, f"{where}: loss_dict", needed=False)
     data = _of_all(training.pop("data_dict", {}), names, f"{where}: training.data_dict", needed=True)
     chances = _of_all(training.pop("model_prob", None) or {}, names, f"{where}: training.model_prob", needed=False)
-    if training.pop("num_epoch_dict", None):
-        raise ConfigError(
-            f"{where}: training.num_epoch_dict is not supported: give numb_steps, and model_prob for the shares"
-        )
+    epochs = _epochs(training, chances, names, where)
     if rest.pop("loss", None):
         raise ConfigError(f"{where}: loss has no effect in a multi-task input: write loss_dict")
     references: list[_Reference] = []
@@ -76,10 +74,25 @@ def split_branches(tree: Mapping[str, Any], where: str) -> Branches:
         branch.pop("info", None)
         resolved = _resolved(branch, shared, name, f"{where}: model.model_dict.{name}", references)
         own = {**training, **_mapping(data[name], f"{where}: training.data_dict.{name}")}
+        own |= {EPOCHS[0]: epochs[name]} if name in epochs else {}
         one = {**rest, "model": resolved, "training": own}
         found.trees[name] = one if name not in losses else {**one, "loss": losses[name]}
     found.shared = _groups(references, where)
     return found
+
+
+def _epochs(training: Tree, chances: Tree, names: list[str], where: str) -> Tree:
+    """Epochs of each branch, where the length is given by them."""
+    epochs = _of_all(
+        training.pop("num_epoch_dict", None) or {}, names, f"{where}: training.num_epoch_dict", needed=False
+    )
+    alone = next((key for key in EPOCHS if training.get(key) is not None), None)
+    if alone is not None:
+        raise ConfigError(f"{where}: training.{alone} is for a single task: write num_epoch_dict")
+    if epochs and (chances or any(training.get(key) is not None for key in STEPS)):
+        other = "model_prob" if chances else "numb_steps"
+        raise ConfigError(f"{where}: training: num_epoch_dict and {other} exclude each other: give one of them")
+    return epochs
 
 
 def _mapping(node: Any, where: str) -> Tree:

@@ -114,6 +114,9 @@ class TrainStage(TrainConfig, SeededStage):
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep checkpoints under the key without the number of steps, so that raising it continues."""
         options = {name: value for name, value in parts["options"].items() if name not in ("steps", "epochs")}
+        if "heads" in options:
+            heads = options["heads"].items()
+            options["heads"] = {name: {k: v for k, v in head.items() if k != "epochs"} for name, head in heads}
         return {**parts, "options": options}
 
     def execute(self, context: Context) -> None:
@@ -128,8 +131,7 @@ class TrainStage(TrainConfig, SeededStage):
             settings["statistics_file"] = str(context.base / self.statistics_file)
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
         data, valid = self._data(context)
-        steps = config.total_steps if isinstance(data, dict) else steps_on(config, data)
-        folder = _folder(context.work, steps)
+        folder = _folder(context.work, steps_on(config, data))
         train(
             config,
             folder,
