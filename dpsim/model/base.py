@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from dpsim import ops
 from dpsim.physics.derivatives import Derivatives, energy_and_derivatives
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import ModelInputs, NeighborSpec
 
 if TYPE_CHECKING:
     from dpsim.model.config import AnyModelConfig
+
+
+class Compiled(Protocol):
+    """What computes instead of a model in the steps of a training; differentiable by its parameters, once."""
+
+    differentiates: bool
+    """Whether it gives derivatives; else values alone."""
+
+    def derivatives(self, neighborhood: Neighborhood, n_frames: int) -> Derivatives:
+        """As `Model.derivatives` with its graph, without the edge gradient."""
+
+    def values(self, neighborhood: Neighborhood) -> Tensor:
+        """As `Model.forward`."""
 
 
 class Model(nn.Module):
@@ -47,6 +61,8 @@ class Model(nn.Module):
     """Å; closer pairs of atoms are not what the model was made for."""
     spin: tuple[float, ...] | None = None
     """Of spin models, by type: distance of a virtual atom from its atom for a spin of 1 μB, in Å."""
+    compiled: Compiled | None = None
+    """Computes in the steps of a training, where it is compiled."""
     out_bias: Tensor
     out_std: Tensor
 
@@ -98,6 +114,15 @@ class Model(nn.Module):
         """Atomic outputs ``(N, *output_shape)``, float64, output bias included."""
         raise NotImplementedError
 
+    def values(self, neighborhood: Neighborhood) -> Tensor:
+        """As `forward`, compiled in the steps of a training that is."""
+        if torch.is_grad_enabled() and self.compiled is not None and not self.compiled.differentiates:
+            return self.compiled.values(neighborhood)
+        found: Tensor = self(neighborhood)
+        return found
+
     def derivatives(self, neighborhood: Neighborhood, n_frames: int, *, create_graph: bool = False) -> Derivatives:
         """Energies, forces and virials of the frames of a neighbourhood (single process)."""
+        if create_graph and self.compiled is not None and self.compiled.differentiates and not ops.is_any_order():
+            return self.compiled.derivatives(neighborhood, n_frames)
         return energy_and_derivatives(self, neighborhood, n_frames, create_graph=create_graph)

@@ -9,6 +9,9 @@ from pydantic import Field
 from dpsim.config import Config, Walltime
 
 
+Compile = Literal["auto"] | bool
+
+
 class RunSettings(Config):
     """Averages of the parameters, arithmetic, the choice of the best model, and what is written beside the models."""
 
@@ -23,6 +26,9 @@ class RunSettings(Config):
     ``energy:mae``, ``forces:rmse``; energies and virials per atom."""
     walltime: Walltime | None = None
     """Longest time of one run, s: the training is saved and stopped before, and the same command goes on."""
+    compile: Compile = "auto"
+    """Whether what a step computes with the model is compiled before the first one, which takes a minute or two and is
+    kept for the next trainings of such a model: ``auto``: where that pays, which is in long trainings on a CPU."""
     zero: Literal[0, 1, 2, 3] = 0
     """What several processes divide instead of each having all of it: 1: the state of the optimizer, 2: also the
     gradients, 3: also the parameters outside of the passes through the model."""
@@ -34,5 +40,5 @@ class RunSettings(Config):
 
 
 RUN_SETTINGS = tuple(RunSettings.model_fields)
-NOT_IN_RESULT = ("walltime", "tensorboard", "statistics_file", "zero")
+NOT_IN_RESULT = ("walltime", "tensorboard", "statistics_file", "compile", "zero")
 """Settings that do not change the models, but for rounding."""

@@ -25,6 +25,7 @@ from dpsim.model.multi_task import MultiTaskModel
 from dpsim.train.arithmetic import check_products, tf32_products
 from dpsim.train.average import Average
 from dpsim.train.board import Board, check_board
+from dpsim.train.compile import compile_tasks
 from dpsim.train.config import TrainConfig
 from dpsim.train.curve import Curve
 from dpsim.train.distributed import ALONE, Workers
@@ -199,6 +200,7 @@ class Trainer:
         self._announce()
         if self.step == steps:
             return self._result()
+        self._compile(progress if self.workers.first else silent, stop)
         quantities = [name for task in self.tasks for name in task.quantities]
         first, writers = self.workers.first, list[Curve | Board]()
         if first:
@@ -237,6 +239,14 @@ class Trainer:
                     )
                 self.clock.lap("records")
         return self._result()
+
+    def _compile(self, progress: Progress, stop: StopSignal) -> None:
+        """Let the models compute compiled, where that is wanted."""
+        with stop, self.make_step.whole():
+            compile_tasks(
+                self.tasks, self.chances, self.device, workers=self.workers, stop=lambda: stop.requested,
+                tell=lambda text: progress(self.step, self.steps, text),
+            )  # fmt: skip
 
     def _announce(self) -> None:
         train = sum(len(task.frames) for task in self.tasks)

@@ -74,7 +74,7 @@ class ValuesLoss(Loss[ConfigT, Values]):
     def predict(self, batch: Batch, *, training: bool) -> Values:
         """See `Loss.predict`."""
         with torch.set_grad_enabled(training):
-            atomic = self.model(batch.neighborhood)
+            atomic = self.model.values(batch.neighborhood)
             total = sum_by_frame(atomic, batch.frame, batch.n_frames)
             if self.model.intensive:
                 total = total / expanded(batch.n_atoms, total)

@@ -20,7 +20,7 @@ from dpsim.train.loss.base import Loss
 from dpsim.train.loss.terms import Measure, Term, Terms, both, expanded, huber, inverse, measure, or_one, reduced
 from dpsim.train.loss_config import EnergyLossConfig
 
-_FROM_DERIVATIVES = {"forces", "virial", "weighted_forces", "generalized_forces", "magnetic_forces"}
+FROM_DERIVATIVES = {"forces", "virial", "weighted_forces", "generalized_forces", "magnetic_forces"}
 
 
 class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
@@ -48,10 +48,10 @@ class EnergyLoss(Loss[EnergyLossConfig, Derivatives]):
         model, hood = self.model, batch.neighborhood
         if "hessian" in batch.labels:
             return self._with_hessians(batch, training)
-        derived = _FROM_DERIVATIVES & {*self.config.active, *batch.labels}
+        derived = FROM_DERIVATIVES & {*self.config.active, *batch.labels}
         if derived or not training or model.spin is not None:
             return model.derivatives(hood, batch.n_frames, create_graph=training)
-        atomic = model(hood)
+        atomic = model.values(hood)
         none = torch.zeros(0, dtype=torch.float64)
         return Derivatives(sum_by_frame(atomic, batch.frame, batch.n_frames), none, none, atomic, none)
 

@@ -1,0 +1,229 @@
+"""Compiled steps on disk: made once for all trainings of models of the same settings, found by all processes.
+
+A package lies in ``$XDG_CACHE_HOME/dpsim/steps`` or ``~/.cache/dpsim/steps`` under a name that tells all that it
+depends on: settings of the model, what is trained of it, the code of dpsim that computes it, torch, compiler and CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from dpsim.config import Config
+from dpsim.errors import SetupError
+from dpsim.model.base import Model
+from dpsim.native.build import cache_dir
+from dpsim.native.identity import base_key, compiler_key, find_compiler, torch_build
+from dpsim.train.compile.graph import Unsupported
+
+FORMAT = 1
+KEPT = 32
+"""Packages that are kept, those last used."""
+_ROOMS = ("descriptors", "fittings", "model", "nn", "ops", "physics", "train/compile")
+"""Folders of dpsim whose code decides what is computed."""
+_POLL = 0.2
+"""Seconds between two looks at whether a package is there."""
+
+Say = Callable[[float], None]
+"""Told the seconds that compiling has taken so far, now and then; it may raise to end it."""
+
+
+class Request(Config):
+    """What is to be compiled, and all that the result depends on."""
+
+    format: int = FORMAT
+    model: dict[str, Any]
+    """Settings of the model."""
+    tensors: tuple[tuple[str, tuple[int, ...], str, bool], ...]
+    """Name, shape and type of each parameter and buffer, and whether it is trained."""
+    derivatives: bool
+    """Whether forces and virial are needed."""
+    products: str
+    device: str
+    environment: tuple[str, ...]
+    """Versions of code, torch and compiler, and the processor."""
+
+    @property
+    def key(self) -> str:
+        """Name of the package."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:24]
+
+
+def request_for(model: Model, derivatives: bool, products: str) -> Request:
+    """Request for the step of a model as it is now.
+
+    Raises
+    ------
+    SetupError
+        If there is no C++ compiler.
+    """
+    return Request(
+        model=model.config.model_dump(mode="json"),
+        tensors=described(model),
+        derivatives=derivatives,
+        products=products,
+        device=model.device.type,
+        environment=(*_environment(), _device_name(model.device)),
+    )
+
+
+def described(model: Model) -> tuple[tuple[str, tuple[int, ...], str, bool], ...]:
+    """Parameters and buffers of a model: what its step depends on beside its settings."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return tuple((name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors)
+
+
+@functools.cache
+def _environment() -> tuple[str, ...]:
+    return (torch_build(), compiler_key(find_compiler()), _processor(), base_key("ops"), _code())
+
+
+def _processor() -> str:
+    """Hash of what this processor can do: a package is compiled for exactly that."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    known = [line for line in lines if line.startswith(("flags", "Features"))]
+    return hashlib.sha256("".join(known[:1]).encode()).hexdigest()[:16]
+
+
+def _code() -> str:
+    """Hash of the modules that compute."""
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    for room in _ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return device.type
+    return f"{torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}"
+
+
+def steps_dir() -> Path:
+    """Folder of all packages."""
+    return cache_dir().parent / "steps"
+
+
+def ensure(request: Request, say: Say, *, retry: bool = False) -> Path:
+    """The package of a request, compiled now if it is not there yet.
+
+    Parameters
+    ----------
+    say
+        See `Say`; not called if the package is there.
+    retry
+        Try again although it failed before.
+
+    Raises
+    ------
+    SetupError
+        If the folder cannot be written, or the process that compiles is killed.
+    Unsupported
+        If the step of this model cannot be compiled.
+    """
+    path = steps_dir() / f"{request.key}.pt2"
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
+    failure = path.with_suffix(".failed")
+    with _locked(path.with_suffix(".lock"), say):
+        if path.is_file():
+            return path
+        if failure.is_file() and not retry:
+            raise Unsupported(failure.read_text().strip())
+        try:
+            _compile(request, path, say)
+        except Unsupported as error:
+            failure.write_text(str(error))
+            raise
+        failure.unlink(missing_ok=True)
+        _prune()
+    return path
+
+
+@contextlib.contextmanager
+def _locked(path: Path, say: Say) -> Iterator[None]:
+    """Hold the lock of one package; other processes wait here until it is compiled."""
+    begin = time.monotonic()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    except OSError as error:
+        raise SetupError(
+            f"the cache folder {path.parent} cannot be written ({error.strerror}): make it writable, set "
+            "XDG_CACHE_HOME to a folder that is, or write `compile: false`"
+        ) from None
+    with handle:
+        while not _lock(handle):
+            say(time.monotonic() - begin)
+            time.sleep(_POLL)
+        yield
+
+
+def _lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _compile(request: Request, path: Path, say: Say) -> None:
+    """Let a process of its own compile, so that neither its memory nor its settings stay in the training."""
+    log, begin = path.with_suffix(".log"), time.monotonic()
+    for left in path.parent.glob(f".{path.stem}-*"):  # of a process that was killed; nobody else holds the lock
+        shutil.rmtree(left, ignore_errors=True)
+    command = [sys.executable, "-W", "ignore", "-m", "dpsim.train.compile.worker", str(path)]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True)
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+                pipe.write(request.model_dump_json())
+            while process.poll() is None:
+                say(time.monotonic() - begin)
+                time.sleep(_POLL)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+            said = process.stdout.read() if process.stdout is not None else ""
+    if process.returncode == 0 and path.is_file():
+        log.unlink(missing_ok=True)
+        return
+    if process.returncode == UNSUPPORTED:
+        raise Unsupported((said.strip().splitlines() or ["it cannot be compiled"])[-1])
+    if process.returncode > 0:
+        raise Unsupported(f"compiling the step failed; the log is {log}")
+    raise SetupError(f"compiling the step was ended by signal {-process.returncode}; the log is {log}")
+
+
+UNSUPPORTED = 3
+"""Exit code of the process that compiles, where the step cannot be compiled; it has printed why."""
+
+
+def _prune() -> None:
+    """Remove the packages that have not been used for longest."""
+    with contextlib.suppress(OSError):
+        packages = sorted(steps_dir().glob("*.pt2"), key=lambda path: path.stat().st_mtime)
+        for path in packages[:-KEPT]:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
