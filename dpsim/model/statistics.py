@@ -80,7 +80,7 @@ def output_bias(
     values: npt.ArrayLike,
     excluded: Sequence[int] = (),
     *,
-    preset: Mapping[int, float] | None = None,
+    preset: Mapping[int, float | npt.NDArray[np.float64]] | None = None,
     mean: bool = False,
 ) -> OutputBias:
     """Minimum-norm least-squares fit of the values of structures by composition.
@@ -94,7 +94,7 @@ def output_bias(
     excluded
         Types without an output of their own.
     preset
-        Contributions by type that are given: they are taken out before the others are fitted.
+        Contributions by type, numbers or (k,), that are given: they are taken out before the others are fitted.
     mean
         Values are means over the atoms that are not excluded, instead of sums.
 
@@ -105,14 +105,15 @@ def output_bias(
     """
     y = _rows(values)
     given = preset or {}
-    types, contributions = list(given), np.array(list(given.values()), dtype=np.float64).reshape(-1, 1)
+    types = list(given)
+    contributions = np.stack([np.atleast_1d(one) for one in given.values()]) if given else np.zeros((0, 1))
     if not len(y) and not types:
         raise DataError("no frame of the training data has a label: the bias of the elements cannot be fitted")
     a = np.array(compositions, dtype=np.float64)
     a[:, list(excluded)] = 0.0
     if mean:
         a /= np.maximum(a.sum(axis=1, keepdims=True), 1)
-    y = y - a[:, types] @ contributions
+    y = y - a[:, types] @ contributions if len(y) else np.zeros((0, contributions.shape[1]))
     a[:, types] = 0.0
     bias = np.zeros((a.shape[1], y.shape[1]))
     if len(y):

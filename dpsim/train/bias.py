@@ -21,9 +21,11 @@ from dpsim.model.statistics import Moments, OutputBias, composition, output_bias
 from dpsim.physics.derivatives import sum_by_frame
 from dpsim.train.electrostatics import WithoutElectrostatics
 from dpsim.train.frames import SCANNED, DataSource, FrameSet, require_parameters, scan
+from dpsim.train.given_bias import BIASED, given_bias
 from dpsim.train.loader import BatchMaker
 from dpsim.train.sampler import in_order
-from dpsim.train.setup import BIASED, check_widths, set_parameter_scales
+from dpsim.train.setup import check_widths, set_parameter_scales
+from dpsim.train.standard_section import ElementBias
 from dpsim.train.state import heads_in, read_model
 
 FloatArray = npt.NDArray[np.float64]
@@ -74,7 +76,7 @@ def fit_bias(
     frames: FrameSet,
     mode: Mode = "change",
     *,
-    preset: Mapping[str, float] | None = None,
+    preset: Mapping[str, ElementBias] | None = None,
     indices: Sequence[int] | None = None,
 ) -> BiasChange:
     """Fit the output bias of a model to data, in place.
@@ -86,7 +88,7 @@ def fit_bias(
     Parameters
     ----------
     preset
-        Energies in eV of elements that are not fitted.
+        Values of elements that are not fitted.
     indices
         Frames to look at; by default all, or many evenly spaced ones of large data.
 
@@ -98,9 +100,7 @@ def fit_bias(
         If the model has no output bias, or `preset` does not go with it.
     """
     _require_bias(model)
-    if model.output != "energy" and preset:
-        raise ModelError(f"the model predicts {model.output}: energies of elements cannot be given")
-    given = _by_type(model, preset or {})
+    given = given_bias(model, preset or {}, ModelError)
     found = scan(frames, model.output)
     check_widths(found, model, "given")
     require_parameters(found, model.inputs, "given")
@@ -116,7 +116,7 @@ def fit_bias(
     else:
         predicted = _predictions(model, frames, labels)
         flat = before.reshape(len(model.type_map), -1)
-        fit = _fitted(model, labels, predicted, {t: energy - flat[t, 0] for t, energy in given.items()})
+        fit = _fitted(model, labels, predicted, {t: values - flat[t] for t, values in given.items()})
         bias = flat + fit.bias
         rmse = _errors(labels, predicted, fit) if model.output == "energy" else None
     model.out_bias.copy_(torch.from_numpy(bias).reshape(model.out_bias.shape))
@@ -179,12 +179,14 @@ class _Labels(NamedTuple):
         raise DataError(f"no frame of the data has a label of the {model.output}: there is nothing to fit a bias to")
 
 
-def _fitted(model: Model, labels: _Labels, predicted: FloatArray | None, given: Mapping[int, float]) -> OutputBias:
+def _fitted(model: Model, labels: _Labels, predicted: FloatArray | None, given: Mapping[int, FloatArray]) -> OutputBias:
     """Bias that makes up for the labels, or for what the model leaves of them."""
     values = labels.values if predicted is None else labels.values - predicted
     if labels.atomic:
         moments = Moments.of(values, labels.types, len(model.type_map))
-        return OutputBias(moments.mean, moments.std, len(labels.frames))
+        bias = moments.mean
+        bias[list(given)] = np.array(list(given.values())).reshape(-1, bias.shape[1])
+        return OutputBias(bias, moments.std, len(labels.frames))
     excluded, shared = model.atom_exclude_types, not getattr(_fitting(model), "distinguish_types", True)
     if shared:
         return shared_bias(labels.compositions, values, excluded, mean=model.intensive)
@@ -222,13 +224,6 @@ def _errors(labels: _Labels, predicted: FloatArray, fit: OutputBias) -> tuple[fl
 def _require_bias(model: Model) -> None:
     if model.output not in ("energy", *BIASED):
         raise ModelError(f"the model predicts {model.output}, which has no output bias")
-
-
-def _by_type(model: Model, preset: Mapping[str, float]) -> dict[int, float]:
-    unknown = [name for name in preset if name not in model.type_map]
-    if unknown:
-        raise ModelError(f"{unknown[0]!r} has a given energy, but is not in the type map {list(model.type_map)}")
-    return {model.type_map.index(name): energy for name, energy in preset.items()}
 
 
 def change_bias(
@@ -317,7 +312,7 @@ def provenance_of(path: Path) -> dict[str, Any]:
     return dict(read_header(path).get("provenance") or {}) if path.suffix == ".safetensors" else {}
 
 
-def preset_of(path: Path) -> dict[str, float]:
-    """Energies of elements that were given when a model was trained, so that they are not fitted."""
+def preset_of(path: Path) -> dict[str, ElementBias]:
+    """Output biases of elements that were given when a model was trained, so that they are not fitted."""
     section = provenance_of(path).get("training", {}).get("model") or {}
     return dict(section.get("preset_out_bias") or {})

@@ -22,19 +22,20 @@ from dpsim.model.type_map import Move, inherit, moved_config
 from dpsim.train.bias import BiasChange, fit_bias, provenance_of
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import DataSource, FrameSet, Scan
+from dpsim.train.given_bias import BIASED
 from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
 from dpsim.train.resume import differences
 from dpsim.train.running import Running
 from dpsim.train.sampler import in_order
 from dpsim.train.setup import (
-    BIASED,
     ModelSource,
     load_initial,
     refuse_tables,
     set_environment_scales,
     set_parameter_scales,
 )
+from dpsim.train.standard_section import ElementBias
 from dpsim.train.state import heads_in, read_model
 from dpsim.train.statistics_file import with_statistics
 from dpsim.train.transfer_config import RANDOM
@@ -165,7 +166,9 @@ def announce_kept(model: Model) -> None:
         log.info("  %s  %.6f", name, values.mean().item())
 
 
-def adjust_output(model: Model, frames: FrameSet, found: Scan, *, random: bool, preset: Mapping[str, float]) -> None:
+def adjust_output(
+    model: Model, frames: FrameSet, found: Scan, *, random: bool, preset: Mapping[str, ElementBias]
+) -> None:
     """Bring the output bias of an inherited model to the labels of the data, and log what becomes of it.
 
     Parameters
@@ -173,7 +176,7 @@ def adjust_output(model: Model, frames: FrameSet, found: Scan, *, random: bool, 
     random
         The fitting net is new: the bias is that of the labels.
     preset
-        Energies of elements in eV that are given.
+        Output biases of elements that are given.
     """
     if random:
         set_parameter_scales(model, found)
@@ -271,7 +274,7 @@ class FineTuning:
         return found
 
 
-def change_bias_of_result(path: Path, data: Mapping[str, tuple[FrameSet, Mapping[str, float]]]) -> dict[str, Any]:
+def change_bias_of_result(path: Path, data: Mapping[str, tuple[FrameSet, Mapping[str, ElementBias]]]) -> dict[str, Any]:
     """Move the output bias of a model that a training wrote by what it leaves of the training data; once.
 
     Parameters

@@ -14,7 +14,7 @@ from dpsim.model.multi_config import HeadConfig, MultiTaskConfig, SharedPart
 from dpsim.train.data_config import BatchSize, Sampling, size_of
 from dpsim.train.loss_config import LossConfig, Rate
 from dpsim.train.model_section import ModelSection
-from dpsim.train.standard_section import StandardSection, merged
+from dpsim.train.standard_section import ElementBias, StandardSection, merged
 from dpsim.train.transfer_config import RANDOM
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class HeadSettings(Config):
     """A model in full instead of that of all heads; what is shared must be the same."""
     fitting: dict[str, Any] = {}
     """Settings of the fitting that replace those of the model of all heads."""
-    preset_out_bias: dict[str, float] = {}
-    """Energy biases in eV that are given instead of fitted to the data, by element."""
+    preset_out_bias: dict[str, ElementBias] = {}
+    """Output biases that are given instead of fitted to the data, by element."""
     loss: LossConfig | None = None
     """What is made small, instead of the loss of all heads."""
     batch_size: BatchSize | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -27,23 +28,23 @@ from dpsim.physics.neighbors import FrameGraph
 from dpsim.train.component_scales import set_component_scales
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.frames import FrameSet, Scan, require_parameters
+from dpsim.train.given_bias import BIASED, given_bias
 from dpsim.train.loader import BatchMaker
 from dpsim.train.resume import Resume, differences
-from dpsim.train.standard_section import StandardSection
+from dpsim.train.standard_section import ElementBias, StandardSection
 from dpsim.train.state import read_model
 from dpsim.train.statistics_file import with_statistics
 from dpsim.train.transfer_config import RANDOM
 
 log = logging.getLogger("dpsim.train")
 
-BIASED = ("polarizability", "dos", "property")
-"""Outputs other than energies whose models have a bias from the data."""
 SMALLEST_DEVIATION = 1e-2
 """Parameters whose standard deviation is less are scaled with this instead."""
 STATISTICS_FRAMES = 100
 """Frames, evenly spaced, from which environment scales are computed."""
 
 ModelSource = str | Path | Model | MultiTaskModel
+FloatArray = npt.NDArray[np.float64]
 
 
 class Target(NamedTuple):
@@ -131,37 +132,32 @@ def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMa
     return model
 
 
-def set_output(model: Model, found: Scan, preset: Mapping[str, float]) -> None:
+def set_output(model: Model, found: Scan, preset: Mapping[str, ElementBias]) -> None:
     """Output bias of a new model from the labels.
 
     Parameters
     ----------
     preset
-        Energies in eV of elements that are given instead.
+        What is given for elements instead.
 
     Raises
     ------
     ConfigError
-        If energies are given to a model that predicts something else, or of elements that it does not know.
+        If something is given that the model has not, or for elements that it does not know.
     """
-    if model.output != "energy" and preset:
-        raise ConfigError(f"model.preset_out_bias: the model predicts {model.output}, only energies can be given")
+    given = given_bias(model, preset, ConfigError)
     if model.output == "energy" and (len(found.values) or preset):
-        _set_energy_bias(model, found, preset)
+        _set_energy_bias(model, found, given)
     elif model.output in BIASED:
-        _set_output_bias(model, found)
+        _set_output_bias(model, found, given)
 
 
-def _set_energy_bias(model: Model, found: Scan, preset: Mapping[str, float]) -> None:
-    unknown = sorted(set(preset) - set(model.type_map))
-    if unknown:
-        raise ConfigError(f"model.preset_out_bias: {unknown[0]!r} is not in the type map {list(model.type_map)}")
-    given = {model.type_map.index(name): energy for name, energy in preset.items()}
+def _set_energy_bias(model: Model, found: Scan, given: Mapping[int, FloatArray]) -> None:
     fit = output_bias(found.compositions, found.values, model.atom_exclude_types, preset=given)
     model.out_bias.copy_(torch.from_numpy(fit.bias[:, 0]))
     per_element = ", ".join(
-        f"{name} {bias:.4f}" if count or name in preset else f"{name} none (not in the data)"
-        for name, bias, count in zip(model.type_map, fit.bias[:, 0], found.atoms, strict=True)
+        f"{name} {bias:.4f}" if count or t in given else f"{name} none (not in the data)"
+        for t, (name, bias, count) in enumerate(zip(model.type_map, fit.bias[:, 0], found.atoms, strict=True))
     )
     log.info(
         "energy bias in eV, from %d frames: %s; standard deviation of the rest %.4g eV a frame",
@@ -171,14 +167,17 @@ def _set_energy_bias(model: Model, found: Scan, preset: Mapping[str, float]) -> 
     )
 
 
-def _set_output_bias(model: Model, found: Scan) -> None:
+def _set_output_bias(model: Model, found: Scan, given: Mapping[int, FloatArray]) -> None:
     """Bias and deviation: from the labels of atoms where there are any, else from those of structures."""
-    fitting = model.config.fitting
     if found.of_types is not None:
         bias, std, source = found.of_types.mean, found.of_types.std, f"{int(found.of_types.number.sum())} atoms"
+        bias[list(given)] = np.array(list(given.values())).reshape(-1, bias.shape[1])
     else:
-        fit_bias = output_bias if getattr(fitting, "distinguish_types", True) else shared_bias
-        fit = fit_bias(found.compositions, found.values, model.atom_exclude_types, mean=model.intensive)
+        excluded, shared = model.atom_exclude_types, not getattr(model.config.fitting, "distinguish_types", True)
+        if shared:
+            fit = shared_bias(found.compositions, found.values, excluded, mean=model.intensive)
+        else:
+            fit = output_bias(found.compositions, found.values, excluded, preset=given, mean=model.intensive)
         bias, std, source = fit.bias, fit.std, f"{fit.n_frames} frames"
     model.out_bias.copy_(torch.from_numpy(bias).reshape(model.out_bias.shape))
     model.out_std.copy_(torch.from_numpy(std).reshape(model.out_std.shape))

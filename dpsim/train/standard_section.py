@@ -23,6 +23,8 @@ from dpsim.model.standard import ModelConfig
 if TYPE_CHECKING:
     from dpsim.model.base import Model
 
+ElementBias = float | tuple[float, ...]
+"""Output bias of an element: an energy in eV, or as many numbers as the output of an atom has."""
 _Part = TypeVar("_Part", bound=Config)
 _PRESET_SCHEMA: dict[str, Any] = {
     "enum": list(PRESETS),
@@ -38,8 +40,9 @@ class Section(Config):
     """Unordered pairs of types that do not see each other."""
     atom_exclude_types: tuple[int, ...] = ()
     """Types that are neighbours of others but have no energy of their own."""
-    preset_out_bias: dict[str, float] = {}
-    """Energy biases in eV that are given instead of fitted to the data, by element, for example ``{O: -432.1}``."""
+    preset_out_bias: dict[str, ElementBias] = {}
+    """Output biases that are given instead of fitted to the data, by element: energies in eV, for example
+    ``{O: -432.1}``; of polarizabilities (row by row), densities of states and properties lists of numbers."""
 
     def complete(self, model: Model) -> None:
         """Put into a new model what is neither trained nor taken from the data; nothing as a rule."""

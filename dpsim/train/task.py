@@ -25,6 +25,7 @@ from dpsim.train.result import data_facts
 from dpsim.train.running import Running
 from dpsim.train.sampler import Cursor, Filling, Sampler, filling, in_order
 from dpsim.train.setup import check_validation, check_widths
+from dpsim.train.standard_section import ElementBias
 
 log = logging.getLogger("dpsim.train")
 
@@ -82,8 +83,8 @@ class Task:
         self.since_row, self.since_check = Running(), Running()
 
     @property
-    def preset(self) -> dict[str, float]:
-        """Energies of elements in eV that are given instead of fitted."""
+    def preset(self) -> dict[str, ElementBias]:
+        """Output biases of elements that are given instead of fitted."""
         return {} if self.config.model is None else self.config.model.preset_out_bias
 
     @property

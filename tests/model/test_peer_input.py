@@ -117,6 +117,25 @@ def test_golden_inputs(golden):
 
 
 @pytest.mark.parametrize(
+    ("fitting", "given", "expected"),
+    [
+        ({}, {"energy": [None, -3]}, {"H": -3.0}),
+        ({"type": "dos", "numb_dos": 2}, {"dos": [[1, 2.5], None]}, {"O": (1.0, 2.5)}),
+        ({"type": "polar"}, {"polarizability": [None, [[1, 0, 0], [0, 1, 0], [0, 0, 2]]]},
+         {"H": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0)}),
+        ({"type": "property", "property_name": "gap"}, {"gap": [[0.5], [1]]}, {"O": 0.5, "H": 1.0}),
+    ],
+)  # fmt: skip
+def test_given_biases_of_every_output(tree, tmp_path, fitting, given, expected):
+    tree["model"]["fitting_net"] |= fitting
+    tree["model"]["preset_out_bias"] = given
+    kind = {"dos": "dos", "polar": "tensor", "property": "property"}.get(fitting.get("type"), "ener")
+    tree["loss"] = {"type": kind, **({"pref": 1, "pref_atomic": 0} if kind == "tensor" else {})}
+    _, config = translated(tree, tmp_path)
+    assert config.model.preset_out_bias == expected
+
+
+@pytest.mark.parametrize(
     ("place", "value", "message"),
     [
         ("more", 1, r"input\.json: the key 'more' is not known"),
@@ -154,7 +173,11 @@ def test_golden_inputs(golden):
         ("training.systems", ["a"], "'systems' and 'training_data' exclude each other"),
         ("training.training_data.systems", 3, r"training_data\.systems: 3: a folder or a list of folders"),
         ("training.training_data.batch_size", "mixed:8", r"batch_size: 'mixed:8' is not supported"),
-        ("training.training_data.batch_size", [1, "auto:3"], r"batch_size: \[1, .auto:3.\]: a number of frames for each"),
+        (
+            "training.training_data.batch_size",
+            [1, "auto:3"],
+            r"batch_size: \[1, .auto:3.\]: a number of frames for each",
+        ),
         ("training.training_data.sys_probs", 0.5, r"sys_probs: 0\.5: a list of probabilities is expected"),
         ("training.training_data.auto_prob", "prob_new", r"auto_prob: 'prob_new' is not supported"),
         ("training.training_data.set_prefix", "part", r"set_prefix: 'part' is not supported: only 'set' is"),

@@ -116,7 +116,7 @@ def test_given_energies_and_excluded_types(folder: Path, mode: str) -> None:
     start = predicted if mode == "change" else np.zeros_like(labels)
     expected = np.linalg.lstsq(counts * [1, 1, 0], labels - start, rcond=None)[0] + (before if mode == "change" else 0)
     np.testing.assert_allclose(model.out_bias.numpy(), expected, atol=1e-10)
-    with pytest.raises(ModelError, match=r"'Fe' has a given energy, but is not in the type map"):
+    with pytest.raises(ModelError, match=r"preset_out_bias: 'Fe' is not in the type map"):
         fit_bias(model, FrameSet(folder, TYPE_MAP), mode, preset={"Fe": 1.0})
 
 

@@ -6,6 +6,8 @@ Labels are those of a model with other parameters, so that they can be learned.
 from __future__ import annotations
 
 import csv
+import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,11 @@ def settings(kind: str, **changes: Any) -> TrainConfig:
         "learning_rate": {"start": 0.02, "stop": 1e-3}, "log_every": 20, "validate_every": 40, "checkpoint_every": 80,
     }  # fmt: skip
     return TrainConfig(**base | changes)
+
+
+def with_bias(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+    assert config.model is not None
+    return config.model_copy(update={"model": config.model.model_copy(update={"preset_out_bias": given})})
 
 
 def teacher_of(config: TrainConfig) -> Potential:
@@ -172,6 +179,49 @@ def test_bias_from_the_data(run: Callable[..., TrainResult], tmp_path: Path, kin
         std = np.tile((values - counts @ bias).std(0), (2, 1))
     np.testing.assert_allclose(model.out_bias.reshape(2, -1), bias, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(model.out_std.reshape(2, -1), std, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "atomic"),
+    [("polarizability", False), ("polarizability", True), ("dos", False), ("dos", True), ("property", False)],
+)
+def test_given_bias(run: Callable[..., TrainResult], tmp_path: Path, kind: str, atomic: bool) -> None:
+    """What is given for an element stays as it is; what it explains is not explained by the other."""
+    loss = {"polarizability": {"type": "tensor", "total": 1}, "dos": {"type": "dos", "dos": 1, "atomic_dos": "off"}}
+    plain = settings(kind, steps=1, learning_rate={"start": 1e-12}, **({"loss": loss[kind]} if kind in loss else {}))
+    teacher = teacher_of(plain)
+    frames, output = labelled(teacher, 9, 0), teacher.facts.output
+    if not atomic:
+        frames = [dataclasses.replace(f, labels={k: v for k, v in f.labels.items() if not k.startswith("atomic_")})
+                  for f in frames]  # fmt: skip
+    write(frames, tmp_path / "train", "gap")
+    size = math.prod(teacher.facts.output_shape)
+    given = tuple(np.linspace(0.5, 1.5, size).tolist())
+    config = with_bias(plain, {TYPE_MAP[1]: given})
+    found = load_model(run(config, valid_data=None).last).out_bias.reshape(2, -1).numpy()
+    np.testing.assert_allclose(found[1], given, rtol=1e-12)
+    if atomic:
+        rows = np.concatenate([f.labels[f"atomic_{output}"].reshape(f.n_atoms, -1)[f.types == 0] for f in frames])
+        expected = rows.mean(0)
+    else:
+        counts = np.array([np.bincount(f.types, minlength=2) for f in frames], dtype=float)
+        rest = np.array([f.labels[output].ravel() for f in frames]) - counts[:, 1:] * given
+        expected = np.linalg.lstsq(counts[:, :1], rest, rcond=None)[0][0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("dipole", {"O": (1.0, 2.0, 3.0)}, "the model predicts dipole, which has no output bias"),
+        ("dos", {"O": (1.0, 2.0)}, r"preset_out_bias\.O: found 2 numbers, expected \d+: as many as the dos of an atom"),
+        ("property, mean", {"O": 1.0}, "the property has one bias for all elements"),
+        ("polarizability", {"X": (0.0,) * 9}, "preset_out_bias: 'X' is not in the type map"),
+    ],
+)
+def test_bias_that_cannot_be_given(run: Callable[..., TrainResult], kind: str, given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(with_bias(settings(kind, steps=1), given))
 
 
 @pytest.mark.parametrize("kind", ["dipole", "population"])

@@ -256,9 +256,11 @@ def _model(section: InputSection, context: Context) -> tuple[Settings, tuple[Sel
     section.require(
         data_stat_nbatch=10, data_stat_protect=0.01, data_bias_nsample=10, finetune_head=None,
     )  # fmt: skip
-    preset, modifier = _preset_bias(section, context.type_map), _modifier(section, context)
+    modifier = _modifier(section, context)
     section.ignore("srtab_add_bias", "bridging_r_inner", "bridging_r_outer", "hessian_mode")
+    given = {"preset_out_bias": section.take("preset_out_bias", None)}
     family, config = FAMILIES.from_input(section, context)
+    preset = _preset_bias(InputSection(given, section.where), context.type_map, config)
     places = family.sel_places(config, context.families)
     del config["type_map"]
     settings = {key: value for key, value in config.items() if (key, value) != ("type", "standard")}
@@ -290,19 +292,35 @@ def _modifier(section: InputSection, context: Context) -> Settings:
     return settings
 
 
-def _preset_bias(section: InputSection, type_map: Sequence[str]) -> dict[str, float]:
-    """Energies by element of ``preset_out_bias``, which the peer gives by type, null where they are fitted."""
-    node = section.take("preset_out_bias", None)
+def _preset_bias(section: InputSection, type_map: Sequence[str], config: Settings) -> dict[str, float | list[float]]:
+    """Biases by element of ``preset_out_bias``, which the peer gives by output and type, null where they are fitted."""
+    node, fitting = section.node.get("preset_out_bias"), config.get("fitting", {"type": "ener"})
     if not node:
         return {}
     where = f"{section.where}.preset_out_bias"
-    given = node.get("energy") if isinstance(node, dict) and set(node) == {"energy"} else None
+    outputs = _BIASED.get(fitting["type"], ()) or (fitting.get("property_name", "energy"),)
+    key = next(iter(node)) if isinstance(node, dict) and len(node) == 1 else ""
+    given = node[key] if key in outputs else None
     if not isinstance(given, list) or len(given) != len(type_map):
-        raise ConfigError(f"{where}: {node!r}: expected {{energy: [...]}} with a number or null for each element")
-    flat = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in given]
-    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in flat):
-        raise ConfigError(f"{where}.energy: {given!r}: expected a number or null for each element")
-    return {name: float(value) for name, value in zip(type_map, flat, strict=True) if value is not None}
+        raise ConfigError(f"{where}: {node!r}: expected {{{outputs[0]}: [...]}} with a number or null for each element")
+    flat = [None if value is None else _numbers(value) for value in given]
+    if any(value is not None and (not value or (fitting["type"] == "ener" and len(value) > 1)) for value in flat):
+        what = "a number" if fitting["type"] == "ener" else "numbers"
+        raise ConfigError(f"{where}.{key}: {given!r}: expected {what} or null for each element")
+    named = {name: value for name, value in zip(type_map, flat, strict=True) if value is not None}
+    return {name: value[0] if len(value) == 1 else value for name, value in named.items()}
+
+
+_BIASED = {"ener": ("energy",), "dos": ("dos",), "polar": ("polarizability", "polar")}
+"""Names of the outputs of fittings whose bias may be given; a property has its own."""
+
+
+def _numbers(value: Any) -> list[float]:
+    """Numbers of nested lists; none if there is anything else."""
+    if isinstance(value, list):
+        parts = [_numbers(one) for one in value]
+        return [number for part in parts for number in part] if all(parts) else []
+    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 def _old_forms(training: InputSection, root: InputSection) -> None:
