@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dpsim.calculators.ase_frame import spins_of
+from dpsim.calculators.deviation_output import DeviationFollower
 from dpsim.calculators.lammps_data import LammpsBox, elements_of, lammps_box, write_data
 from dpsim.calculators.lammps_deck import (
     DATA_FILE,
     DeckSettings,
     check_box,
     deck_text,
+    deviation_name,
     dpsim_pair_lines,
     first_span,
     spans,
@@ -72,7 +74,7 @@ def run_md(
     progress: Progress | None = None,
     reference: Sequence[Path] = (),
 ) -> MDResult:
-    """Run molecular dynamics with a frozen model.
+    """Run molecular dynamics with a frozen model, or with several, of which the first drives.
 
     Parameters
     ----------
@@ -82,12 +84,12 @@ def run_md(
         Structure to begin with, periodic in any subset of directions. A spin model takes the spins from it, as
         `DPCalculator` does; they stay as they are.
     potentials
-        The frozen model.
+        The frozen model; more of them, if `config` asks for their deviation.
     work
         Folder kept between attempts.
     out
         Folder that receives ``thermo.csv``, ``trajectory.extxyz``, ``final.extxyz``, ``final.data``,
-        ``analysis.json``, and ``rdf.csv``, ``msd.csv`` where asked for.
+        ``analysis.json``, and ``rdf.csv``, ``msd.csv``, ``model_devi.out`` where asked for.
     type_map
         Elements the model knows.
     ranks
@@ -108,20 +110,35 @@ def run_md(
     Interrupted
         On SIGTERM; calling again continues.
     """
-    if len(potentials) != 1:
-        raise ConfigError(f"potential: {len(potentials)} models are given, md runs with exactly one: name one of them")
-    model = Path(potentials[0]).resolve()
-    if not model.is_file():
-        raise ModelError(f"{model} does not exist: freeze a model first")
+    models = _models(config, potentials)
     elements = elements_of(start_atoms, tuple(type_map))
     references = reference_frames(reference, type_map, elements) if reference else None
-    spins = None if read_metadata(model).spin is None else spins_of(start_atoms)
-    lines = dpsim_pair_lines("model.pt2", elements)
-    digest = hashlib.blake2b(model.read_bytes(), digest_size=20).hexdigest()
+    spins = None if read_metadata(models[0]).spin is None else spins_of(start_atoms)
+    names = ["model.pt2", *(f"model-{k}.pt2" for k in range(2, len(models) + 1))]
+    digests = [hashlib.blake2b(model.read_bytes(), digest_size=20).hexdigest() for model in models]
     return run_lammps(
-        config, start_atoms, lines, work, out, elements=elements, ranks=ranks, seed=seed, progress=progress,
-        reference=references, files={"model.pt2": model}, fingerprint=digest, spins=spins,
+        config, start_atoms, dpsim_pair_lines(names[0], elements), work, out, elements=elements, ranks=ranks, seed=seed,
+        progress=progress, reference=references, files=dict(zip(names, models, strict=True)),
+        fingerprint=" ".join(digests), spins=spins, ensemble=tuple(names) if len(names) > 1 else (),
     )  # fmt: skip
+
+
+def _models(config: MDConfig, potentials: Sequence[Path]) -> list[Path]:
+    """Check the model files, and whether there are as many as the settings say."""
+    if not potentials:
+        raise ConfigError("potential: no model is given: name one")
+    if len(potentials) > 1 and config.deviation is None:
+        raise ConfigError(
+            f"potential: {len(potentials)} models are given, the first of which drives: say how often their deviation "
+            "is written, deviation: {every: 100 steps}, or name one model"
+        )
+    if len(potentials) == 1 and config.deviation is not None:
+        raise ConfigError("deviation is that between models, but potential names one: name two or more")
+    models = [Path(potential).resolve() for potential in potentials]
+    for model in models:
+        if not model.is_file():
+            raise ModelError(f"{model} does not exist: freeze a model first")
+    return models
 
 
 def run_lammps(
@@ -140,6 +157,7 @@ def run_lammps(
     fingerprint: str = "",
     launcher: Launcher | None = None,
     spins: NDArray[np.float64] | None = None,
+    ensemble: tuple[str, ...] = (),
 ) -> MDResult:
     """Run molecular dynamics with any pair style; see `run_md`.
 
@@ -161,6 +179,8 @@ def run_lammps(
         Builds the command; if None, that of `dpsim.lammps.launcher`.
     spins
         (n_atoms, 3) μB, for pair styles that look at them.
+    ensemble
+        Of `files`, the models whose deviation is written; the first is that of `pair_lines`.
     """
     if not len(start_atoms):
         raise DataError("the start structure has no atoms")
@@ -171,7 +191,7 @@ def run_lammps(
     box = lammps_box(start_atoms)
     work.mkdir(parents=True, exist_ok=True)
     seed = seed if config.seed is None else config.seed
-    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed, spins)
+    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed, spins, ensemble)
     run.prepare(files or {}, fingerprint)
     if not run.finished:
         run.launch(ranks, launcher or _product_launcher(progress, run.total_steps), progress)
@@ -202,6 +222,7 @@ class _Run:
     work: Path
     seed: int
     spins: NDArray[np.float64] | None = None
+    ensemble: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     finished: bool = False
     _key: str = ""
@@ -224,7 +245,8 @@ class _Run:
         self._recall()
 
     def _fingerprint(self, extra: str) -> str:
-        settings = self.config.model_dump(mode="json", exclude={"start", "analyse", "reference", "stop_if"})
+        silent = {"start", "analyse", "reference", "stop_if", *(() if self.config.deviation else ("deviation",))}
+        settings = self.config.model_dump(mode="json", exclude=silent)
         text = json.dumps(
             [settings, self.pair_lines, self.elements, self.seed, self.box.rotation.tolist(), extra], sort_keys=True
         )
@@ -242,7 +264,7 @@ class _Run:
             self._clear()
 
     def _clear(self) -> None:
-        for pattern in ("checkpoint*", "dump-*", "log-*", "screen-*", "in-*", ATTEMPTS):
+        for pattern in ("checkpoint*", "dump-*", "deviation-*", "log-*", "screen-*", "in-*", ATTEMPTS):
             for path in self.work.glob(pattern):
                 path.unlink()
         self.attempts = ()
@@ -269,14 +291,14 @@ class _Run:
         deck = self.work / f"in-{number:03d}.lammps"
         settings = DeckSettings(
             self.elements, self.pair_lines, self.box.boundary, not any(self.box.pbc), self.seed, number, restart,
-            "atomic" if self.spins is None else "spin",
+            "atomic" if self.spins is None else "spin", self.ensemble,
         )  # fmt: skip
         write_text(deck, deck_text(self.config, settings))
         argv, env = launcher(ranks, deck.absolute())
         log = LogFollower(self.work / log_name(number))
         screen = self.work / f"screen-{number:03d}.txt"
         with LammpsProcess([*argv, "-log", log.path.name, "-nocite"], env, self.work, screen) as process:
-            self._follow(process, log, progress)
+            self._follow(process, log, DeviationFollower(self.work / deviation_name(number)), progress)
         self._judge(process, log, screen)
         self.finished = True
         self._save()
@@ -284,7 +306,9 @@ class _Run:
         for path in self.work.glob("checkpoint*"):
             path.unlink()
 
-    def _follow(self, process: LammpsProcess, log: LogFollower, progress: Progress | None) -> None:
+    def _follow(
+        self, process: LammpsProcess, log: LogFollower, deviations: DeviationFollower, progress: Progress | None
+    ) -> None:
         meter = _Meter(self.total_steps)
         while True:
             ended = process.wait(_POLL)
@@ -299,6 +323,7 @@ class _Run:
                     )
                     raise self._stopped(log, row.step, reason)
                 meter.add(row.step, row.temperature)
+            self._check_deviation(log, deviations)
             if progress is not None and (ended or meter.due()) and log.segment >= 0:
                 segment = self.config.run[log.segment]
                 progress(meter.step, self.total_steps, f"{segment.ensemble}, segment {log.segment}", **meter.values())
@@ -306,6 +331,16 @@ class _Run:
             if ended:
                 return
             process.check_signal(f"md was stopped by a signal at step {meter.step} of {self.total_steps}")
+
+    def _check_deviation(self, log: LogFollower, deviations: DeviationFollower) -> None:
+        limit = self.config.stop_if.max_deviation_force
+        for step, deviation in deviations.poll():
+            if limit is not None and not deviation <= limit:
+                reason = (
+                    f"the models deviate by {deviation:.4g} in the force on an atom, which passes "
+                    f"stop_if.max_deviation_force ({limit:g}): train them on structures like these, or raise the limit"
+                )
+                raise self._stopped(log, step, reason)
 
     def _stopped(self, log: LogFollower, step: int, reason: str) -> StageError:
         place = f"segment {log.segment} ({self.config.run[log.segment].ensemble})" if log.segment >= 0 else "the start"

@@ -85,6 +85,22 @@ def dpsim_pair_lines(model: str, elements: Sequence[str]) -> list[str]:
     return [f'pair_style dpsim "{model}"', f"pair_coeff * * {' '.join(elements)}"]
 
 
+def deviation_name(attempt: int) -> str:
+    """File of the deviations of several models that one attempt wrote."""
+    return f"deviation-{attempt:03d}.out"
+
+
+def ensemble_pair_lines(models: Sequence[str], config: MDConfig, elements: Sequence[str], attempt: int) -> list[str]:
+    """Lines that select the first model for all atoms, and have the deviation of all written in one attempt."""
+    wanted = config.deviation
+    assert wanted is not None
+    words = [f"out_file {deviation_name(attempt)}", f"out_freq {config.deviation_steps}"]
+    words += ["atomic"] if wanted.atomic else []
+    words += [f"{key} {level!r}" for key in ("relative", "relative_v") if (level := getattr(wanted, key)) is not None]
+    names = " ".join(f'"{model}"' for model in models)
+    return [f"pair_style dpsim {names} {' '.join(words)}", f"pair_coeff * * {' '.join(elements)}"]
+
+
 def dump_name(index: int, attempt: int) -> str:
     """File of the frames that one attempt wrote in one segment."""
     return f"dump-{index}-{attempt:03d}.lammpstrj"
@@ -133,6 +149,8 @@ class DeckSettings:
         Step and file of the checkpoint to go on from, or None for a fresh start.
     atom_style
         ``"atomic"``, or ``"spin"`` for atoms with magnetic moments, which stay as they are.
+    ensemble
+        Model files whose deviation is written along the dynamics, the one of `pair_lines` first; none: it is not.
     """
 
     elements: tuple[str, ...]
@@ -143,6 +161,7 @@ class DeckSettings:
     attempt: int = 1
     restart: tuple[int, str] | None = None
     atom_style: str = "atomic"
+    ensemble: tuple[str, ...] = ()
 
 
 def deck_text(config: MDConfig, settings: DeckSettings) -> str:
@@ -157,11 +176,15 @@ def deck_text(config: MDConfig, settings: DeckSettings) -> str:
     """
     layout = spans(config)
     step = settings.restart[0] if settings.restart else None
-    lines = _header(settings)
-    for span in layout[first_span(layout, step) :]:
+    ahead = layout[first_span(layout, step) :]
+    minimizes = bool(ahead) and isinstance(ahead[0].segment, MinimizeSegment)
+    moving = _moving_pair_lines(config, settings)
+    lines = _header(settings, settings.pair_lines if minimizes else moving)
+    for span in ahead:
         lines += ["", f"# segment {span.index}: {span.segment.ensemble}", f'print "{MARKER} {span.index}"']
         if isinstance(span.segment, MinimizeSegment):
             lines += _minimize(span.segment)
+            lines += moving if settings.ensemble else []
         else:
             fresh = step is None and span.begin == 0 and config.velocities == "create"
             lines += _first_velocities(span.segment, settings) if fresh else []
@@ -169,7 +192,7 @@ def deck_text(config: MDConfig, settings: DeckSettings) -> str:
     return "\n".join([*lines, "", *_footer(settings)]) + "\n"
 
 
-def _header(settings: DeckSettings) -> list[str]:
+def _header(settings: DeckSettings, pair_lines: Sequence[str]) -> list[str]:
     read = f"read_restart {settings.restart[1]}" if settings.restart else f"read_data {DATA_FILE}"
     return [
         f"# attempt {settings.attempt}; lengths in angstrom, energies in eV, times in ps, pressures in bar",
@@ -180,7 +203,7 @@ def _header(settings: DeckSettings) -> list[str]:
         "newton on",
         read,
         "",
-        *settings.pair_lines,
+        *pair_lines,
         "",
         f"neighbor {SKIN:g} bin",
         "neigh_modify every 1 delay 0 check yes",
@@ -189,6 +212,13 @@ def _header(settings: DeckSettings) -> list[str]:
         # Delayed until each chunk begins: the noise of a chunk depends on its first step only.
         f"variable noise equal (({lammps_seed(settings.seed)}+step)%{_LARGEST_SEED})+1",
     ]
+
+
+def _moving_pair_lines(config: MDConfig, settings: DeckSettings) -> list[str]:
+    """Pair lines of the dynamics. A minimisation counts steps of its own, and has no deviation."""
+    if not settings.ensemble:
+        return list(settings.pair_lines)
+    return ensemble_pair_lines(settings.ensemble, config, settings.elements, settings.attempt)
 
 
 def _minimize(segment: MinimizeSegment) -> list[str]:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from data_tools.structures import StructureConfig
-from dpsim.config import Config, Force, Fraction, Length, Pressure, Temperature, Time
+from dpsim.config import Config, Energy, Force, Fraction, Length, Pressure, Temperature, Time
 from dpsim.errors import ConfigError
 from dpsim.units import parse_quantity
 
@@ -94,6 +94,17 @@ class Output(Config):
     """How often something is written."""
 
     every: Interval
+
+
+class DeviationConfig(Output):
+    """How far several models are from each other along the dynamics; the first of them drives."""
+
+    atomic: bool = False
+    """Whether a column for the force on each atom follows."""
+    relative: Force | None = None
+    """Level in eV/Å: deviations of forces are divided by the length of the mean force plus this."""
+    relative_v: Annotated[Energy, Field(ge=0)] | None = None
+    """Level in eV: deviations of virials are divided by the norm of the mean virial of an atom plus this."""
 
 
 class MinimizeSegment(Config):
@@ -247,6 +258,8 @@ class StopConfig(Config):
 
     max_temperature: Annotated[Temperature, Field(gt=0)] = 20_000.0
     """K; the default is passed only by a simulation that has blown up."""
+    max_deviation_force: Annotated[Force, Field(gt=0)] | None = None
+    """Largest deviation of the force on an atom that is tolerated, eV/Å (or relative, as it is written)."""
 
 
 class FramesStart(Config):
@@ -312,6 +325,8 @@ class MDConfig(Config):
     checkpoint: Output = Output(every="500 steps")
     """How often the state is saved, from which a killed run goes on."""
     stop_if: StopConfig = StopConfig()
+    deviation: DeviationConfig | None = None
+    """How often the deviation of several models is written, e.g. {every: 50 steps}."""
 
     @field_validator("run", mode="before")
     @classmethod
@@ -329,6 +344,7 @@ class MDConfig(Config):
             if index and isinstance(segment, MinimizeSegment):
                 raise ValueError(f"run[{index}]: a minimisation can only be the first segment")
         self._check_velocities()
+        self._check_deviation()
         for name in ("rdf", "msd"):
             self._check_segments(name, getattr(self.analyse, name))
         if self.reference is not None and self.analyse.rdf is None:
@@ -347,6 +363,30 @@ class MDConfig(Config):
                 )
             if not creates and segment.temperature is not None:
                 raise ValueError(f"run[{index}]: nve keeps the velocities it is given, remove temperature")
+
+    def _check_deviation(self) -> None:
+        if self.deviation is None:
+            if self.stop_if.max_deviation_force is not None:
+                raise ValueError(
+                    "stop_if.max_deviation_force limits the deviation of several models: add 'deviation'"
+                )
+            return
+        lengths = {s.step_length for s in self.run if isinstance(s, _Dynamics)}
+        if not lengths:
+            raise ValueError("deviation is written along dynamics, but run only minimises: remove it")
+        if len(lengths) > 1 and self.deviation.every.endswith("ps"):
+            raise ValueError(
+                f"deviation.every: segments have time steps of {' and '.join(f'{x:g} ps' for x in sorted(lengths))}: "
+                "write a number of steps"
+            )
+
+    @property
+    def deviation_steps(self) -> int:
+        """Steps between two lines about the deviation; 0 if it is not written."""
+        if self.deviation is None:
+            return 0
+        first = next(s for s in self.run if isinstance(s, _Dynamics))
+        return interval_steps(self.deviation.every, first.step_length)
 
     def _check_segments(self, name: str, analysis: RdfConfig | MsdConfig | None) -> None:
         for index in (analysis.segments if analysis is not None else None) or ():

@@ -24,6 +24,7 @@ from dpsim.calculators.analysis import (
     rdf,
     rdf_settings,
 )
+from dpsim.calculators.deviation_output import MAX_FORCE, merged_deviation
 from dpsim.calculators.lammps_deck import FINAL_DATA, FINAL_DUMP, Span
 from dpsim.calculators.lammps_output import LogFollower, ThermoRow, Trajectory, log_name, merged_thermo
 from dpsim.calculators.md_config import MDConfig, MinimizeSegment, RdfConfig
@@ -37,6 +38,8 @@ THERMO_HEADER = (
     "segment", "ensemble", "step", "time_ps", "temperature_K", "potential_eV", "kinetic_eV", "total_eV",
     "pressure_bar", "volume_A3",
 )  # fmt: skip
+DEVIATION = "model_devi.out"
+"""Deviation of several models; the columns are those of DeePMD-kit."""
 SETTLED = 0.2
 """Part of a thermostatted segment that averages leave out."""
 
@@ -98,11 +101,21 @@ def collect(
         summary["rdf"] = _rdf_outputs(config.analyse.rdf, trajectory, out, reference)
     if config.analyse.msd is not None:
         summary["msd"] = _msd_outputs(config, trajectory, out)
+    if config.deviation is not None:
+        summary["deviation"] = _deviation_outputs(trajectory, out)
     write_json(out / "analysis.json", summary)
     names = ("thermo.csv", "trajectory.extxyz", "final.extxyz", "final.data", "analysis.json")
     thermo, frames_path, final, final_data, analysis = (out / name for name in names)
     speed = steps / seconds if seconds > 0 else math.nan
     return MDResult(thermo, frames_path, final, final_data, analysis, speed, len(trajectory.attempts), summary)
+
+
+def _deviation_outputs(trajectory: Trajectory, out: Path) -> dict[str, Any]:
+    lines = merged_deviation(trajectory.work, trajectory.attempts)
+    write_text(out / DEVIATION, "".join(lines))
+    forces = np.array([float(line.split()[MAX_FORCE]) for line in lines[1:]])
+    largest = {"max": float(forces.max()), "mean": float(forces.mean())} if len(forces) else {}
+    return {"lines": len(forces), "max_devi_f": largest}
 
 
 def _speed(trajectory: Trajectory) -> tuple[float, int]:

