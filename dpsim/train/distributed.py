@@ -188,6 +188,7 @@ class Workers:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+            self.store = None
 
     def _failed(self, error: BaseException) -> BaseException:
         """Tell the others, or hear from them; what this process raises."""

@@ -16,12 +16,12 @@ from typing import Any
 
 from dpsim.data import Dataset
 from dpsim.errors import ConfigError, DpsimError
+from dpsim.train import trainer
 from dpsim.train.config import TrainConfig
 from dpsim.train.distributed import Workers
 from dpsim.train.launcher import connected, join_store, started
 from dpsim.train.place import Place
 from dpsim.train.result import TrainResult
-from dpsim.train.trainer import train
 
 _OF_THE_FIRST = ("progress", "stop")
 """Arguments of `train` that the other processes do without."""
@@ -38,13 +38,13 @@ def train_on(ranks: int, config: TrainConfig, output_dir: str | Path, **options:
         If data are given as an open data set.
     """
     if ranks == 1:
-        return train(config, output_dir, **options)
+        return trainer.train(config, output_dir, **options)
     for key in ("train_data", "valid_data", "old_data"):
         _check_folders(key, options.get(key))
     with started(ranks, options.get("device", "auto")) as workers:
         told = {key: value for key, value in options.items() if key not in _OF_THE_FIRST}
         workers.once(lambda: (config, Path(output_dir).absolute(), told))
-        return train(config, output_dir, **options, workers=workers)
+        return trainer.train(config, output_dir, **options, workers=workers)
 
 
 def _check_folders(key: str, data: Any) -> None:
@@ -59,7 +59,7 @@ def _follow(workers: Workers) -> None:
     """Train what the first process says."""
     told: Any = workers.once(tuple)
     config, output_dir, options = told
-    train(config, output_dir, **options, workers=workers)
+    trainer.train(config, output_dir, **options, workers=workers)
 
 
 def _end_with_parent() -> None:
@@ -87,4 +87,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads of torch that are at work do not mind

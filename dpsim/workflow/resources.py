@@ -45,5 +45,6 @@ def _grant(task: Task, plan: Plan, available: Machine) -> Granted:
             plan.workflow.collector.add("E404", (*task.path, "resources", name), message)
     ranks = asked.ranks or min(wanted.ranks or 1, available.cpus)
     cpus = asked.cpus or (available.cpus if wanted.cpus is None else wanted.cpus)
-    gpus = asked.gpus if asked.gpus is not None else min(wanted.gpus or 0, available.gpus)
+    useful = (wanted.gpus or 0) * (ranks if task.config.gpu_of_each_rank else 1)
+    gpus = asked.gpus if asked.gpus is not None else min(useful, available.gpus)
     return Granted(ranks=ranks, cpus=min(max(cpus, ranks), available.cpus), gpus=gpus)

@@ -88,10 +88,12 @@ class MaybeReference(str):
 
 
 class Resources(Config):
-    """What a stage is granted on the machine; none of it changes the result or the cache key."""
+    """What a stage is granted on the machine; none of it changes the cache key, and only the ranks of a training change
+    the result."""
 
     ranks: Annotated[int, Field(ge=1)] | None = None
-    """MPI ranks; by default what the stage type prefers."""
+    """MPI ranks; by default what the stage type prefers. Of a training: processes that train together, each with
+    batches of ``batch_size`` for every step."""
     cpus: Annotated[int, Field(ge=1)] | None = None
     """Cores; by default what the stage type prefers."""
     gpus: Annotated[int, Field(ge=0)] | None = None
@@ -112,6 +114,8 @@ class Stage(Config):
     """Whether the result depends on the seed."""
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=1, gpus=0)
     """What the stage type prefers; ``cpus=None`` means every core that is free to use."""
+    gpu_of_each_rank: ClassVar[bool] = False
+    """Whether each rank takes as many GPUs as `wants` says, where the machine has them."""
     soft: ClassVar[tuple[str, ...]] = ()
     """Packages that are recorded beside the result, and enter the key under ``cache: strict``."""
     not_in_key: ClassVar[frozenset[str]] = frozenset(

@@ -23,8 +23,11 @@ def owned_rows(of_rank: int) -> int:
     return 0 if size > 1 and of_rank == size - 1 else 5 + 3 * of_rank
 
 
-def check(seed: int, tail: tuple[int, ...], dtype: torch.dtype) -> float:
-    """Rows arrive where they should; returns the relative violation of <extend f, y> = <f, fold y>."""
+def check(seed: int, tail: tuple[int, ...], dtype: torch.dtype, staged: bool) -> float:
+    """Rows arrive where they should; returns the relative violation of <extend f, y> = <f, fold y>.
+
+    `staged` sends them by the way of a GPU's.
+    """
     rng = np.random.default_rng([seed, rank])
     n, n_ghosts = owned_rows(rank), (0 if seed == 2 and rank == 0 else 40)
     owners = [r for r in range(size) if owned_rows(r)]
@@ -36,6 +39,8 @@ def check(seed: int, tail: tuple[int, ...], dtype: torch.dtype) -> float:
             comm.py2f(), ctypes.c_int64(n), ctypes.c_int64(n_ghosts), pointer(owner), pointer(index), pointer(slot)
         )
     )
+    if staged:
+        library.dpsim_halo_stage_always(halo)
     remote = library.dpsim_halo_remote_rows(halo)
     unique = {(o, i) for o, i in zip(owner.tolist(), index.tolist(), strict=True) if o != rank and i >= 0}
     assert remote == len(unique), f"{remote} remote rows, expected {len(unique)}"
@@ -60,6 +65,10 @@ def check(seed: int, tail: tuple[int, ...], dtype: torch.dtype) -> float:
     width = int(np.prod(tail)) * f.element_size()
     received = comm.allreduce(remote) * width
     assert sent == 3 * received, f"{sent} bytes sent in three exchanges of {received}"
+    held = library.dpsim_halo_buffer_bytes(halo)
+    again = torch.ops.dpsim.halo_fold(torch.ops.dpsim.halo_extend(f, y, plan), f, plan)
+    assert again.shape == f.shape
+    assert library.dpsim_halo_buffer_bytes(halo) == held, "buffers are kept from one exchange to the next"
     library.dpsim_halo_delete(halo)
     return abs(one - two) / scale
 
@@ -68,6 +77,25 @@ worst = {torch.float64: 0.0, torch.float32: 0.0}
 for seed in range(4):
     for tail in ((), (7,), (3, 4)):
         for dtype in worst:
-            worst[dtype] = max(worst[dtype], check(seed, tail, dtype))
+            for staged in (False, True):
+                worst[dtype] = max(worst[dtype], check(seed, tail, dtype, staged))
+empty = np.empty(0, dtype=np.int64)
+halo = ctypes.c_void_p(
+    library.dpsim_halo_new(
+        comm.py2f(),
+        ctypes.c_int64(0),
+        ctypes.c_int64(0),
+        pointer(empty.astype(np.int32)),
+        pointer(empty),
+        pointer(empty),
+    )
+)
+for wanted in (b"auto", b"host", b"device"):
+    said = comm.gather(library.dpsim_halo_route(halo, wanted, b"cpu").decode())
+    if rank == 0:
+        assert len(set(said)) == 1
+        print("route", wanted.decode(), said[0], flush=True)
+library.dpsim_halo_delete(halo)
 if rank == 0:
+    print("claims", library.dpsim_mpi_claims_device_memory())
     print(f"adjoint {worst[torch.float64]:.3e} {worst[torch.float32]:.3e}", flush=True)

@@ -26,8 +26,10 @@ def load(plugin: Path) -> ctypes.CDLL:
     library.dpsim_graph_fields.restype = ctypes.c_int64
     library.dpsim_graph_size.restype = ctypes.c_int64
     library.dpsim_halo_new.restype = ctypes.c_void_p
-    for name in ("dpsim_halo_handle", "dpsim_halo_remote_rows", "dpsim_halo_bytes_sent"):
-        getattr(library, name).restype = ctypes.c_int64
+    for name in ("handle", "remote_rows", "bytes_sent", "buffer_bytes"):
+        getattr(library, f"dpsim_halo_{name}").restype = ctypes.c_int64
+    for name in ("dpsim_halo_route", "dpsim_choose_gpu"):
+        getattr(library, name).restype = ctypes.c_char_p
     return library
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from families import freeze
 from lammps_runs import System, grid, head, run, symbols
 
 pytestmark = pytest.mark.lammps
@@ -48,8 +49,14 @@ def _builds(text: str) -> int:
     return int(re.findall(r"Neighbor list builds = (\d+)", text)[-1])
 
 
-def test_nve_is_the_same_on_one_and_two_ranks(model64: Path, tmp_path: Path) -> None:
-    deck = _liquid(tmp_path) + _pair_with_repulsion(model64)
+@pytest.mark.parametrize("family", ["dpa3", "dpa2-ener", "se_e2_a-ener"])
+def test_nve_is_the_same_on_one_and_two_ranks(
+    family: str, model64: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    frozen = {"dpa3": model64}
+    if family not in frozen:
+        frozen = freeze([family], request.config.cache.mkdir("dpsim-models"))
+    deck = _liquid(tmp_path) + _pair_with_repulsion(frozen[family])
     deck += (
         "velocity all create 300 4928 loop all\nfix n all nve\ntimestep 0.0005\n"
         "thermo_style custom step pe ke etotal pxx pyy pzz pxy\nthermo_modify format float %.15g\nthermo 20\n"

@@ -58,6 +58,7 @@ class TrainStage(TrainConfig, SeededStage):
     main: ClassVar[str] = "best"
     uses_type_map: ClassVar[bool] = True
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
+    gpu_of_each_rank: ClassVar[bool] = True
     soft: ClassVar[tuple[str, ...]] = ("torch",)
     later: ClassVar[tuple[str, ...]] = (*TrainConfig.later, "old_data")
 
@@ -122,7 +123,7 @@ class TrainStage(TrainConfig, SeededStage):
     def execute(self, context: Context) -> None:
         """Train in the work folder, from the newest checkpoint there is, and hand out the models."""
         from dpsim.train.length import steps_on
-        from dpsim.train.trainer import train
+        from dpsim.train.ranks import train_on
 
         settings = self.settings()
         if isinstance(self.model, DPLRModel):
@@ -131,8 +132,10 @@ class TrainStage(TrainConfig, SeededStage):
             settings["statistics_file"] = str(context.base / self.statistics_file)
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
         data, valid = self._data(context)
-        folder = _folder(context.work, steps_on(config, data))
-        train(
+        ranks = context.resources.ranks
+        folder = _folder(context.work, steps_on(config, data, ranks))
+        train_on(
+            ranks,
             config,
             folder,
             train_data=data,
