@@ -50,7 +50,7 @@ def test_run(model64: Path, tmp_path: Path) -> None:
     frames = read(result.trajectory, index=":")
     assert [frame.info["step"] for frame in frames] == [0, 4, 8, 12]
     found = model_deviation([load(model) for model in models], frames)
-    np.testing.assert_allclose(table[:, 1:], [one.columns for one in found], rtol=1e-6)
+    np.testing.assert_allclose(table[:, 1:], [one.columns for one in found], rtol=1e-6, atol=1e-9)
     assert result.summary["deviation"]["lines"] == 4
     np.testing.assert_allclose(result.summary["deviation"]["max_devi_f"]["max"], table[:, 4].max(), rtol=1e-9)
     with pytest.raises(StageError, match=r"at step 0: the models deviate by .* passes stop_if\.max_deviation_force"):
