@@ -71,7 +71,16 @@ def test_labelling_and_conversion(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["02_train.py", "03_freeze_and_ase.py", "04_lammps.py", "05_mpi4py.py", "07_phonons.py", "08_finetune.py"]
+    "name",
+    [
+        "02_train.py",
+        "03_freeze_and_ase.py",
+        "04_lammps.py",
+        "05_mpi4py.py",
+        "07_phonons.py",
+        "08_finetune.py",
+        "09_parallel_training.py",
+    ],
 )
 def test_what_to_run_first_is_said(folder: Path, name: str) -> None:
     done = start(folder, sys.executable, name)
@@ -130,3 +139,7 @@ def test_all_in_order(folder: Path) -> None:
     assert after < before < 100
     energies = [numbers(rf"head {head}: (\S+) eV/atom", out)[0] for head in ("eam", "emt")]
     assert energies == pytest.approx([-3.54, 0.0], abs=0.05)
+
+    out = run(folder, "09_parallel_training.py")
+    assert out.count("2 processes, 8 frames a step") == 1
+    assert numbers(r"forces (\S+) meV/Å", out)[0] < 700
