@@ -28,10 +28,12 @@ REAL = 23.060549  # LAMMPS's own factor from eV to kcal/mol
 def models(
     request: pytest.FixtureRequest, model64: Path, model32: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Models that differ in types, lists, messages and precision, and two spin models."""
+    """Models that differ in types, lists, messages and precision, two spin models, and two with electrostatics."""
     folder = tmp_path_factory.mktemp("models")
-    frozen = freeze(["se_e2_a-ener", "spin"], request.config.cache.mkdir("dpsim-models"))
+    frozen = freeze(["se_e2_a-ener", "spin", "dplr"], request.config.cache.mkdir("dpsim-models"))
     scale = {"virtual_scale": [0.7 * s for s in header(frozen["spin"])["spin"]["virtual_scale"]]}
+    charges = header(frozen["dplr"])["electrostatics"]
+    weaker = {key: [0.9 * q for q in charges[key]] for key in ("ion_charge", "centroid_charge")}
     return {
         "A": model64,
         "SWAPPED": swapped(model64, folder / "swapped.pt2"),
@@ -39,6 +41,10 @@ def models(
         "SINGLE": model32,
         "CLASSIC": frozen["se_e2_a-ener"],
         "CLASSIC2": swapped(frozen["se_e2_a-ener"], folder / "classic2.pt2"),
+        "CHARGED": frozen["dplr"],
+        "CHARGED2": with_header(
+            frozen["dplr"], folder / "dplr2.pt2", {"electrostatics": {**charges, **weaker}, "digest": "dplr2"}
+        ),
         "SPIN": frozen["spin"],
         "SPIN2": with_header(frozen["spin"], folder / "spin2.pt2", {"spin": scale, "digest": "spin2"}),
     }
@@ -77,6 +83,7 @@ CASES = {
     "real, relative": Case(("A", "SHORTER"), f"relative {0.3 * REAL} relative_v {0.02 * REAL}",
                            {"relative": 0.3, "relative_v": 0.02}, units="real"),
     "spin": Case(("SPIN", "SPIN2"), "atomic"),
+    "electrostatics": Case(("CHARGED", "CHARGED2", "A"), "atomic"),
 }  # fmt: skip
 
 
