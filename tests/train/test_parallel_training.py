@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -111,6 +112,14 @@ def test_all_processes_read_one_model(cases: dict[str, Any]) -> None:
 def test_what_one_process_raises_all_raise(cases: dict[str, Any]) -> None:
     """The first hears what the second says, and that it is said."""
     assert cases["raised"] == [0, "DataError", "frame 7 is damaged", True, 4]
+
+
+def test_a_diverging_training_is_refused_by_all(cases: dict[str, Any]) -> None:
+    """They say the same, and name frames of both."""
+    first, second = cases["trainings"]["diverged"]
+    assert first == second
+    assert re.match(r"step \d: the loss is .* and its gradient nan, expected finite numbers; the batch holds ", first)
+    assert first.count("set.000") == 4
 
 
 def test_owners_have_equal_parts() -> None:
