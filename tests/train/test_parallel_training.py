@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from dpsim.cli.main import run as cli
+from dpsim.cli.train import Start, read_stage
 from dpsim.data import Frame, open_dataset, write_mixed
 from dpsim.errors import ConfigError
 from dpsim.lammps.packages import mpich_file
@@ -181,7 +182,7 @@ def test_division_keeps_to_the_batch_size() -> None:
 
 
 def test_edges_of_frames_that_were_not_counted(mixed: FrameSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpsim.train.balance.COUNTED", 30)
+    monkeypatch.setattr("dpsim.train.balance.COUNTED_ATOMS", 30 * sum(map(mixed.n_atoms, range(60))) // 60)
     maker = BatchMaker(mixed, NeighborSpec(5.0, 200))
     counts = EdgeCounts(maker, ALONE)
     assert not counts.complete
@@ -286,6 +287,13 @@ def test_train_stage_on_two_ranks(emt: Path, tmp_path: Path, monkeypatch: pytest
     assert metrics["ranks"] == 2
     best = load_model(tmp_path / "runs/w/stages/fit/out/best.safetensors")
     assert state_digest(best) == state_digest(load_model(by_two(emt, tmp_path / "own").best))
+
+
+def test_ranks_of_a_train_file(declared: Callable[..., Path], tmp_path: Path) -> None:
+    """What a stage is granted in a workflow counts on the command line too."""
+    request = read_stage(declared(resources={"ranks": 3}), (), Start.of(None, None, None, False), tmp_path)
+    assert request.ranks == 3
+    assert read_stage(declared(), (), Start.of(None, None, None, False), tmp_path).ranks is None
 
 
 def test_other_numbers_of_processes_go_on(emt: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
