@@ -25,6 +25,8 @@ from dpsim.train.task import Task
 
 log = logging.getLogger("dpsim.train")
 
+ONE_MORE = {"hessian"}
+"""Terms of a loss that differentiate once more than a compiled step can be."""
 Tell = Callable[[str], None]
 """Told, about once a second, what is being done."""
 
@@ -72,8 +74,8 @@ def _why_not(task: Task, steps: float, device: torch.device, asked: Compile) -> 
     """Why the model of a task is not to be compiled; None if it is."""
     if asked is False:
         return "compile: false"
-    if "hessian" in task.loss.config.active:
-        return "a loss of Hessians takes one more derivative"
+    if further := ONE_MORE & set(task.loss.config.active):
+        return f"loss.{min(further)} takes one more derivative"
     return pays(task, steps, device.type) if asked == "auto" else None
 
 
