@@ -34,6 +34,7 @@ Tell = Callable[[str], None]
 def compile_tasks(
     tasks: Sequence[Task],
     chances: Sequence[float],
+    steps: int,
     device: torch.device,
     *,
     tell: Tell,
@@ -46,6 +47,8 @@ def compile_tasks(
     ----------
     chances
         Of a step to be for each task; they need not sum to 1.
+    steps
+        Of the whole training.
     stop
         Asked now and then; when true, compiling ends.
 
@@ -60,7 +63,7 @@ def compile_tasks(
     for task, chance in zip(tasks, chances, strict=True):
         name = f"head {task.name}: " if task.name else ""
         config = task.config
-        why_not = _why_not(task, config.total_steps * chance / sum(chances), device, config.compile)
+        why_not = _why_not(task, steps * chance / sum(chances), device, config.compile)
         if why_not is None:
             why_not = _compile(task, waiting, name, asked=config.compile is True)
         if workers.any(why_not is not None):
