@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpsim.errors import SetupError
-from dpsim.lammps.programs import Program, inspect, mpi_library
+from dpsim.lammps.programs import Program, inspect, mpi_library, number
 from dpsim.native.build import Job, Progress, build_at, build_dir_if_ready, cache_dir, ensure, facts_of, library
 from dpsim.native.identity import compiler_key, find_compiler, isa_level, sources, torch_build
 
+OLDEST = "23 Jun 2022"
+"""Before, LAMMPS's styles asked for neighbour lists in another way."""
 _PREFIX = "plugin-source-"
 
 
@@ -151,6 +153,8 @@ def _version(source: Path) -> str:
     found = re.search(r'LAMMPS_VERSION\s+"([^"]+)"', (source / "version.h").read_text())
     if found is None:
         raise SetupError(f"{source / 'version.h'} names no version; give the source tree of a released LAMMPS")
+    if number(found.group(1)) < number(OLDEST):
+        raise SetupError(f"{source} is LAMMPS {found.group(1)}; the plugin needs {OLDEST} or later")
     return found.group(1)
 
 

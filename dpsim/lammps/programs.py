@@ -168,5 +168,6 @@ def run_environment(plugin: Path | None, *, own: bool) -> dict[str, str]:
 
 
 def number(version: str) -> int:
-    """A version as LAMMPS compares it, ``20250722`` for ``22 Jul 2025``."""
-    return int(datetime.strptime(version, "%d %b %Y").strftime("%Y%m%d"))
+    """A version as LAMMPS compares it, ``20250722`` for ``22 Jul 2025``; 0 for what is no date."""
+    found = re.match(r"\d+ \w{3} \d{4}", version)
+    return int(datetime.strptime(found.group(0), "%d %b %Y").strftime("%Y%m%d")) if found else 0

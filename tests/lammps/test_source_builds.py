@@ -87,6 +87,11 @@ def _no_tree(tree: Path, program: Callable[..., Path]) -> dict:
     return {}
 
 
+def _old_version(tree: Path, program: Callable[..., Path]) -> dict:
+    (tree / "src" / "version.h").write_text('#define LAMMPS_VERSION "29 Sep 2021"\n')
+    return {}
+
+
 def _other_version(tree: Path, program: Callable[..., Path]) -> dict:
     return {"lmp": program("2 Aug 2023")}
 
@@ -113,6 +118,7 @@ def _no_compiler(tree: Path, program: Callable[..., Path]) -> dict:
 
 WRONG = {
     "no tree": (_no_tree, r"is no LAMMPS source tree \(no src/pair.h and src/version.h\); give its top folder"),
+    "old version": (_old_version, r"src is LAMMPS 29 Sep 2021; the plugin needs 23 Jun 2022 or later"),
     "another version": (
         _other_version,
         r"lmp is LAMMPS 2 Aug 2023, \S+src is 4 Feb 2025; give the tree it was made of",
