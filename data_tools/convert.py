@@ -1,4 +1,4 @@
-"""From the outputs of any code to one ``deepmd/npy/mixed`` data set, with a table of what was found."""
+"""From the outputs of any code to one data set, with a table of what was found."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from data_tools.sources import Source, SourceFile, find_files
 from dpsim.data import Frame
 from dpsim.data.files import new_folder, write_json
 from dpsim.data.frame import check_cell, fingerprint
+from dpsim.data.lmdb import LMDB
 from dpsim.data.npy import CARD, MIXED, PLAIN
 from dpsim.data.split import By, split_frames
 from dpsim.data.summary import format_table
 from dpsim.data.write import write_mixed, write_npy
+from dpsim.data.write_lmdb import write_lmdb
 from dpsim.errors import DataError
-from dpsim.fields import FIELDS
+from dpsim.fields import FIELDS, Field, fields_of_property
 
 __all__ = ["ConversionReport", "Drop", "Source", "SourceReport", "convert", "read_sources"]
 
 Drop = Literal["unlabelled", "duplicates"]
 """Frames that may be left out: without energy, forces and virial; equal to an earlier one."""
-Layout = Literal["mixed", "npy"]
-"""How systems are written: ``deepmd/npy/mixed`` or ``deepmd/npy``."""
+Layout = Literal["mixed", "npy", "lmdb"]
+"""How systems are written: ``deepmd/npy/mixed``, ``deepmd/npy``, or one ``deepmd/lmdb``."""
+_LAYOUTS: dict[Layout, tuple[str, Callable[..., list[Path]]]] = {
+    "mixed": (MIXED, write_mixed), "npy": (PLAIN, write_npy), "lmdb": (LMDB, write_lmdb),
+}  # fmt: skip
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do, and the name of the file just read."""
 
@@ -94,6 +99,7 @@ def convert(
     seed: int = 0,
     drop: Sequence[Drop] = (),
     layout: Layout = "mixed",
+    property_name: str = "",
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> ConversionReport:
@@ -117,7 +123,11 @@ def convert(
     drop
         Frames to leave out instead of complaining: unlabelled (an error otherwise), duplicates (kept otherwise).
     layout
-        ``mixed``: a folder for each number of atoms; ``npy``: one for each sequence of elements.
+        ``mixed``: a folder for each number of atoms; ``npy``: one for each sequence of elements; ``lmdb``: all in one
+        database.
+    property_name
+        A property that frames are labelled with, of any number of components: its name is that of the array, or of
+        the key in extended XYZ.
     overwrite
         Whether an existing output is replaced.
     on_progress
@@ -138,7 +148,9 @@ def convert(
     output = Path(output)
     if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output} exists already: remove it or choose another output folder")
-    frames, names, reports, elements = read_sources(declared, type_map, drop=drop, on_progress=on_progress)
+    frames, names, reports, elements = read_sources(
+        declared, type_map, drop=drop, property_name=property_name, on_progress=on_progress
+    )
     parts = {"": list(range(len(frames)))}
     if split is not None:
         parts = split_frames(frames, split, by=by, seed=seed, type_map=names)
@@ -153,7 +165,7 @@ def convert(
         compositions=dict(Counter(frame.formula(names) for frame in frames).most_common()),
         renamed=elements.renamed,
     )
-    _write(output, parts, frames, names, report, layout)
+    _write(output, parts, frames, names, report, layout, fields_of_property(property_name))
     return report
 
 
@@ -162,6 +174,7 @@ def read_sources(
     type_map: Sequence[str] | None = None,
     *,
     drop: Sequence[Drop] = (),
+    property_name: str = "",
     on_progress: Progress | None = None,
 ) -> tuple[list[Frame], tuple[str, ...], list[SourceReport], Elements]:
     """Read all frames of some sources; parameters and errors as in `convert`.
@@ -173,6 +186,7 @@ def read_sources(
     """
     if not sources:
         raise DataError("no sources were given, expected at least one file, folder or glob")
+    fields_of_property(property_name)  # refuses what is no name
     elements = Elements(type_map)
     problems: list[str] = []
     found: list[list[SourceFile]] = []
@@ -191,7 +205,7 @@ def read_sources(
         before, broken = len(frames), len(problems)
         for file in files:
             try:
-                read = list(read_file(file, elements, use))
+                read = list(read_file(file, elements, use, property_name))
                 _check_count(read, file)
                 frames += _keep(read, drop, seen, report)
             except DataError as error:
@@ -210,6 +224,8 @@ def read_sources(
         raise DataError(
             f"all frames of {', '.join(source.path for source in sources)} were dropped ({', '.join(drop)})"
         )
+    if property_name and not any("property" in frame.labels for frame in frames):
+        raise DataError(f"no frame has the property {property_name!r}: correct its name, or leave it out")
     names, table = elements.order()
     ordered = [Frame(f.positions, table[f.types], f.cell, f.labels, f.source, f.origin) for f in frames]
     return ordered, names, reports, elements
@@ -231,7 +247,7 @@ def _keep(frames: Iterable[Frame], drop: Sequence[Drop], seen: set[bytes], repor
             if why not in drop:
                 raise DataError(
                     f"{frame.source}: has none of energy, forces and virial: name their keys with `keys`, "
-                    "or leave such frames out with `drop: [unlabelled]`"
+                    "their property with `property`, or leave such frames out with `drop: [unlabelled]`"
                 )
         elif "duplicates" in drop:
             key = fingerprint(frame)
@@ -270,10 +286,10 @@ def _write(
     names: Sequence[str],
     report: ConversionReport,
     layout: Layout,
+    fields: Sequence[Field],
 ) -> None:
-    write = write_mixed if layout == "mixed" else write_npy
+    form, write = _LAYOUTS[layout]
     with new_folder(output, overwrite=True) as folder:
         for name, indices in parts.items():
-            write((frames[i] for i in indices), folder / name, names, overwrite=not name)
-        form = MIXED if layout == "mixed" else PLAIN
+            write((frames[i] for i in indices), folder / name, names, overwrite=not name, fields=fields)
         write_json(folder / CARD, {"format": form, "version": 1, **report.to_dict(), "output": output.name})

@@ -95,7 +95,7 @@ class KeyUse:
         row[key] = row.get(key, 0) + 1
 
 
-def read(file: SourceFile, type_index: Any, use: KeyUse) -> Iterator[Frame]:
+def read(file: SourceFile, type_index: Any, use: KeyUse, property_name: str = "") -> Iterator[Frame]:
     """Yield the frames of an extended XYZ file or ASE trajectory.
 
     Parameters
@@ -106,6 +106,8 @@ def read(file: SourceFile, type_index: Any, use: KeyUse) -> Iterator[Frame]:
         Function from chemical symbols, name of the frame to ``(n_atoms,)`` types.
     use
         Counts the keys that were used.
+    property_name
+        Key of a property of frames, which is read as well.
 
     Raises
     ------
@@ -131,7 +133,7 @@ def read(file: SourceFile, type_index: Any, use: KeyUse) -> Iterator[Frame]:
         for number, atoms in enumerate(images):
             place = (index.start or 0) + number * (index.step or 1) if forward else number
             where = f"{file.path}#{place}"
-            yield _frame(atoms, file, where, type_index, use)
+            yield _frame(atoms, file, where, type_index, use, property_name)
     except DpsimError:
         raise
     except Exception as error:  # ASE raises whatever its parsers meet
@@ -158,7 +160,7 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
 
 
-def _frame(atoms: Atoms, file: SourceFile, where: str, type_index: Any, use: KeyUse) -> Frame:
+def _frame(atoms: Atoms, file: SourceFile, where: str, type_index: Any, use: KeyUse, property_name: str) -> Frame:
     cell = _cell(atoms, file.source.periodic, where)
     types = type_index(atoms.get_chemical_symbols(), where)
     values = _values(atoms)
@@ -172,6 +174,10 @@ def _frame(atoms: Atoms, file: SourceFile, where: str, type_index: Any, use: Key
         labels[name] = _shaped(label, value, len(atoms), cell, where, key)
         check_finite(labels[name], name, where)
         use.add(name, key)
+    if property_name in values and property_name not in atoms.arrays:
+        labels["property"] = values[property_name].ravel()
+        check_finite(labels["property"], property_name, where)
+        use.add("property", property_name)
     origin = atoms.info.get("source")
     return Frame(
         np.asarray(atoms.positions, np.float64), types, cell, labels, where, str(origin) if origin else file.path

@@ -89,7 +89,7 @@ def _element(symbol: str) -> str | None:
     return name if name in atomic_numbers and name != "X" else None
 
 
-def read_file(file: SourceFile, elements: Elements, use: extxyz.KeyUse) -> Iterator[Frame]:
+def read_file(file: SourceFile, elements: Elements, use: extxyz.KeyUse, property_name: str = "") -> Iterator[Frame]:
     """Yield the frames of one file, folder or prefix.
 
     Parameters
@@ -100,6 +100,8 @@ def read_file(file: SourceFile, elements: Elements, use: extxyz.KeyUse) -> Itera
         Gives types and checks elements.
     use
         Counts the keys under which labels of extended XYZ were found.
+    property_name
+        A property that is read as well, where the format may hold one.
 
     Raises
     ------
@@ -107,17 +109,19 @@ def read_file(file: SourceFile, elements: Elements, use: extxyz.KeyUse) -> Itera
         If the file cannot be read, or holds an element outside the type map or a value that is not finite.
     """
     if file.format in ASE_FORMATS:
-        yield from extxyz.read(file, elements.index, use)
+        yield from extxyz.read(file, elements.index, use, property_name)
         return
     for name, given in (("keys", file.source.keys), ("units", file.source.units), ("periodic", file.source.periodic)):
         if given not in ({}, None):
             raise DataError(f"{file.path}: `{name}` applies to extended XYZ, but this is {file.format}: take it out")
-    reader = _read_own if file.format in OWN_FORMATS else _read_dpdata
-    yield from reader(file, elements)
+    if file.format in OWN_FORMATS:
+        yield from _read_own(file, elements, property_name)
+    else:
+        yield from _read_dpdata(file, elements)
 
 
-def _read_own(file: SourceFile, elements: Elements) -> Iterator[Frame]:
-    dataset = open_dataset(file.path, _own_type_map(file, elements))
+def _read_own(file: SourceFile, elements: Elements, property_name: str) -> Iterator[Frame]:
+    dataset = open_dataset(file.path, _own_type_map(file, elements), property_name=property_name)
     table: dict[int, int] = {}
     for i in range(*file.source.selection().indices(len(dataset))):
         frame = dataset[i]

@@ -6,9 +6,12 @@ File names follow the ``deepmd/npy`` layout; signs are those of WORKFLOW and of 
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from dpsim.errors import DataError
 
 Kind = Literal["frame", "atom", "pair"]
 
@@ -83,5 +86,14 @@ BY_FILE = {file: field for field in FIELDS for file in field.files}
 
 
 def fields_of_property(name: str) -> tuple[Field, ...]:
-    """All fields, where ``property`` lies in ``<name>.npy``; an empty name changes nothing."""
+    """All fields, where ``property`` lies in ``<name>.npy``; an empty name changes nothing.
+
+    Raises
+    ------
+    DataError
+        If another field has this name, or it is none of a file.
+    """
+    other = BY_FILE.get(name)
+    if (other is not None and other.name != "property") or re.search(r"[/\\\s]|^\.", name):
+        raise DataError(f"a property cannot be named {name!r}: choose a name that no other array has, and no path")
     return tuple(entry._replace(file=name) if entry.name == "property" and name else entry for entry in FIELDS)

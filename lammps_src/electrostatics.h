@@ -27,8 +27,6 @@ class Electrostatics {
   // Collective. types (N), dipoles (N,3) Å.
   LongRange evaluate(const at::Tensor &types, const at::Tensor &dipoles, const Surroundings &around);
 
-  double memory_usage() const { return sum_.memory_usage(); }
-
  private:
   at::Tensor ion_, centroid_;    // (n_types) e
   EwaldSum sum_;

@@ -240,9 +240,4 @@ EwaldShares EwaldSum::evaluate(const at::Tensor &positions, const at::Tensor &ch
   return out;
 }
 
-double EwaldSum::memory_usage() const
-{
-  return kernel_.defined() ? 2.0 * sizeof(double) * static_cast<double>(kernel_.numel()) : 0.0;
-}
-
 }    // namespace dpsim

@@ -36,8 +36,6 @@ class EwaldSum {
   EwaldShares evaluate(const at::Tensor &positions, const at::Tensor &charges, const Matrix &cell, MPI_Comm comm,
                        bool want_virial);
 
-  double memory_usage() const;    // bytes of what is kept between calls
-
  private:
   void choose_waves(const Matrix &cell);
   at::Tensor structure_factors(const at::Tensor &fractional, const at::Tensor &charges, MPI_Comm comm) const;

@@ -84,6 +84,20 @@ template <typename T>
 void tabulate_dot(const T *x, const T *table, const T *g, const TableGrid &grid, int64_t order, int64_t E, int64_t M,
                   T *out);
 
+// ---- products of matrices that fit into the cache (kernels_product.cpp) --------------------------
+
+// Numbers at data[r * row + c * column].
+template <typename T>
+struct Matrix {
+  const T *data;
+  int64_t row, column;
+  Matrix from(int64_t r) const { return {data + r * row, row, column}; }
+};
+
+// out (rows, N) = a (rows, terms) @ b (terms, N), added to what is there if `add`.
+template <typename T>
+void product(const Matrix<T> &a, const T *b, int64_t rows, int64_t terms, int64_t N, bool add, T *out);
+
 // ---- gather + activation + weighted segment sum (kernels_fused.cpp) -----------------------------
 
 enum class Activation : int64_t { silu = 0, silut = 1, tanh = 2 };

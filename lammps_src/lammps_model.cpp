@@ -14,6 +14,7 @@
 #include "error.h"
 #include "force.h"
 #include "neighbor.h"
+#include "universe.h"
 #include "update.h"
 
 #include <algorithm>
@@ -149,14 +150,22 @@ void LammpsModel::load(const std::vector<std::string> &paths, const std::vector<
   report(halo);
 }
 
+// Of several partitions, which may not all have a model, by the rank among all: no question that all must answer.
+int LammpsModel::rank_on_machine() const
+{
+  if (universe->nworlds > 1) return universe->me;
+  MPI_Comm node;
+  int rank;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &node);
+  MPI_Comm_rank(node, &rank);
+  MPI_Comm_free(&node);
+  return rank;
+}
+
 // Models that see the atoms alike share their lists.
 void LammpsModel::load_members(const std::vector<std::string> &paths)
 {
-  MPI_Comm node;
-  int local_rank;
-  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &node);
-  MPI_Comm_rank(node, &local_rank);
-  MPI_Comm_free(&node);
+  const int local_rank = rank_on_machine();
   impl->members.clear();
   impl->views.clear();
   for (const auto &path : paths) {

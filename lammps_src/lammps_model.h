@@ -83,6 +83,7 @@ class LammpsModel : protected Pointers {
   InputSources sources_;
 
   void check_program();
+  int rank_on_machine() const;
   void load_members(const std::vector<std::string> &paths);
   void check_same_files();
   void check_ensemble();

@@ -74,10 +74,10 @@ void read_output(const JsonValue &json, ModelInfo &info)
 
 void read_charges(const JsonValue &json, ModelInfo &info)
 {
-  const JsonValue *found = json.find("electrostatics");
-  if (!found || found->is_null()) return;
-  info.charges = {numbers(*found, "ion_charge"), numbers(*found, "centroid_charge"), found->at("ewald_h").number(),
-                  found->at("ewald_beta").number()};
+  if (integer(json, "format") != LONG_RANGE_FORMAT) return;
+  const JsonValue &found = json.at("electrostatics");
+  info.charges = {numbers(found, "ion_charge"), numbers(found, "centroid_charge"), found.at("ewald_h").number(),
+                  found.at("ewald_beta").number()};
   const auto n_types = static_cast<std::int64_t>(info.type_map.size());
   check_size(info.charges.ion, n_types, "ion_charge");
   check_size(info.charges.centroid, n_types, "centroid_charge");

@@ -7,7 +7,6 @@
 #include "ops_fused.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -95,7 +94,6 @@ class Chunks {
 template <typename F>
 void for_parts(const Chunks &chunks, const F &f) {
   at::parallel_for(0, chunks.parts(), 1, [&](int64_t begin, int64_t end) {
-    const at::AutoDispatchBelowADInplaceOrView below;  // the products in here are not differentiated
     for (int64_t part = begin; part < end; ++part) f(part);
   });
 }
@@ -118,22 +116,44 @@ struct Arguments : FusedArguments {
     return a;
   }
 
-  Tensor scratch() const { return empty({chunks.longest, C}); }
-
-  // Rows of a tensor that belong to the items of a chunk, and as many rows of a scratch tensor.
-  Tensor of(const Tensor &t, size_t k) const { return t.narrow(0, chunks.first_item(k), chunks.items(k)); }
-  Tensor part_of(const Tensor &scratch, size_t k) const { return scratch.narrow(0, 0, chunks.items(k)); }
-
-  // Product of the rows of a chunk with a matrix, in a scratch tensor.
-  Tensor times(const Tensor &t, const Tensor &matrix, Tensor &scratch, size_t k) const {
-    Tensor product = part_of(scratch, k);
-    at::mm_out(product, of(t, k), matrix);
-    return product;
-  }
-
   int64_t K;
   Tensor a, weight;
   Chunks chunks;
+};
+
+// A chunk at work: products of the rows of its items.
+template <typename T>
+struct Chunk {
+  Chunk(const Arguments &g_, size_t k) : g(g_), first(g.chunks.first_item(k)), items(g.chunks.items(k)) {}
+
+  // out (items, columns) = rows of t (M, terms) @ matrix (terms, columns), added to what is there if `add`.
+  void product(const Tensor &t, const Tensor &matrix, T *out, bool add = false) const {
+    product(t.const_data_ptr<T>() + first * matrix.size(0), matrix, out, add);
+  }
+  // The same of rows that are those of the chunk.
+  void product(const T *t, const Tensor &matrix, T *out, bool add = false) const {
+    const int64_t terms = matrix.size(0);
+    kernels::product<T>({t, terms, 1}, matrix.const_data_ptr<T>(), items, terms, matrix.size(1), add, out);
+  }
+  // out (K, C) += rows of t (M, K), turned, @ x (items, C).
+  void add_turned(const Tensor &t, const T *x, T *out) const {
+    kernels::product<T>({t.const_data_ptr<T>() + first * g.K, 1, g.K}, x, g.K, items, g.C, true, out);
+  }
+  kernels::Fused<T> plain(const T *x) const { return g.plain(x, first); }
+
+  const Arguments &g;
+  int64_t first, items;
+};
+
+// Room for numbers of a chunk, `count` times as many as its x has.
+template <typename T>
+struct Scratch {
+  Scratch(const Arguments &g, int64_t count) : size(g.chunks.longest * g.C), room(g.empty({count * size})) {}
+
+  T *operator[](int64_t i) { return room.data_ptr<T>() + i * size; }
+
+  int64_t size;
+  Tensor room;
 };
 
 // Gradients that several items add to. Those of parameters are kept for each part and added at the
@@ -142,30 +162,37 @@ struct Gradients {
   Gradients(const Arguments &g_, bool parameters_)
       : g(g_), parameters(parameters_),
         direct(g.chunks.disjoint || at::get_num_threads() == 1 || at::in_parallel_region()),
+        turned(g.weight.t().contiguous()),
         da(g.empty({g.M, g.K})), ds(g.empty({g.S, g.C})), dw(g.empty({g.M})),
-        db(direct ? at::zeros({g.B, g.C}, g.options) : g.empty({g.B, g.C})) {
-    if (!direct) dx_of_all = g.empty({g.M, g.C});
+        db(direct ? at::zeros({g.B, g.C}, g.options) : g.empty({g.B, g.C})),
+        dx_of_all(g.empty({direct ? 0 : g.M, g.C})) {
     const int64_t n = parameters ? g.chunks.parts() : 0;
     dweights = at::zeros({n, g.K, g.C}, g.options);
     dscales = at::zeros({n, g.C - g.c1}, g.options);
   }
 
-  // dx of a chunk is made in a scratch tensor in either case: products may depend on alignment.
-  void keep(const Tensor &dx, size_t k) {
-    if (!direct) g.of(dx_of_all, k).copy_(dx);
+  // Where the dx of a chunk is made.
+  template <typename T>
+  T *dx(T *scratch, size_t k) {
+    return direct ? scratch : dx_of_all.data_ptr<T>() + g.chunks.first_item(k) * g.C;
   }
 
   template <typename T>
-  kernels::FusedGradients<T> plain(const Tensor &dx, int64_t part) {
+  kernels::FusedGradients<T> plain(T *dx, int64_t part) {
     T *scale = parameters ? dscales.data_ptr<T>() + part * (g.C - g.c1) : nullptr;
-    return {dx.data_ptr<T>(), ds.data_ptr<T>(), direct ? db.data_ptr<T>() : nullptr, dw.data_ptr<T>(), scale};
+    return {dx, ds.data_ptr<T>(), direct ? db.data_ptr<T>() : nullptr, dw.data_ptr<T>(), scale};
   }
 
-  // Adds the product of the rows of a chunk, turned, with others to the gradient of the weight.
-  void add_product(int64_t part, const Tensor &left, const Tensor &right) {
-    if (!parameters) return;
-    Tensor sum = dweights.select(0, part);
-    at::addmm_out(sum, sum, left.t(), right);
+  // What the dx of a chunk adds to the gradients of a and of the weight.
+  template <typename T>
+  void take(const Chunk<T> &chunk, const T *dx, int64_t part) {
+    chunk.product(dx, turned, da.data_ptr<T>() + chunk.first * g.K);
+    add_turned(chunk, g.a, dx, part);
+  }
+
+  template <typename T>
+  void add_turned(const Chunk<T> &chunk, const Tensor &left, const T *right, int64_t part) {
+    if (parameters) chunk.add_turned(left, right, dweights.data_ptr<T>() + part * g.K * g.C);
   }
 
   template <typename T>
@@ -188,7 +215,7 @@ struct Gradients {
 
   const Arguments &g;
   bool parameters, direct;
-  Tensor da, ds, dw, db, dx_of_all, dweights, dscales;
+  Tensor turned, da, ds, dw, db, dx_of_all, dweights, dscales;
 };
 
 // ---- operators ------------------------------------------------------------------------------------------
@@ -207,11 +234,11 @@ std::tuple<Tensor, Tensor> message(const optional<Tensor> &base_, DPSIM_ARGUMENT
     const scalar_t *old = base.defined() ? base.const_data_ptr<scalar_t>() : nullptr;
     scalar_t *to_reduced = reduced.data_ptr<scalar_t>(), *to_item = item.data_ptr<scalar_t>();
     for_parts(g.chunks, [&](int64_t part) {
-      Tensor scratch = g.scratch();
+      Scratch<scalar_t> scratch(g, 1);
       g.chunks.each(part, [&](size_t k) {
-        const Tensor x = g.times(g.a, g.weight, scratch, k);
-        const auto f = g.plain(x.const_data_ptr<scalar_t>(), g.chunks.first_item(k));
-        kernels::fused_forward(f, g.chunks.segments(k), old, to_reduced, to_item);
+        const Chunk<scalar_t> chunk(g, k);
+        chunk.product(g.a, g.weight, scratch[0]);
+        kernels::fused_forward(chunk.plain(scratch[0]), g.chunks.segments(k), old, to_reduced, to_item);
       });
     });
   });
@@ -226,19 +253,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> message_backward(cons
   const Cotangent go(name, "grad_reduced", grad_reduced, g.a, {g.S, c1});
   const Cotangent gi(name, "grad_item", grad_item, g.a, {g.M, g.C - c1});
   Gradients d(g, parameters);
-  const Tensor turned = g.weight.t();
   DPSIM_FLOAT(g.a.scalar_type(), name, [&] {
     for_parts(g.chunks, [&](int64_t part) {
-      Tensor scratch = g.scratch(), dx_scratch = g.scratch();
+      Scratch<scalar_t> scratch(g, 2);
       g.chunks.each(part, [&](size_t k) {
-        const Tensor x = g.times(g.a, g.weight, scratch, k), dx = g.part_of(dx_scratch, k);
-        const auto f = g.plain(x.const_data_ptr<scalar_t>(), g.chunks.first_item(k));
-        kernels::fused_backward(f, g.chunks.segments(k), go.plain<scalar_t>(), gi.plain<scalar_t>(),
-                                d.plain<scalar_t>(dx, part));
-        d.keep(dx, k);
-        Tensor da = g.of(d.da, k);
-        at::mm_out(da, dx, turned);
-        d.add_product(part, g.of(g.a, k), dx);
+        const Chunk<scalar_t> chunk(g, k);
+        scalar_t *dx = d.dx(scratch[1], k);
+        chunk.product(g.a, g.weight, scratch[0]);
+        kernels::fused_backward(chunk.plain(scratch[0]), g.chunks.segments(k), go.plain<scalar_t>(),
+                                gi.plain<scalar_t>(), d.plain(dx, part));
+        d.take(chunk, dx, part);
       });
     });
     d.finish<scalar_t>();
@@ -253,44 +277,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> messa
   constexpr const char *name = "dpsim::message_double_backward";
   const Arguments g(name, a, weight, s, b, w, scale, ptr, b_index, c1, activation, threshold);
   const Cotangent dds(name, "dds", dds_, g.a, {g.S, g.C}), ddb(name, "ddb", ddb_, g.a, {g.B, g.C});
-  const Cotangent ddw(name, "ddw", ddw_, g.a, {g.M}), zero(name, "ddx", std::nullopt, g.a, {g.M, g.C});
+  const Cotangent ddw(name, "ddw", ddw_, g.a, {g.M});
   const Tensor ddscale = is_given(ddscale_) ? rows(name, "ddscale", *ddscale_, g.a, {g.C - c1})
                                             : at::zeros({g.C - c1}, g.options);
   const Tensor dda = is_given(dda_) ? rows(name, "dda", *dda_, g.a, {g.M, g.K}) : Tensor();
   const Tensor ddweight = is_given(ddweight_) ? rows(name, "ddweight", *ddweight_, g.a, {g.K, g.C}) : Tensor();
+  const Tensor ddweight_turned = ddweight.defined() ? ddweight.t().contiguous() : Tensor();
   const Cotangent go(name, "grad_reduced", grad_reduced, g.a, {g.S, c1});
   const Cotangent gi(name, "grad_item", grad_item, g.a, {g.M, g.C - c1});
   // Without grad_item nobody asks for its gradient, which would be large.
   const bool items = is_given(grad_item), first_needed = ddweight.defined() || (parameters && dda.defined());
   Tensor dgo = g.empty({g.S, c1}), dgi = g.empty({items ? g.M : 0, g.C - c1});
   Gradients d(g, parameters);
-  const Tensor turned = g.weight.t();
   DPSIM_FLOAT(g.a.scalar_type(), name, [&] {
     scalar_t *to_dgo = dgo.data_ptr<scalar_t>(), *to_dgi = items ? dgi.data_ptr<scalar_t>() : nullptr;
     for_parts(g.chunks, [&](int64_t part) {
-      Tensor scratch = g.scratch(), ddx_scratch = g.scratch(), dx_scratch = g.scratch();
-      Tensor first_scratch = first_needed ? g.scratch() : Tensor();
+      Scratch<scalar_t> scratch(g, 4);
       g.chunks.each(part, [&](size_t k) {
-        const Tensor x = g.times(g.a, g.weight, scratch, k), dx = g.part_of(dx_scratch, k);
-        kernels::Rows<scalar_t> ddx = zero.plain<scalar_t>();
-        if (dda.defined() || ddweight.defined()) {
-          Tensor sum = g.times(dda.defined() ? dda : g.a, dda.defined() ? g.weight : ddweight, ddx_scratch, k);
-          if (dda.defined() && ddweight.defined()) at::addmm_out(sum, sum, g.of(g.a, k), ddweight);
-          ddx = {sum.const_data_ptr<scalar_t>(), g.C};
-        }
-        const Tensor first = first_needed ? g.part_of(first_scratch, k) : Tensor();
-        const kernels::FusedCotangents<scalar_t> u{ddx, dds.plain<scalar_t>(), ddb.plain<scalar_t>(),
+        const Chunk<scalar_t> chunk(g, k);
+        scalar_t *ddx = scratch[1], *dx = d.dx(scratch[2], k), *first = first_needed ? scratch[3] : nullptr;
+        chunk.product(g.a, g.weight, scratch[0]);
+        if (dda.defined()) chunk.product(dda, g.weight, ddx);
+        if (!dda.defined()) std::fill(ddx, ddx + chunk.items * g.C, scalar_t(0));
+        if (ddweight.defined()) chunk.product(g.a, ddweight, ddx, true);
+        const kernels::FusedCotangents<scalar_t> u{{ddx, g.C}, dds.plain<scalar_t>(), ddb.plain<scalar_t>(),
                                                    ddw.plain<scalar_t>(), {ddscale.const_data_ptr<scalar_t>(), 0}};
-        kernels::fused_double_backward(g.plain(x.const_data_ptr<scalar_t>(), g.chunks.first_item(k)),
-                                       g.chunks.segments(k), u, go.plain<scalar_t>(), gi.plain<scalar_t>(), to_dgo,
-                                       to_dgi, first_needed ? first.data_ptr<scalar_t>() : nullptr,
-                                       d.plain<scalar_t>(dx, part));
-        d.keep(dx, k);
-        Tensor da = g.of(d.da, k);
-        at::mm_out(da, dx, turned);
-        if (ddweight.defined()) at::addmm_out(da, da, first, ddweight.t());
-        d.add_product(part, g.of(g.a, k), dx);
-        if (dda.defined()) d.add_product(part, g.of(dda, k), first);
+        kernels::fused_double_backward(chunk.plain(scratch[0]), g.chunks.segments(k), u, go.plain<scalar_t>(),
+                                       gi.plain<scalar_t>(), to_dgo, to_dgi, first, d.plain(dx, part));
+        d.take(chunk, dx, part);
+        if (dda.defined()) d.add_turned(chunk, dda, first, part);
+        if (ddweight.defined())
+          chunk.product(first, ddweight_turned, d.da.data_ptr<scalar_t>() + chunk.first * g.K, true);
       });
     });
     d.finish<scalar_t>();

@@ -12,7 +12,8 @@
 // "fix adapt ... pair dpsim scale * * v_name" scales energy, forces and virial, but not the deviation.
 //
 // Spin models need "atom_style spin" and metal units; they add to fm, which LAMMPS understands in rad/ps. The pressure
-// then is that at fixed spins, with the upper triangle of the virial: strain as LAMMPS changes boxes.
+// then is that at fixed spins, with the upper triangle of the virial: strain as LAMMPS changes boxes. Models with
+// electrostatics (DPLR) need a box that is periodic in three directions, and neither virtual atoms nor a kspace style.
 #pragma once
 
 #include "pair.h"

@@ -58,7 +58,12 @@ print(next((str(p.locate().resolve()) for p in metadata.files('mpich') or [] if 
     message(FATAL_ERROR "${Python_EXECUTABLE} has no package mpich; pip install mpich")
   endif()
 endif()
-find_package(MPI REQUIRED COMPONENTS CXX)
+find_package(MPI COMPONENTS CXX)
+if(NOT MPI_CXX_FOUND)
+  message(FATAL_ERROR "no C++ program with mpi.h can be compiled with the MPI compiler \"${MPI_CXX_COMPILER}\" - "
+                      "install the development package of the MPI that LAMMPS uses (libopenmpi-dev, libmpich-dev, the "
+                      "Python package mpich) or give its mpicxx with --mpicxx")
+endif()
 get_filename_component(dpsim_mpi_dir "${MPI_mpi_LIBRARY}" DIRECTORY)
 if(NOT dpsim_mpi_dir)
   list(GET MPI_CXX_LIBRARIES 0 dpsim_mpi_library)

@@ -141,12 +141,14 @@ def _sizes(model: Model) -> dict[str, int]:
 
 
 def _frozen(metadata: FrozenMetadata) -> Facts:
+    charges = metadata.electrostatics
     return {
         "format": f"dpsim frozen model {metadata.format}",
         "written_by": f"dpsim {metadata.dpsim}, torch {metadata.torch}, for {metadata.device}",
         "type_map": list(metadata.type_map),
         "cutoff": metadata.neighbors.cutoff,
         "output": metadata.output,
+        **({} if charges is None else {"electrostatics": charges.model_dump(mode="json")}),
         "precision": metadata.dtype,
         "digest": metadata.digest,
     }

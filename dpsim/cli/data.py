@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 _type_map = click.option("--type-map", help='Elements in the order wanted, for example "O H".')
 _output = click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+_layout = click.option(
+    "--layout", type=click.Choice(["mixed", "npy", "lmdb"]), default="mixed", show_default=True,
+    help="deepmd/npy/mixed, deepmd/npy, or one database of DeePMD-kit.",
+)  # fmt: skip
+_property = click.option(
+    "--property", "property_name", default="", help="Name of a property of frames: its array, or key."
+)
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 _split = click.option("--split", "shares", help='Shares of the parts, for example "train=0.8,valid=0.1,test=0.1".')
 _seed = click.option("--seed", default=0, show_default=True, help="Of the split.")
@@ -47,6 +54,8 @@ def data() -> None:
 @_split
 @_by
 @_seed
+@_layout
+@_property
 @_overwrite
 @_as_json
 def convert(
@@ -61,15 +70,18 @@ def convert(
     shares: str | None,
     by: Any,
     seed: int,
+    layout: Any,
+    property_name: str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Convert files, folders and globs to one deepmd/npy/mixed data set and print the table of labels."""
+    """Convert files, folders and globs to one data set (deepmd/npy/mixed) and print the table of labels."""
     from data_tools.convert import Source
 
     common = {"format": form, "keys": _pairs(keys, "--key"), "units": _pairs(units, "--unit"), "index": index}
     sources = [_validated(Source, {"path": path, **common}) for path in paths]
-    _convert(sources, output, as_json, type_map, shares, by, seed, drop, overwrite)
+    form_of_output = {"layout": layout, "property_name": property_name, "overwrite": overwrite}
+    _convert(sources, output, as_json, type_map, shares, by, seed, drop, **form_of_output)
 
 
 @data.command()
@@ -81,6 +93,8 @@ def convert(
 @_type_map
 @_by
 @_seed
+@_layout
+@_property
 @_overwrite
 @_as_json
 def split(
@@ -90,22 +104,36 @@ def split(
     type_map: str | None,
     by: Any,
     seed: int,
+    layout: Any,
+    property_name: str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     """Divide data sets into training, validation and test parts."""
-    _convert(_systems(paths), output, as_json, type_map, shares, by, seed, (), overwrite)
+    form_of_output = {"layout": layout, "property_name": property_name, "overwrite": overwrite}
+    _convert(_systems(paths), output, as_json, type_map, shares, by, seed, (), **form_of_output)
 
 
 @data.command()
 @_paths
 @_output
 @_type_map
+@_layout
+@_property
 @_overwrite
 @_as_json
-def dedupe(paths: tuple[str, ...], output: Path, type_map: str | None, overwrite: bool, as_json: bool) -> None:
+def dedupe(
+    paths: tuple[str, ...],
+    output: Path,
+    type_map: str | None,
+    layout: Any,
+    property_name: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Write data sets as one without frames that occur twice."""
-    _convert(_systems(paths), output, as_json, type_map, None, "frame", 0, ("duplicates",), overwrite)
+    form_of_output = {"layout": layout, "property_name": property_name, "overwrite": overwrite}
+    _convert(_systems(paths), output, as_json, type_map, None, "frame", 0, ("duplicates",), **form_of_output)
 
 
 @data.command()
@@ -113,13 +141,16 @@ def dedupe(paths: tuple[str, ...], output: Path, type_map: str | None, overwrite
 @_type_map
 @click.option("--frames", is_flag=True, help="List every frame with its composition and labels.")
 @click.option("--distances", is_flag=True, help="Find the closest pair of atoms of every system.")
+@_property
 @_as_json
-def show(paths: tuple[str, ...], type_map: str | None, frames: bool, distances: bool, as_json: bool) -> None:
+def show(
+    paths: tuple[str, ...], type_map: str | None, frames: bool, distances: bool, property_name: str, as_json: bool
+) -> None:
     """Print systems, compositions and labels of data sets."""
     from dpsim.data import open_dataset
     from dpsim.data.summary import format_table, summarize
 
-    dataset = open_dataset(paths, _names(type_map))
+    dataset = open_dataset(paths, _names(type_map), property_name=property_name)
     summary = summarize(dataset, distances=distances)
     rows = [
         {
@@ -201,7 +232,7 @@ def _convert(
     by: Any,
     seed: int,
     drop: tuple[Any, ...],
-    overwrite: bool,
+    **form_of_output: Any,
 ) -> None:
     from data_tools.convert import convert as run
 
@@ -217,8 +248,8 @@ def _convert(
             by=by,
             seed=seed,
             drop=drop,
-            overwrite=overwrite,
             on_progress=advance,
+            **form_of_output,
         )
     _print_json(report.to_dict()) if as_json else _print_report(report)
 
@@ -235,7 +266,7 @@ def _print_report(report: ConversionReport) -> None:
 def _systems(paths: tuple[str, ...]) -> list[Any]:
     from data_tools.convert import Source
 
-    return [Source(path=path, format="deepmd/npy") for path in paths]
+    return [Source(path=path) for path in paths]
 
 
 def _names(text: str | None) -> list[str] | None:

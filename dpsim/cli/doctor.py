@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,14 +11,21 @@ from dpsim.cli.common import json_option, print_json
 
 
 @click.command("doctor")
+@click.option(
+    "--lmp", type=click.Path(path_type=Path), help="A LAMMPS executable you built (default: that of this environment)."
+)
+@click.option("--mpirun", type=click.Path(path_type=Path), help="What starts it on ranks (default: from the PATH).")
+@click.option("--model", type=click.Path(path_type=Path), help="A frozen model, to be checked and used for the step.")
 @click.option("--no-step", is_flag=True, help="Leave out the two-atom LAMMPS step, which may compile for a minute.")
 @json_option
-def command(no_step: bool, as_json: bool) -> int:
+def command(lmp: Path | None, mpirun: Path | None, model: Path | None, no_step: bool, as_json: bool) -> int:
     """Check the chain from Python over torch, compiler, LAMMPS and MPI to the plugin, and say what mends it."""
     from dpsim.errors import SetupError
     from dpsim.lammps import diagnose
 
-    checks: list[Any] = diagnose(step=not no_step)
+    if mpirun is not None and lmp is None:
+        raise click.UsageError("--mpirun goes with --lmp")
+    checks: list[Any] = diagnose(lmp=lmp, mpirun=mpirun, model=model, step=not no_step)
     failed = [check for check in checks if not check.ok]
     if as_json:
         print_json({"ok": not failed, "checks": [check._asdict() for check in checks]})

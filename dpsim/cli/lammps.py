@@ -19,6 +19,11 @@ def lammps() -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Source tree of a LAMMPS you built yourself (default: the LAMMPS of this Python environment).",
 )
+@click.option(
+    "--lmp",
+    type=click.Path(path_type=Path),
+    help="The executable made of that source tree; its integer sizes and its MPI are then known and checked.",
+)
 @click.option("--mpicxx", default=None, help="MPI compiler of that LAMMPS (default: mpicxx on the PATH).")
 @click.option(
     "--define", "definitions", multiple=True, metavar="NAME", help="A definition of that LAMMPS, such as LAMMPS_BIGBIG."
@@ -26,11 +31,16 @@ def lammps() -> None:
 @click.option("--force", is_flag=True, help="Build again although it is built.")
 @click.option("--verbose", is_flag=True, help="Show what the compiler says.")
 def build(
-    lammps_source: Path | None, mpicxx: str | None, definitions: tuple[str, ...], force: bool, verbose: bool
+    lammps_source: Path | None,
+    lmp: Path | None,
+    mpicxx: str | None,
+    definitions: tuple[str, ...],
+    force: bool,
+    verbose: bool,
 ) -> None:
     """Compile the LAMMPS plugin and print the folder it is in."""
-    if lammps_source is None and (mpicxx or definitions):
-        raise click.UsageError("--mpicxx and --define go with --lammps-source")
+    if lammps_source is None and (lmp or mpicxx or definitions):
+        raise click.UsageError("--lmp, --mpicxx and --define go with --lammps-source")
 
     def say(line: str) -> None:
         click.echo(line, err=True)
@@ -39,8 +49,9 @@ def build(
         from dpsim.lammps.builds import build_for_source
 
         folder = build_for_source(
-            lammps_source, mpicxx=mpicxx or "mpicxx", definitions=definitions, force=force, progress=say
-        )
+            lammps_source, lmp=lmp, mpicxx=mpicxx or "mpicxx", definitions=definitions, force=force, verbose=verbose,
+            progress=say,
+        )  # fmt: skip
         say(f'in your LAMMPS input write, before pair_style: plugin load "{folder / "dpsimplugin.so"}"')
     else:
         from dpsim.lammps.builds import build_for_package

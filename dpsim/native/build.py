@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from dpsim.errors import SetupError
 from dpsim.native.identity import (
@@ -38,6 +39,19 @@ Progress = Callable[[str], None]
 LIBRARIES: dict[Target, str] = {"ops": "libdpsim_ops.so", "plugin": "dpsimplugin.so"}
 _MARK = "build.json"
 _ABOUT = {"ops": "native operators", "plugin": "LAMMPS plugin"}
+
+
+class Job(NamedTuple):
+    """What is built into a folder of the cache."""
+
+    about: str
+    """For messages."""
+    library: str
+    """File that must be there in the end."""
+    options: tuple[str, ...]
+    """Of CMake, beside those that all builds have."""
+    facts: dict[str, str]
+    """Kept in the folder, beside torch, compiler and instruction set."""
 
 
 def cache_dir() -> Path:
@@ -91,14 +105,44 @@ def ensure(target: Target, *, verbose: bool = False, progress: Progress | None =
         return ready
     compiler = find_compiler()
     operators = ensure("ops", verbose=verbose, progress=progress, retry=retry) if target == "plugin" else None
+    plugin = "ON" if target == "plugin" else "OFF"
+    job = Job(_ABOUT[target], LIBRARIES[target], (f"-DDPSIM_BUILD_PLUGIN={plugin}",), {"target": target})
+    return build_at(_folder(target, compiler), job, compiler, operators, say, verbose=verbose, retry=retry)
+
+
+def build_at(
+    folder: Path,
+    job: Job,
+    compiler: Compiler,
+    operators: Path | None,
+    say: Progress,
+    *,
+    verbose: bool = False,
+    retry: bool = True,
+) -> Path:
+    """Build into a folder of the cache, unless it is there; processes that want the same wait for the first.
+
+    Raises
+    ------
+    SetupError
+        As `ensure`.
+    """
     started = time.time()
-    folder = _folder(target, compiler)
     with _locked(folder, say):
         if _complete(folder):
             return folder
         _check_earlier_failure(folder, started if retry else 0.0)
-        _build(target, folder, compiler, operators, say, verbose)
+        _build(folder, job, compiler, operators, say, verbose)
     return folder
+
+
+def facts_of(folder: Path) -> dict[str, str]:
+    """What is kept about a finished build; empty if it is none."""
+    try:
+        found = json.loads((folder / _MARK).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def _ready(target: Target) -> Path | None:
@@ -157,44 +201,39 @@ def _check_earlier_failure(folder: Path, since: float) -> None:
         raise SetupError(path.read_text().strip())
 
 
-def _build(
-    target: Target, folder: Path, compiler: Compiler, operators: Path | None, say: Progress, verbose: bool
-) -> None:
+def _build(folder: Path, job: Job, compiler: Compiler, operators: Path | None, say: Progress, verbose: bool) -> None:
     """Configure, compile and install into a temporary folder, then rename it to its place."""
-    say(f"compiling the {_ABOUT[target]} (once; about a minute)")
+    say(f"compiling the {job.about} (once; about a minute)")
     started = time.time()
     _failure(folder).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target}-", dir=folder.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         tree, staged = Path(temporary) / "build", Path(temporary) / "install"
         staged.mkdir()
         try:
             with _log(folder).open("w") as log:
-                for command in _commands(target, tree, staged, operators):
+                for command in _commands(tree, staged, operators, job.options):
                     _run(command, compiler, log.fileno(), say if verbose else _silent, _log(folder))
             if operators is not None:
                 name = LIBRARIES["ops"]
                 (staged / name).symlink_to(os.path.relpath(operators / name, folder))
-            if not library(target, staged).is_file():
-                raise SetupError(
-                    f"building the {_ABOUT[target]} made no {LIBRARIES[target]}; the log is {_log(folder)}"
-                )
+            if not (staged / job.library).is_file():
+                raise SetupError(f"building the {job.about} made no {job.library}; the log is {_log(folder)}")
         except SetupError as error:
             _failure(folder).write_text(str(error))
             raise
-        facts = {"target": target, "torch": torch_build(), "compiler": compiler.version, "isa": isa_level()}
+        facts = {**job.facts, "torch": torch_build(), "compiler": compiler.version, "isa": isa_level()}
         (staged / _MARK).write_text(json.dumps(facts, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)  # of an incomplete build; nobody else holds the lock
         os.replace(staged, folder)
-    say(f"compiled the {_ABOUT[target]} in {time.time() - started:.0f} s")
+    say(f"compiled the {job.about} in {time.time() - started:.0f} s")
 
 
-def _commands(target: Target, tree: Path, staged: Path, operators: Path | None) -> list[list[str]]:
+def _commands(tree: Path, staged: Path, operators: Path | None, options: tuple[str, ...]) -> list[list[str]]:
     """Command lines of the three steps."""
     cmake, ninja = _tool("cmake"), _tool("ninja")
     configure = [
         cmake, "-S", str(source_dir()), "-B", str(tree), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}",
-        "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}", f"-DDPSIM_ISA={isa_level()}",
-        f"-DDPSIM_BUILD_PLUGIN={'ON' if target == 'plugin' else 'OFF'}",
+        "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}", f"-DDPSIM_ISA={isa_level()}", *options,
     ]  # fmt: skip
     if operators is not None:
         configure.append(f"-DDPSIM_OPS_LIBRARY={operators / LIBRARIES['ops']}")

@@ -5,15 +5,19 @@ Time and memory of a step go by the pairs of neighbours, and all processes wait 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from dpsim.train.distributed import Workers
+from dpsim.train.frames import FrameSet
 from dpsim.train.loader import BatchMaker
 
-COUNTED = 2000
-"""Frames whose edges are counted before the first step; those of others follow from frames of the same system."""
+COUNTED, COUNTED_ATOMS = 2000, 20_000
+"""Most frames, and about how many atoms, whose edges are counted before the first step; those of other frames follow
+from frames of the same system. Counting takes about a second."""
+_LOOKED_AT = 100
 
 
 def divide(
@@ -63,7 +67,7 @@ class EdgeCounts:
         frames = maker.frames
         pools = frames.pools("systems")
         self._frames, self._starts = frames, np.array([pool[0] for pool in pools])
-        counted = [_spread(pool, -(-COUNTED * len(pool) // len(frames))) for pool in pools]
+        counted = [_spread(pool, math.ceil(_most(frames) * len(pool) / len(frames))) for pool in pools]
         chosen = sorted(i for some in counted for i in some)
         own = {i: maker.n_edges(i) for i in chosen[workers.rank :: workers.number]}
         self._known = {i: n for found in workers.gather(own) for i, n in found.items()}
@@ -82,6 +86,12 @@ class EdgeCounts:
             return self._known[i]
         system = int(np.searchsorted(self._starts, i, side="right")) - 1
         return round(self._per_atom[system] * self._frames.n_atoms(i))
+
+
+def _most(frames: FrameSet) -> int:
+    """Frames that are counted."""
+    some = frames.spread(_LOOKED_AT)
+    return min(COUNTED, math.ceil(COUNTED_ATOMS * len(some) / sum(map(frames.n_atoms, some))))
 
 
 def _spread(pool: np.ndarray, limit: int) -> list[int]:

@@ -21,8 +21,8 @@ def check_board() -> None:
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise SetupError(
-            "tensorboard: the package 'tensorboard' is not installed: run `pip install tensorboard`, or leave the "
-            "option out (lcurve.csv has the same numbers)"
+            "tensorboard: the package 'tensorboard' is not installed: run `pip install 'dpsim[tensorboard]'`, or leave "
+            "the option out (lcurve.csv has the same numbers)"
         )
 
 

@@ -50,7 +50,7 @@ class TrainConfig(TransferSettings, RunSettings, HeadsSettings):
     many as have no more than N, ``filter:N``: the same without frames of more than N atoms, ``edges:N``: as many as
     have no more than N pairs of neighbours, each counted from both sides; memory and time go by them. Or a list with a
     number of frames for each system: the frames of a batch are then of one system, which `sampling` chooses, where
-    ``frames`` gives each as often as it has batches."""
+    ``frames`` gives each as often as it has batches. Of several processes that train together, each makes a batch."""
     accumulate: Count = 1
     """Batches of a step: they are gone through one after the other, and make the step of one batch of all of them."""
     sampling: Sampling = "frames"

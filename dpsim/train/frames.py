@@ -29,7 +29,10 @@ _SEARCHED = 1.5  # Å; the search for close atoms is fastest with a cutoff of ab
 THINNEST = 0.5
 """Å between opposite faces of a periodic box; below it the box is flat or in the wrong unit."""
 SCANNED = 50_000
-"""Frames that are read before the first step; of larger sets as many, evenly spaced."""
+"""Frames that are read before the first step; of larger sets as many, evenly spaced. The others are checked when they
+are drawn."""
+SCANNED_ATOMS = 1_000_000
+"""Atoms of these frames, about: a few seconds."""
 
 
 class FrameSet:
@@ -216,7 +219,7 @@ def scan(frames: FrameSet, output: str = "energy") -> Scan:
     """
     found = _Gatherer(output, len(frames.type_map))
     digest = hashlib.blake2b(str((len(frames), frames.type_map)).encode(), digest_size=20)
-    indices = frames.spread(SCANNED)
+    indices = frames.spread(_scanned(frames))
     for i in indices:
         frame = frames[i]
         try:
@@ -244,6 +247,12 @@ def scan(frames: FrameSet, output: str = "energy") -> Scan:
         forces_std=rms,
         digest=digest.hexdigest(),
     )
+
+
+def _scanned(frames: FrameSet) -> int:
+    """Number of frames to look at, from the sizes of some."""
+    some = [frames.n_atoms(i) for i in frames.spread(100)]
+    return min(SCANNED, max(SCANNED_ATOMS * len(some) // max(sum(some), 1), 1))
 
 
 def check_structure(frame: Frame) -> None:

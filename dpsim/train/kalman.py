@@ -2,10 +2,11 @@
 
 Parameters w with covariance P, a measurement y whose prediction h(w) has the gradient H, and a forgetting factor λ:
 
-    K = P H / (λ + Hᵀ P H),    w += K (y − h),    P = (P − K Hᵀ P) / λ,    λ → 1
+    K = P H / (L λ + Hᵀ P H),    w += K (y − h),    P = (P − K Hᵀ P) / λ,    λ → 1
 
-P is kept for blocks of parameters only; what lies between blocks is taken as zero. A measurement is a sum of energies
-or of force components, each with the sign that makes its error positive, so that errors cannot cancel.
+P is kept for L blocks of parameters only; what lies between blocks is taken as zero. A measurement is a mean of
+energies or of force components, each with the sign that makes its error positive, so that errors cannot cancel; that
+of several frames is the sum of theirs.
 
 References
 ----------
@@ -77,7 +78,7 @@ class KalmanFilter:
         rows = [self._row(block, gradients) for block in self.blocks]
         gains = [covariance @ row for covariance, row in zip(self.covariances, rows, strict=True)]
         total = sum(float(row @ gain) for row, gain in zip(rows, gains, strict=True))
-        weight = 1 / (self.forgetting + total)
+        weight = 1 / (len(self.blocks) * self.forgetting + total)
         for block, covariance, gain in zip(self.blocks, self.covariances, gains, strict=True):
             self._move(block, gain * (weight * error))
             # The product of a vector with itself is symmetric to the last bit, and so the covariance stays.

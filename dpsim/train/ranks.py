@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             _follow(workers)
     except DpsimError as error:
         if not error.said:
-            print(f"{workers.title}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            print(f"process {rank} of {number}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     return 0
 

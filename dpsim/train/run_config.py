@@ -8,7 +8,6 @@ from pydantic import Field
 
 from dpsim.config import Config, Walltime
 
-
 Compile = Literal["auto"] | bool
 
 

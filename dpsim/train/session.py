@@ -86,6 +86,11 @@ class StopSignal:
         self._received = True
 
     @property
+    def interrupted(self) -> bool:
+        """Whether a signal has come or the time is over; it may be asked at any moment."""
+        return self._received or time.monotonic() >= self._end
+
+    @property
     def requested(self) -> bool:
         """Whether to save and stop after this step, at the end of which this is asked."""
         now = time.monotonic()

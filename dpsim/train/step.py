@@ -197,8 +197,8 @@ class KalmanStep:
     """One measurement of the energies of a batch, then some of the forces of a few atoms each.
 
     Errors are those of the parameters before the step. Energies count per atom; forces are divided by the number of
-    atoms of a frame too. A batch is one measurement: predictions are added, errors are averaged and multiplied by the
-    root of the number of frames.
+    atoms of a frame too. A batch is one measurement: predictions are averaged in each frame and added, errors are
+    averaged and multiplied by the root of the number of frames.
     """
 
     def __init__(
@@ -274,7 +274,8 @@ class KalmanStep:
         gradients = self.gradients.added(own)
         self.clock.lap("backward")
         size, number = self.workers.sum([difference.abs().sum().item(), float(difference.numel())])
-        error = size / number * math.sqrt(whole.frames)
+        error, each = size / number * math.sqrt(whole.frames), number / whole.frames
+        gradients = [None if g is None else g / each for g in gradients]
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients if g is not None))
         if not (math.isfinite(error) and math.isfinite(norm)):
             raise NotFiniteError(error, norm)

@@ -244,7 +244,7 @@ class Trainer:
         """Let the models compute compiled, where that is wanted."""
         with stop, self.make_step.whole():
             compile_tasks(
-                self.tasks, self.chances, self.device, workers=self.workers, stop=lambda: stop.requested,
+                self.tasks, self.chances, self.steps, self.device, workers=self.workers, stop=lambda: stop.interrupted,
                 tell=lambda text: progress(self.step, self.steps, text),
             )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """Trains with dpsim as an input.json of DeePMD-kit says, and prints a line after each step.
 
-    python tests/benchmarks/train_steps.py INPUT OUTPUT THREADS
+    python tests/benchmarks/train_steps.py INPUT OUTPUT THREADS [auto|true|false]
 
-The same as ``dpsim train INPUT -o OUTPUT``, which reports once a second only.
+The same as ``dpsim train INPUT -o OUTPUT``, which reports once a second only. The last argument
+says whether the step is compiled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ def main() -> None:
     from dpsim.cli.train import Start, read_peer_input
 
     source, output, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    compiled = {"auto": "auto", "true": True, "false": False}[sys.argv[4] if len(sys.argv) > 4 else "auto"]
     request = read_peer_input(source, (), Start(None, False, None, False))
 
     from dpsim.train.config import TrainConfig
@@ -26,8 +28,9 @@ def main() -> None:
         return False
 
     train(
-        TrainConfig.model_validate(request.settings), output, train_data=request.data, valid_data=request.valid,
-        type_map=request.type_map, stop=after_step, threads=threads, device="cpu",
+        TrainConfig.model_validate({**request.settings, "compile": compiled}), output,
+        train_data=request.data, valid_data=request.valid, type_map=request.type_map,
+        stop=after_step, threads=threads, device="cpu",
     )  # fmt: skip
 
 

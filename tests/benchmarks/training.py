@@ -1,12 +1,14 @@
 """Training steps a second and peak memory on 192-atom water; beside DeePMD-kit where it is installed.
 
-    python tests/benchmarks/training.py [--model dpa3-l6] [--threads 2] [--steps 20] [--peer DP [--kept]]
+    python tests/benchmarks/training.py [--model dpa3-l6] [--threads 2] [--steps 20] [--compile] [--peer DP [--kept]]
 
 Prints one JSON line for each side. A model is an ``input.json`` of `inputs`, which both sides are given. Each training
 is a process of its own: `to_first_step` is the time from its start to the end of the first step, `seconds` that from
 the end of a step to the end of the next after a warm-up, batches, neighbour lists and log included. `--peer` names
 the executable `dp` of another environment; `--kept` trains the peer a second time with glibc told by environment
-variables to keep memory, as dpsim does by itself.
+variables to keep memory, as dpsim does by itself. `--compile` trains with dpsim a second time with a compiled step
+(`dpsim.train.compile`); its `ratio` is of CPU seconds, plain over compiled, and `to_first_step_before` the time to the
+first step where the step had to be compiled.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ def prepare(model: str, folder: Path, steps: int) -> dict[str, Any]:
     return tree
 
 
-def ours(folder: Path, threads: int) -> Run:
+def ours(folder: Path, threads: int, compiled: str = "auto", output: str = "trained") -> Run:
     """Train with dpsim."""
-    argv = [sys.executable, str(HERE / "train_steps.py"), "input.json", "trained", str(threads)]
+    argv = [sys.executable, str(HERE / "train_steps.py"), "input.json", output, str(threads), compiled]
     return run(argv, folder, {**os.environ, "OMP_NUM_THREADS": str(threads)}, re.compile("^step done$"), 1)
 
 
@@ -62,7 +64,15 @@ def facts(done: Run, warmup: int) -> dict[str, Any]:
     }
 
 
-def measure(model: str, threads: int, steps: int, warmup: int, dp: str | None, kept: bool) -> list[dict[str, Any]]:
+def compiled(folder: Path, threads: int, warmup: int) -> dict[str, Any]:
+    """What is said of dpsim with a compiled step; the first of two trainings compiles it, unless that was done."""
+    first = ours(folder, threads, "true", "first")
+    return {"to_first_step_before": round(first.marks[0][0], 2), **facts(ours(folder, threads, "true"), warmup)}
+
+
+def measure(
+    model: str, threads: int, steps: int, warmup: int, dp: str | None, kept: bool, both: bool
+) -> list[dict[str, Any]]:
     """One row for each side."""
     with tempfile.TemporaryDirectory() as scratch:
         common = {"benchmark": "training", "model": model, "atoms": 192, "threads": threads}
@@ -70,6 +80,10 @@ def measure(model: str, threads: int, steps: int, warmup: int, dp: str | None, k
         prepare(model, folder, steps)
         rows = [{**common, "side": "dpsim", **facts(ours(folder, threads), warmup)}]
         first = rows[0]
+        if both:
+            found = compiled(folder, threads, warmup)
+            found["ratio"] = round(first["seconds"]["cpu"] / found["seconds"]["cpu"], 2)
+            rows.append({**common, "side": "dpsim, compiled", **found})
         for side, extra in sides(dp, kept):
             folder = Path(scratch, side)
             prepare(model, folder, steps)
@@ -89,8 +103,10 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3, help="steps that are not counted")
     parser.add_argument("--peer", help="the executable dp of an environment with DeePMD-kit")
     parser.add_argument("--kept", action="store_true", help="the peer also with an allocator that keeps memory")
+    parser.add_argument("--compile", action="store_true", help="dpsim also with a compiled step")
     options = parser.parse_args()
-    for row in measure(options.model, options.threads, options.steps, options.warmup, options.peer, options.kept):
+    settings = options.model, options.threads, options.steps, options.warmup, options.peer, options.kept
+    for row in measure(*settings, options.compile):
         print(json.dumps({**row, **machine()}), flush=True)
 
 

@@ -14,7 +14,7 @@ from dpsim.errors import SetupError
 @pytest.fixture(scope="module")
 def frozen() -> Path:
     """The model that ``dpsim doctor`` tries LAMMPS with."""
-    from dpsim.lammps.doctor import tiny_model
+    from dpsim.lammps.trial import tiny_model
 
     return tiny_model()
 

@@ -219,13 +219,13 @@ def test_doctor(dpsim: Callable[..., tuple[int, str, str]], monkeypatch: pytest.
     from dpsim import lammps
 
     fine, broken = lammps.Check("Python", True, "3.12", ""), lammps.Check("MPI", False, "none", "pip install mpich")
-    monkeypatch.setattr(lammps, "diagnose", lambda step: [fine, broken], raising=False)
+    monkeypatch.setattr(lammps, "diagnose", lambda **_: [fine, broken], raising=False)
     code, out, _ = dpsim("doctor")
     assert code == 6
     assert "FAIL  MPI" in out
     assert "mend it with: pip install mpich" in out
     assert json.loads(dpsim("doctor", "--json")[1])["ok"] is False
-    monkeypatch.setattr(lammps, "diagnose", lambda step: [fine], raising=False)
+    monkeypatch.setattr(lammps, "diagnose", lambda **_: [fine], raising=False)
     assert dpsim("doctor", "--no-step")[0] == 0
 
 

@@ -398,5 +398,5 @@ def test_the_plain_layout_has_a_folder_for_each_formula(shared: Path, tmp_path: 
     convert([shared / "data/3bpa/iso_atoms.xyz"], tmp_path / "out", layout="npy")
     systems = open_dataset(tmp_path / "out").systems
     assert [(system.path.name, system.format) for system in systems] == [(e, "deepmd/npy") for e in "CHNO"]
-    with pytest.raises(DataError, match="layout 'lmdb' is not known, expected one of mixed, npy"):
-        convert([shared / "data/3bpa/iso_atoms.xyz"], tmp_path / "x", layout="lmdb")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="layout 'raw' is not known, expected one of mixed, npy, lmdb"):
+        convert([shared / "data/3bpa/iso_atoms.xyz"], tmp_path / "x", layout="raw")  # type: ignore[arg-type]

@@ -234,6 +234,14 @@ def test_what_a_file_may_say(name: str, model: Path, tmp_path: Path) -> None:
     assert re.search(sentence, run_failing(tmp_path, start(tmp_path, changed, box(24)) + "run 0\n"))
 
 
+def test_summary_names_the_charges(model: Path) -> None:
+    from dpsim.calculators.model_summary import summarize
+
+    facts = summarize(model)
+    assert facts["format"] == "dpsim frozen model 3"
+    assert facts["electrostatics"]["centroid_charge"] == [-8.0, 0.0]
+
+
 def test_checks_of_freezing(model: Path) -> None:
     """PyTorch, the frozen file, ASE and LAMMPS agree, and finite differences are made."""
     from dpsim.calculators.freeze_checks import run_checks

@@ -144,23 +144,6 @@ def test_entry_point_is_light_and_speaks_when_nothing_is_built(tmp_path: Path) -
     assert second.stderr == ""
 
 
-def test_doctor_on_a_good_installation(model64: Path) -> None:
-    checks = diagnose(model=model64)
-    assert [c for c in checks if not c.ok] == []
-    assert [c.name for c in checks][-1] == "two-atom step"
-    assert "energy" in checks[-1].found
-
-
-def test_doctor_on_broken_installations(model64: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "broken.pt2"
-    broken.write_text("no model")
-    assert not diagnose(model=broken)[-1].ok
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    compiler = next(c for c in diagnose(step=False) if c.name == "C++ compiler")
-    assert not compiler.ok
-    assert "no-such-compiler" in compiler.found
-
-
 def test_command_line() -> None:
     from dpsim.cli.lammps import lammps
 
@@ -172,13 +155,6 @@ def test_command_line() -> None:
     names = [check["name"] for check in json.loads(result.stdout)]
     assert {"torch", "LAMMPS", "MPICH", "plugin"} <= set(names)
     assert CliRunner().invoke(lammps, ["build", "--mpicxx", "mpicxx"]).exit_code == 2
-
-
-def test_source_tree_must_be_one(tmp_path: Path) -> None:
-    from dpsim.lammps.builds import build_for_source
-
-    with pytest.raises(SetupError, match="is no LAMMPS source tree"):
-        build_for_source(tmp_path)
 
 
 CLEAR = """
@@ -213,33 +189,3 @@ def test_clear_in_a_loop_leaves_nothing_behind(model64: Path, model32: Path, tmp
     assert int(growth) <= 2
     assert first != second
     np.testing.assert_allclose(float(first), float(second), rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_build_for_a_source_tree(tmp_path: Path) -> None:
-    """Headers of the Python package stand in for a source tree; a wrong integer size is then refused by name."""
-    import importlib.util
-
-    from dpsim.lammps.builds import build_for_source
-
-    spec = importlib.util.find_spec("lammps")
-    assert spec is not None
-    assert spec.origin is not None
-    source = tmp_path / "lammps" / "src"
-    source.parent.mkdir()
-    source.symlink_to(tmp_path / "headers")
-    shutil.copytree(Path(spec.origin).parent / "include" / "lammps", tmp_path / "headers")
-    (source / "version.h").write_text('#define LAMMPS_VERSION "22 Jul 2025"\n')
-    mpicxx = str(mpich_file("mpicxx"))
-    folder = build_for_source(source.parent, mpicxx=mpicxx, definitions=["LAMMPS_BIGBIG"])
-    try:
-        assert (folder / "dpsimplugin.so").is_file()
-        box = "region b block 0 9 0 9 0 9\ncreate_box 1 b\n"
-        (tmp_path / "in.x").write_text(f"plugin load {folder / 'dpsimplugin.so'}\n{box}pair_style dpsim m.pt2\n")
-        argv, env = lammps_command(1, tmp_path / "in.x", log="none", plugin=False)
-        env.pop("LAMMPS_PLUGIN_PATH", None)
-        code, text = run_program(argv, env, tmp_path, 60)
-    finally:
-        shutil.rmtree(folder)
-    assert code != 0
-    assert "built for atom ids of 8 bytes, this LAMMPS has 4" in text

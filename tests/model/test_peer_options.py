@@ -74,13 +74,13 @@ def test_wsd_and_workers(tmp_path: Path) -> None:
 
 def test_epochs_averages_and_what_is_watched(tmp_path: Path) -> None:
     training = {"numb_epoch": 2.5, "enable_ema": True, "ema_decay": 0.99, "ema_ckpt_keep": 3, "tensorboard": True,
-                "enable_tf32": True}  # fmt: skip
+                "enable_tf32": True, "enable_compile": True}  # fmt: skip
     found, config = read(tmp_path, training=training)
     assert (config.steps, config.epochs, config.ema, config.tensorboard) == (None, 2.5, 0.99, True)
-    assert config.matrix_products == "tf32"
+    assert (config.matrix_products, config.compile) == ("tf32", True)
     assert any("enable_ema" in note and "averages" in note for note in found.notes)
     _, plain = read(tmp_path, training={"ema_decay": 0.99})
-    assert (plain.ema, plain.tensorboard, plain.matrix_products) == (None, False, "full")
+    assert (plain.ema, plain.tensorboard, plain.matrix_products, plain.compile) == (None, False, "full", "auto")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 
 from dpsim.data import Frame
 from dpsim.descriptors import SeE2AConfig
-from dpsim.errors import DataError
+from dpsim.errors import DataError, StageError
 from dpsim.model.checkpoint import load_any, state_digest
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.distributed import ALONE, Workers
@@ -184,6 +184,10 @@ def trainings(folder: Path, workers: Workers) -> dict[str, Any]:
     run("part", workers, zero=2, steps=3)
     run("part_plain", workers, steps=3)
     found["zero changed"] = apart(run("part", workers, zero=1), run("part_plain", workers))
+    try:
+        run("diverged", workers, learning_rate={"start": 1e300, "stop": 1e300}, gradient_max_norm=0, validate_every=6)
+    except StageError as error:
+        found["diverged"] = workers.gather(str(error))
     if workers.first:
         found["one process"] = apart(run("one", ALONE, batch_size=4), plain)
     workers.wait()

@@ -173,6 +173,18 @@ def test_scan_counts(emt: Path) -> None:
     assert scan(frames).digest == found.digest != scan(FrameSet(emt / "valid", None)).digest
 
 
+def test_large_data_are_looked_at_in_part(emt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 frames of 144 atoms: 60 atoms are ten of them."""
+    frames = FrameSet(emt / "train", None)
+    whole = scan(frames)
+    monkeypatch.setattr("dpsim.train.frames.SCANNED_ATOMS", 60)
+    part = scan(frames)
+    assert (whole.n_frames, part.n_frames) == (24, 10)
+    assert part.digest != whole.digest
+    monkeypatch.setattr("dpsim.train.frames.SCANNED", 3)
+    assert scan(frames).n_frames == 3
+
+
 def test_missing_labels_are_named(emt_frames: MakeFrames, tmp_path: Path) -> None:
     write_mixed(emt_frames(2, labels=("energy",)), tmp_path / "d", TYPE_MAP)
     found = scan(FrameSet(tmp_path / "d", None))

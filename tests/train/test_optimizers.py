@@ -147,7 +147,7 @@ def test_blocks_share_one_gain_and_forgetting_goes_to_one() -> None:
     kalman = KalmanFilter(KalmanConfig(block_size=2), parameters)
     h = [torch.tensor([1.0, 2.0], dtype=torch.float64), None]
     kalman.update(h, 0.5)
-    weight = 1 / (0.98 + 5)
+    weight = 1 / (2 * 0.98 + 5)
     assert parameters[0].tolist() == pytest.approx([0.5 * weight, weight])
     assert parameters[1].tolist() == [0.0, 0.0]
     expected = (np.eye(2) - weight * np.outer([1, 2], [1, 2])) / 0.98

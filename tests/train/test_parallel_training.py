@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 from dpsim.cli.main import run as cli
+from dpsim.cli.train import Start, read_stage
 from dpsim.data import Frame, open_dataset, write_mixed
 from dpsim.errors import ConfigError
 from dpsim.lammps.packages import mpich_file
@@ -113,6 +115,14 @@ def test_what_one_process_raises_all_raise(cases: dict[str, Any]) -> None:
     assert cases["raised"] == [0, "DataError", "frame 7 is damaged", True, 4]
 
 
+def test_a_diverging_training_is_refused_by_all(cases: dict[str, Any]) -> None:
+    """They say the same, and name frames of both."""
+    first, second = cases["trainings"]["diverged"]
+    assert first == second
+    assert re.match(r"step \d: the loss is .* and its gradient nan, expected finite numbers; the batch holds ", first)
+    assert first.count("set.000") == 4
+
+
 def test_owners_have_equal_parts() -> None:
     owners = owners_of([100, 3, 50, 50, 1, 2], 2)
     assert owners[0] != owners[2] == owners[3]
@@ -172,7 +182,7 @@ def test_division_keeps_to_the_batch_size() -> None:
 
 
 def test_edges_of_frames_that_were_not_counted(mixed: FrameSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpsim.train.balance.COUNTED", 30)
+    monkeypatch.setattr("dpsim.train.balance.COUNTED_ATOMS", 30 * sum(map(mixed.n_atoms, range(60))) // 60)
     maker = BatchMaker(mixed, NeighborSpec(5.0, 200))
     counts = EdgeCounts(maker, ALONE)
     assert not counts.complete
@@ -277,6 +287,13 @@ def test_train_stage_on_two_ranks(emt: Path, tmp_path: Path, monkeypatch: pytest
     assert metrics["ranks"] == 2
     best = load_model(tmp_path / "runs/w/stages/fit/out/best.safetensors")
     assert state_digest(best) == state_digest(load_model(by_two(emt, tmp_path / "own").best))
+
+
+def test_ranks_of_a_train_file(declared: Callable[..., Path], tmp_path: Path) -> None:
+    """What a stage is granted in a workflow counts on the command line too."""
+    request = read_stage(declared(resources={"ranks": 3}), (), Start.of(None, None, None, False), tmp_path)
+    assert request.ranks == 3
+    assert read_stage(declared(), (), Start.of(None, None, None, False), tmp_path).ranks is None
 
 
 def test_other_numbers_of_processes_go_on(emt: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

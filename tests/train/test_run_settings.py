@@ -191,7 +191,7 @@ def test_tensorboard_is_asked_for_first(
     emt: Path, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SetupError, match="package 'tensorboard' is not installed: run `pip install tensorboard`"):
+    with pytest.raises(SetupError, match=r"'tensorboard' is not installed: run `pip install 'dpsim\[tensorboard\]'`"):
         run(settings(tensorboard=True), emt, tmp_path / "t")
     assert not (tmp_path / "t").exists()
 

@@ -15,9 +15,15 @@ EPOCHS = ("numb_epoch", "num_epoch", "num_epochs", "numb_epochs")
 """Names of the number of epochs."""
 _OFF = {
     "profiling": False, "enable_profiler": False, "mixed_precision": None, "acc_freq": 1,
-    "enable_compile": False, "ckpt_keep_ratio": None, "save_dir": None,
+    "ckpt_keep_ratio": None, "save_dir": None,
 }  # fmt: skip
 """Keys of ``training`` that are taken with one value only."""
+_SWITCHES: tuple[tuple[str, str, Any], ...] = (
+    ("tensorboard", "tensorboard", True),
+    ("enable_tf32", "matrix_products", "tf32"),
+    ("enable_compile", "compile", True),
+)
+"""Keys of ``training`` that switch something on, with the setting that does."""
 _OWN_FILES = ("disp_file", "save_ckpt", "profiling_file", "tensorboard_log_dir")
 _WITHOUT_EFFECT = ("disp_avg", "time_training", "disp_training", "tensorboard_freq", "stat_file_mode",
                    "neighbor_graph_method", "numb_test")  # fmt: skip
@@ -42,9 +48,9 @@ def loop_settings(training: InputSection, notes: list[str]) -> Settings:
         "checkpoint_every": training.take("save_freq", 1000),
         "change_bias_after_training": training.take("change_bias_after_training", False),
     }
-    for key, wanted in (("tensorboard", {"tensorboard": True}), ("enable_tf32", {"matrix_products": "tf32"})):
+    for key, name, wanted in _SWITCHES:
         if training.take(key, False):
-            settings |= wanted
+            settings[name] = wanted
     for key, name in (("seed", "seed"), ("zero_stage", "zero")):
         value = training.take(key, None)
         if value is not None and (key, value) != ("zero_stage", 0):

@@ -25,6 +25,8 @@ from dpsim.train.task import Task
 
 log = logging.getLogger("dpsim.train")
 
+ONE_MORE = {"hessian"}
+"""Terms of a loss that differentiate once more than a compiled step can be."""
 Tell = Callable[[str], None]
 """Told, about once a second, what is being done."""
 
@@ -32,6 +34,7 @@ Tell = Callable[[str], None]
 def compile_tasks(
     tasks: Sequence[Task],
     chances: Sequence[float],
+    steps: int,
     device: torch.device,
     *,
     tell: Tell,
@@ -44,6 +47,8 @@ def compile_tasks(
     ----------
     chances
         Of a step to be for each task; they need not sum to 1.
+    steps
+        Of the whole training.
     stop
         Asked now and then; when true, compiling ends.
 
@@ -58,7 +63,7 @@ def compile_tasks(
     for task, chance in zip(tasks, chances, strict=True):
         name = f"head {task.name}: " if task.name else ""
         config = task.config
-        why_not = _why_not(task, config.total_steps * chance / sum(chances), device, config.compile)
+        why_not = _why_not(task, steps * chance / sum(chances), device, config.compile)
         if why_not is None:
             why_not = _compile(task, waiting, name, asked=config.compile is True)
         if workers.any(why_not is not None):
@@ -72,8 +77,8 @@ def _why_not(task: Task, steps: float, device: torch.device, asked: Compile) -> 
     """Why the model of a task is not to be compiled; None if it is."""
     if asked is False:
         return "compile: false"
-    if "hessian" in task.loss.config.active:
-        return "a loss of Hessians takes one more derivative"
+    if further := ONE_MORE & set(task.loss.config.active):
+        return f"loss.{min(further)} takes one more derivative"
     return pays(task, steps, device.type) if asked == "auto" else None
 
 

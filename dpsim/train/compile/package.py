@@ -192,20 +192,23 @@ def _compile(request: Request, path: Path, say: Say) -> None:
     for left in path.parent.glob(f".{path.stem}-*"):  # of a process that was killed; nobody else holds the lock
         shutil.rmtree(left, ignore_errors=True)
     command = [sys.executable, "-W", "ignore", "-m", "dpsim.train.compile.worker", str(path)]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True)
+    pipe = subprocess.PIPE
+    with (
+        log.open("w") as file,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=file, text=True) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-                pipe.write(request.model_dump_json())
+            with contextlib.suppress(BrokenPipeError), process.stdin as request_pipe:
+                request_pipe.write(request.model_dump_json())
             while process.poll() is None:
                 say(time.monotonic() - begin)
                 time.sleep(_POLL)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait()
-            said = process.stdout.read() if process.stdout is not None else ""
+        except BaseException:
+            process.terminate()
+            raise
+        said = process.stdout.read()
     if process.returncode == 0 and path.is_file():
         log.unlink(missing_ok=True)
         return

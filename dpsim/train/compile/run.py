@@ -45,9 +45,10 @@ class CompiledModel:
     @classmethod
     def load(cls, model: Model, package: Path, derivatives: bool) -> Self:
         """From a file of `dpsim.train.compile.package`."""
-        from torch._inductor.package.package import load_package
-
-        forward, backward = (load_package(str(package), name).loader for name in ("forward", "backward"))
+        # What torch._inductor.aoti_load_package is around, without the import of the compiler, which takes 80 MB.
+        load, index = torch._C._aoti.AOTIModelPackageLoader, model.device.index
+        place = (False, 1, -1 if index is None else index)  # shared by threads, one copy, the device
+        forward, backward = (load(str(package), name, *place) for name in ("forward", "backward"))
         layout = Layout.model_validate_json(forward.get_metadata()[METADATA])
         return cls(model, forward.boxed_run, backward.boxed_run, layout, derivatives)
 

@@ -54,6 +54,8 @@ class ConvertStage(SeededStage):
     uses_type_map: ClassVar[bool] = True
     soft: ClassVar[tuple[str, ...]] = ("dpdata", "ase", "numpy")
 
+    later: ClassVar[tuple[str, ...]] = ("property",)
+
     uses: Literal["convert"] = "convert"
     from_: Annotated[ConvertInput | list[ConvertInput], Field(alias="from")]
     """Frames of other stages, or files: ``{path: "aimd/**/OUTCAR", format: vasp/outcar}``."""
@@ -63,6 +65,8 @@ class ConvertStage(SeededStage):
     """``{train: 0.8, valid: 0.1, test: 0.1, by: frame}``; without it there is one part."""
     drop: tuple[Literal["unlabelled", "duplicates"], ...] = ()
     """Frames to leave out instead of complaining."""
+    property: str = ""
+    """Name of a property that frames are labelled with: of its array, or of the key in extended XYZ."""
 
     def declared_outputs(self) -> Mapping[str, Output]:
         """Return the whole data set and its parts."""
@@ -104,6 +108,7 @@ class ConvertStage(SeededStage):
             by=self.split.by if self.split else "frame",
             seed=context.seed,
             drop=self.drop,
+            property_name=self.property,
             overwrite=True,
             on_progress=lambda done, total, name: context.progress(done, total, "files read"),
         )
