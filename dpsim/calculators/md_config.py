@@ -367,9 +367,7 @@ class MDConfig(Config):
     def _check_deviation(self) -> None:
         if self.deviation is None:
             if self.stop_if.max_deviation_force is not None:
-                raise ValueError(
-                    "stop_if.max_deviation_force limits the deviation of several models: add 'deviation'"
-                )
+                raise ValueError("stop_if.max_deviation_force limits the deviation of several models: add 'deviation'")
             return
         lengths = {s.step_length for s in self.run if isinstance(s, _Dynamics)}
         if not lengths:
