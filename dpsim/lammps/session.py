@@ -67,15 +67,17 @@ def _end_together(comm: Any) -> None:
     global _ends_together
     if _ends_together or comm is None or comm.Get_size() == 1:
         return
+    from mpi4py import MPI  # there already: it made the communicator, which may be gone when an error comes
+
     _ends_together = True
-    shown = sys.excepthook
+    shown, world = sys.excepthook, MPI.COMM_WORLD
 
     def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         shown(kind, error, trace)
         sys.stderr.flush()
-        if comm.Get_rank() > 0:
+        if world.Get_rank() > 0:
             time.sleep(1.0)  # if all ranks fail alike, the first one is heard
-        comm.Abort(1)
+        world.Abort(1)
 
     sys.excepthook = end
 

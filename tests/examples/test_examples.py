@@ -119,6 +119,9 @@ def test_all_in_order(folder: Path) -> None:
     assert [int(a) + int(b) for a, b, *_ in rows] == [256] * 5
     totals = [float(row[3]) for row in rows]
     assert max(totals) - min(totals) < 256 * 2e-3
+    cold, hot = numbers(r"300 K on 1 rank: (\S+) eV/atom\n900 K on 1 rank: (\S+) eV/atom", out)
+    assert cold < hot < cold + 0.3
+    assert numbers(r"21 structures on 2 ranks: lowest energy at a = (\S+) Å", out)[0] == pytest.approx(3.615, abs=0.06)
 
     assert "cu: 5 done" in run(folder, "06_workflow.yaml")
     assert "cu: nothing to do, all 5 stages are done" in run(folder, "06_workflow.yaml")

@@ -150,7 +150,7 @@ def test_golden_inputs(golden, tmp_path, file):
         ("training.data_dict.gas", ..., r"training\.data_dict: the branch 'gas' is missing"),
         ("training.model_prob.gas", ..., r"training\.model_prob: the branch 'gas' is missing"),
         ("training.num_epoch_dict", {"gas": 1}, "num_epoch_dict: the branch 'water' is missing"),
-        ("training.num_epoch_dict", {"gas": 1, "ice": 2, "water": 3}, "num_epoch_dict and model_prob exclude each other"),
+        ("training.num_epoch_dict", {"gas": 1, "ice": 2, "water": 3}, "num_epoch_dict and model_prob exclude"),
         ("training.numb_epoch", 3, r"training\.numb_epoch is for a single task: write num_epoch_dict"),
         ("training.more", 1, "the key 'more' is not known"),
     ],
