@@ -34,17 +34,24 @@ void scatter_rows(const T *g, const int64_t *index, int64_t M, int64_t R, int64_
 
 // ---- sums of outer products over the items of a segment (kernels_outer.cpp) ---------------------
 
-// out (S, 3, K) = sum over items of h (M, 3) times g (M, K).
-template <typename T>
-void outer_sum(const T *h, const T *g, const int64_t *ptr, int64_t S, int64_t K, T *out);
+// The row of g of item m is m, or index[m] if index is not null.
 
-// out (M, 3): rows of t (S, 3, K) of the item's segment, times g (M, K), summed over K.
+// out (S, 3, K) = sum over items of h (M, 3) times g.
 template <typename T>
-void outer_dot(const T *t, const T *g, const int64_t *ptr, int64_t S, int64_t K, T *out);
+void outer_sum(const T *h, const T *g, const int64_t *index, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
+// out (M, 3): rows of t (S, 3, K) of the item's segment, times g, summed over K.
+template <typename T>
+void outer_dot(const T *t, const T *g, const int64_t *index, const int64_t *ptr, int64_t S, int64_t K, T *out);
 
 // out (M, K): rows of t (S, 3, K) of the item's segment, times h (M, 3), summed over the three.
 template <typename T>
 void outer_mix(const T *t, const T *h, const int64_t *ptr, int64_t S, int64_t K, T *out);
+
+// out (R, K): the same, summed over the items with the same index.
+template <typename T>
+void outer_mix_into(const T *t, const T *h, const int64_t *index, const int64_t *ptr, int64_t S, int64_t R, int64_t K,
+                    T *out);
 
 // ---- products between the items of a segment (kernels_pairs.cpp) --------------------------------
 

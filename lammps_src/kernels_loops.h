@@ -44,12 +44,17 @@ inline void for_segments(int64_t S, int64_t work, const F &f) {
 
 inline bool one_thread() { return at::get_num_threads() == 1 || at::in_parallel_region(); }
 
-// Sums rows g(m) into row index[m] of out (R, K). Each thread owns a range of destination rows and
-// walks through all items, so the order of a sum is that of the items for any number of threads.
+// f(begin, end) for ranges of R destination rows. Each thread owns a range and walks through all items
+// (M rows of K numbers), so the order of a sum is that of the items for any number of threads.
+template <typename F>
+inline void for_rows(int64_t R, int64_t M, int64_t K, const F &f) {
+  at::parallel_for(0, R, std::max<int64_t>(1, kTaskSize * R / std::max<int64_t>(M * K, 1)), f);
+}
+
+// Sums rows g(m) into row index[m] of out (R, K).
 template <typename T>
 inline void scatter_into(const T *g, const int64_t *index, int64_t M, int64_t R, int64_t K, T *out) {
-  const int64_t grain = std::max<int64_t>(1, kTaskSize * R / std::max<int64_t>(M * K, 1));
-  at::parallel_for(0, R, grain, [&](int64_t begin, int64_t end) {
+  for_rows(R, M, K, [&](int64_t begin, int64_t end) {
     std::fill(out + begin * K, out + end * K, T(0));
     for (int64_t m = 0; m < M; ++m)
       if (index[m] >= begin && index[m] < end) add_row(out + index[m] * K, g + m * K, K);

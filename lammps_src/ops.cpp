@@ -94,7 +94,7 @@ Tensor edge_outer_sum(const Tensor &h_, const Tensor &g_, const Tensor &ptr_, in
   const Tensor g = g_.contiguous(), h = rows(name, "h", h_, g, {M, 3}), ptr = check_ptr(name, ptr_, M, S);
   Tensor out = at::empty({S, 3, K}, g.options());
   DPSIM_FLOAT(g.scalar_type(), name, [&] {
-    kernels::outer_sum(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K,
+    kernels::outer_sum<scalar_t>(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), nullptr, ptr.const_data_ptr<int64_t>(), S, K,
                        out.data_ptr<scalar_t>());
   });
   return out;
@@ -109,7 +109,7 @@ Tensor edge_outer_dot(const Tensor &t_, const Tensor &g_, const Tensor &ptr_) {
   const Tensor t = rows(name, "t", t_, g, {S, 3, K});
   Tensor out = at::empty({M, 3}, g.options());
   DPSIM_FLOAT(g.scalar_type(), name, [&] {
-    kernels::outer_dot(t.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K,
+    kernels::outer_dot<scalar_t>(t.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), nullptr, ptr.const_data_ptr<int64_t>(), S, K,
                        out.data_ptr<scalar_t>());
   });
   return out;
@@ -125,6 +125,52 @@ Tensor edge_outer_mix(const Tensor &t_, const Tensor &h_, const Tensor &ptr_) {
   DPSIM_FLOAT(t.scalar_type(), name, [&] {
     kernels::outer_mix(t.const_data_ptr<scalar_t>(), h.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K,
                        out.data_ptr<scalar_t>());
+  });
+  return out;
+}
+
+// The same with rows of g that several edges share, by an index.
+
+Tensor neighbor_outer_sum(const Tensor &h_, const Tensor &g_, const Tensor &ptr_, const Tensor &index_, int64_t S) {
+  constexpr const char *name = "dpsim::neighbor_outer_sum";
+  TORCH_CHECK(g_.dim() == 2, name, ": g is ", g_.sizes(), ", expected (rows, columns)");
+  const int64_t M = index_.numel(), R = g_.size(0), K = g_.size(1);
+  const Tensor ptr = check_ptr(name, ptr_, M, S), index = check_index(name, index_, M, R);
+  const Tensor g = g_.contiguous(), h = rows(name, "h", h_, g, {M, 3});
+  Tensor out = at::empty({S, 3, K}, g.options());
+  DPSIM_FLOAT(g.scalar_type(), name, [&] {
+    kernels::outer_sum(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(),
+                       ptr.const_data_ptr<int64_t>(), S, K, out.data_ptr<scalar_t>());
+  });
+  return out;
+}
+
+Tensor neighbor_outer_dot(const Tensor &t_, const Tensor &g_, const Tensor &ptr_, const Tensor &index_) {
+  constexpr const char *name = "dpsim::neighbor_outer_dot";
+  TORCH_CHECK(t_.dim() == 3 && g_.dim() == 2, name, ": t is ", t_.sizes(), " and g is ", g_.sizes(),
+              ", expected (segments, 3, columns) and (rows, columns)");
+  const int64_t M = index_.numel(), R = g_.size(0), K = g_.size(1), S = t_.size(0);
+  const Tensor ptr = check_ptr(name, ptr_, M, S), index = check_index(name, index_, M, R);
+  const Tensor g = g_.contiguous(), t = rows(name, "t", t_, g, {S, 3, K});
+  Tensor out = at::empty({M, 3}, g.options());
+  DPSIM_FLOAT(g.scalar_type(), name, [&] {
+    kernels::outer_dot(t.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(),
+                       ptr.const_data_ptr<int64_t>(), S, K, out.data_ptr<scalar_t>());
+  });
+  return out;
+}
+
+Tensor neighbor_outer_mix(const Tensor &t_, const Tensor &h_, const Tensor &ptr_, const Tensor &index_, int64_t R) {
+  constexpr const char *name = "dpsim::neighbor_outer_mix";
+  TORCH_CHECK(t_.dim() == 3, name, ": t is ", t_.sizes(), ", expected (segments, 3, columns)");
+  const int64_t M = index_.numel(), K = t_.size(2), S = t_.size(0);
+  const Tensor ptr = check_ptr(name, ptr_, M, S), index = check_index(name, index_, M, R);
+  const Tensor t = t_.contiguous(), h = rows(name, "h", h_, t, {M, 3});
+  Tensor out = at::empty({R, K}, t.options());
+  DPSIM_FLOAT(t.scalar_type(), name, [&] {
+    kernels::outer_mix_into(t.const_data_ptr<scalar_t>(), h.const_data_ptr<scalar_t>(),
+                            index.const_data_ptr<int64_t>(), ptr.const_data_ptr<int64_t>(), S, R, K,
+                            out.data_ptr<scalar_t>());
   });
   return out;
 }
@@ -245,6 +291,9 @@ TORCH_LIBRARY(dpsim, m) {
   m.def("edge_outer_sum(Tensor h, Tensor g, Tensor ptr, SymInt segments) -> Tensor", tags);
   m.def("edge_outer_dot(Tensor t, Tensor g, Tensor ptr) -> Tensor", tags);
   m.def("edge_outer_mix(Tensor t, Tensor h, Tensor ptr) -> Tensor", tags);
+  m.def("neighbor_outer_sum(Tensor h, Tensor g, Tensor ptr, Tensor index, SymInt segments) -> Tensor", tags);
+  m.def("neighbor_outer_dot(Tensor t, Tensor g, Tensor ptr, Tensor index) -> Tensor", tags);
+  m.def("neighbor_outer_mix(Tensor t, Tensor h, Tensor ptr, Tensor index, SymInt rows) -> Tensor", tags);
   m.def("pair_dot(Tensor q, Tensor k, Tensor edge_ptr, Tensor pair_ptr, SymInt pairs) -> Tensor", tags);
   m.def("pair_mix(Tensor p, Tensor v, Tensor edge_ptr, Tensor pair_ptr, bool transpose) -> Tensor", tags);
   m.def("tabulate(Tensor x, Tensor table, Tensor grid, int order) -> Tensor", tags);
@@ -266,6 +315,9 @@ TORCH_LIBRARY_IMPL(dpsim, CPU, m) {
   m.impl("edge_outer_sum", &dpsim::edge_outer_sum);
   m.impl("edge_outer_dot", &dpsim::edge_outer_dot);
   m.impl("edge_outer_mix", &dpsim::edge_outer_mix);
+  m.impl("neighbor_outer_sum", &dpsim::neighbor_outer_sum);
+  m.impl("neighbor_outer_dot", &dpsim::neighbor_outer_dot);
+  m.impl("neighbor_outer_mix", &dpsim::neighbor_outer_mix);
   m.impl("pair_dot", &dpsim::pair_dot);
   m.impl("pair_mix", &dpsim::pair_mix);
   m.impl("tabulate", &dpsim::tabulate);

@@ -9,6 +9,7 @@ from dpsim.ops.gather_act_reduce import ACTIVATIONS, gather_act_reduce
 from dpsim.ops.halo import halo_extend, halo_fold
 from dpsim.ops.library import any_order, is_any_order, load, unavailable_reason
 from dpsim.ops.message import message
+from dpsim.ops.neighbor_outer import neighbor_outer_sum
 from dpsim.ops.outer import edge_outer_dot, edge_outer_mix, edge_outer_sum
 from dpsim.ops.pairs import pair_dot, pair_mix
 from dpsim.ops.rows import gather_rows, scatter_rows, segment_expand, segment_max, segment_sum
@@ -28,6 +29,7 @@ __all__ = [
     "keep_memory",
     "load",
     "message",
+    "neighbor_outer_sum",
     "pair_dot",
     "pair_mix",
     "scatter_rows",

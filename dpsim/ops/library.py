@@ -88,12 +88,13 @@ def _register() -> None:
     from dpsim.ops.gather_act_reduce import register as register_fused
     from dpsim.ops.halo import register as register_halo
     from dpsim.ops.message import register as register_message
+    from dpsim.ops.neighbor_outer import register as register_neighbor_outer
     from dpsim.ops.outer import register as register_outer
     from dpsim.ops.pairs import register as register_pairs
     from dpsim.ops.rows import register as register_rows
     from dpsim.ops.tabulate import register as register_tables
 
-    fused = (register_fused, register_message)
+    fused = (register_fused, register_message, register_neighbor_outer)
     for register in (register_halo, register_rows, register_outer, register_pairs, register_tables, *fused):
         register()
 

@@ -60,6 +60,48 @@ def test_symmetrisation_to_second_order() -> None:
     assert torch.autograd.gradgradcheck(lambda h, g: square(ops.edge_outer_sum, h, g), (t["h"], t["g"]))
 
 
+INDEX = torch.tensor([0, 4, 4, 1, 3, 3, 0, 4, 3])  # of 6 rows, one of which no edge names
+
+
+@pytest.mark.parametrize("columns", [1, 5, 16, 45])
+def test_neighbours_share_rows(columns: int, threads: Callable[[int], None]) -> None:
+    """Values and derivatives of first and second order are those of gathered rows, on any number of threads."""
+    t = tensors(columns)
+    rows = torch.randn(6, columns, dtype=torch.float64, requires_grad=True)
+    leaves = (t["h"], rows)
+
+    def derivatives(function: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        value = function(*leaves)
+        first = torch.autograd.grad((value * t["t"].detach()).pow(2).sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(f.sin().sum() for f in first), leaves)
+        return [value, *first, *second]
+
+    expected = derivatives(lambda h, g: reference.edge_outer_sum(h, g.index_select(0, INDEX), PTR, 4))
+    found = []
+    for count in (1, 2):
+        threads(count)
+        found.append(derivatives(lambda h, g: ops.neighbor_outer_sum(h, g, PTR, INDEX, t["t"])))
+    for one, two, wanted in zip(*found, expected, strict=True):
+        torch.testing.assert_close(one, wanted, rtol=1e-11, atol=1e-11)
+        assert one.equal(two)
+
+
+def test_neighbour_operators_pass_torchs_own_checks() -> None:
+    t = tensors(5)
+    rows = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    operators = torch.ops.dpsim
+    torch.library.opcheck(operators.neighbor_outer_sum, (t["h"], rows, PTR, INDEX, 4))
+    torch.library.opcheck(operators.neighbor_outer_dot, (t["t"], rows, PTR, INDEX))
+    torch.library.opcheck(operators.neighbor_outer_mix, (t["t"], t["h"], PTR, INDEX, 6))
+    assert torch.autograd.gradgradcheck(lambda h, g: operators.neighbor_outer_sum(h, g, PTR, INDEX, 4), (t["h"], rows))
+    with pytest.raises(RuntimeError, match="an index is outside"):
+        operators.neighbor_outer_sum(t["h"], rows[:3], PTR, INDEX, 4)
+    none = torch.zeros(1, dtype=torch.int64)
+    assert operators.neighbor_outer_mix(torch.zeros(0, 3, 4), torch.zeros(0, 3), none, none[:0], 2).equal(
+        torch.zeros(2, 4)
+    )
+
+
 def test_float32_and_result_rows() -> None:
     t = tensors(20, torch.float32)
     got = ops.edge_outer_sum(t["h"], t["g"], PTR, PTR[1:])

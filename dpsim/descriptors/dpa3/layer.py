@@ -160,11 +160,9 @@ class RepFlowLayer(nn.Module):
         """Invariants ``(N, axis_neuron·(e_dim + n_dim))`` of the environment (§4.2)."""
         hood, k_edge = geometry.neighborhood, self.config.normalizers[0]
         assert old.rows is not None
-        parts = []
-        for g in (edge, ops.gather_rows(old.rows, hood.neighbor)):
-            hg = ops.edge_outer_sum(geometry.h_sw, g, hood.edge_ptr, hood.types)  # (N, 3, d)
-            product = hg[:, :, : self.config.axis_neuron].transpose(1, 2) @ hg
-            parts.append(product.flatten(1))
+        of_edges = ops.edge_outer_sum(geometry.h_sw, edge, hood.edge_ptr, hood.types)  # (N, 3, d)
+        of_nodes = ops.neighbor_outer_sum(geometry.h_sw, old.rows, hood.edge_ptr, hood.neighbor, hood.types)
+        parts = [(hg[:, :, : self.config.axis_neuron].transpose(1, 2) @ hg).flatten(1) for hg in (of_edges, of_nodes)]
         return torch.cat(parts, dim=1) / (3.0 * k_edge)
 
     def edge_messages(self, old: Features, geometry: Geometry, others: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
