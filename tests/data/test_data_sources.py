@@ -359,9 +359,7 @@ def test_bad_databases(tmp_path: Path) -> None:
 def test_missing_packages_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_lmdb(tmp_path / "d.lmdb", [record(frames(1)[0])])
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(
-        SetupError, match=r"d\.lmdb: the Python package 'lmdb', .* pip install lmdb msgpack"
-    ):
+    with pytest.raises(SetupError, match=r"d\.lmdb: the Python package 'lmdb', .* pip install lmdb msgpack"):
         open_dataset(path)
 
 
