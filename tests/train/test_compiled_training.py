@@ -198,6 +198,13 @@ def test_failure_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ensure(wrong, lambda seconds: None, retry=True)
 
 
+def test_damaged_package(tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+    path.write_bytes(b"no archive")
+    with pytest.raises(Unsupported, match=r"p\.pt2 cannot be loaded, delete it"):
+        CompiledModel.load(of_energies(), path, True)
+
+
 def test_wrong_graph_is_noticed(compiled: tuple[Model, CompiledModel]) -> None:
     """One gradient is wrong by a hundredth."""
     model, step = compiled
@@ -260,6 +267,30 @@ def test_compiled_training_is_the_plain_one_but_for_rounding(
         assert a == pytest.approx(b, rel=1e-9)
     names = [list(load_model(tmp_path / x / "last.safetensors").state_dict()) for x in "ab"]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "begins"),
+    [
+        ({"optimizer": {"type": "LKF"}, "batch_size": 2, "loss": {}}, [""]),
+        ({"heads": {"a": {}, "b": {}}}, ["head a: ", "head b: "]),
+    ],
+    ids=["LKF", "heads"],
+)
+def test_filters_and_heads(
+    changes: dict[str, Any], begins: list[str], emt: Path, tmp_path: Path, small: Settings, compiled: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Predictions are differentiated twice in a step of a filter; heads of the same settings share a package."""
+    caplog.set_level(logging.INFO)
+    heads = changes.get("heads", {})
+    data = {x: dict.fromkeys(heads, emt / x) if heads else emt / x for x in ("train", "valid")}
+    for folder, changed in (("a", {}), ("b", {"compile": False})):
+        config = small(**changes, **changed)
+        run(config, emt, tmp_path / folder, train_data=data["train"], valid_data=data["valid"], type_map=("Cu", "Au"))
+    assert [f"{begin}steps are compiled" in caplog.text for begin in begins] == [True] * len(begins)
+    for a, b in zip(table(tmp_path / "a"), table(tmp_path / "b"), strict=True):
+        assert a == pytest.approx(b, rel=1e-7)
 
 
 def test_interrupted_compiled_training_goes_on_bit_for_bit(

@@ -9,11 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from dpsim import ops
 from dpsim.model.base import Model
 from dpsim.model.example import structures
 from dpsim.physics.derivatives import Derivatives
 from dpsim.physics.neighborhood import Neighborhood
-from dpsim.train.compile.graph import METADATA, Layout, hood_tensors, predictions
+from dpsim.train.compile.graph import METADATA, Layout, Unsupported, hood_tensors, predictions
 
 CHECKED = ((23, 9), (2,), (1,))
 """Numbers of atoms of the frames of each neighbourhood that the two forms are compared on."""
@@ -44,11 +45,21 @@ class CompiledModel:
 
     @classmethod
     def load(cls, model: Model, package: Path, derivatives: bool) -> Self:
-        """From a file of `dpsim.train.compile.package`."""
+        """From a file of `dpsim.train.compile.package`.
+
+        Raises
+        ------
+        Unsupported
+            If it cannot be loaded.
+        """
+        ops.load()
         # What torch._inductor.aoti_load_package is around, without the import of the compiler, which takes 80 MB.
         load, index = torch._C._aoti.AOTIModelPackageLoader, model.device.index
         place = (False, 1, -1 if index is None else index)  # shared by threads, one copy, the device
-        forward, backward = (load(str(package), name, *place) for name in ("forward", "backward"))
+        try:
+            forward, backward = (load(str(package), name, *place) for name in ("forward", "backward"))
+        except RuntimeError as error:
+            raise Unsupported(f"{package} cannot be loaded, delete it ({str(error).splitlines()[0]})") from None
         layout = Layout.model_validate_json(forward.get_metadata()[METADATA])
         return cls(model, forward.boxed_run, backward.boxed_run, layout, derivatives)
 
