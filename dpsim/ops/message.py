@@ -8,6 +8,7 @@ M items, S segments, B gathered rows, K columns of the items' features, C of the
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -95,7 +96,7 @@ def message(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[1 : 1 + _TENSORS])
-    ctx.numbers = inputs[1 + _TENSORS :]
+    ctx.numbers, ctx.edges = inputs[1 + _TENSORS :], _edges(inputs)
 
 
 def _backward(ctx: Any, grad_reduced: Tensor | None, grad_item: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -108,7 +109,7 @@ def _backward(ctx: Any, grad_reduced: Tensor | None, grad_item: Tensor | None) -
 def _save_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[: 2 + _TENSORS])
-    ctx.numbers, ctx.parameters = inputs[2 + _TENSORS : -1], inputs[-1]
+    ctx.numbers, ctx.parameters, ctx.edges = inputs[2 + _TENSORS : -1], inputs[-1], _edges(inputs)
 
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -128,6 +129,11 @@ def _asked_for(grads: tuple[Tensor, ...], scale: Tensor | None, parameters: bool
     return da, dweight if parameters else None, ds, db, dw, dscale if parameters and scale is not None else None
 
 
+def _edges(inputs: tuple[Any, ...]) -> list[int]:
+    """Where the edge of the graph that belongs to each argument stands: only tensors have one."""
+    return list(itertools.accumulate((isinstance(argument, Tensor) for argument in inputs), initial=0))
+
+
 def _is_wanted(ctx: Any, argument: int) -> bool:
     """Whether the derivative by an argument will be used in the pass of the engine that runs now.
 
@@ -136,7 +142,7 @@ def _is_wanted(ctx: Any, argument: int) -> bool:
     """
     if not ctx.needs_input_grad[argument]:
         return False
-    node = ctx.next_functions[argument][0]
+    node = ctx.next_functions[ctx.edges[argument]][0]
     try:
         return torch._C._will_engine_execute_node(node)  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError, TypeError):

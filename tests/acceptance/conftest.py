@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def frozen() -> Path:
     """The same, frozen: the model that ``dpsim doctor`` tries LAMMPS with, made once for a version of the sources."""
-    from dpsim.lammps.doctor import tiny_model
+    from dpsim.lammps.trial import tiny_model
     from dpsim.native.build import ensure
 
     ensure("plugin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -201,3 +202,30 @@ def test_message_refuses_wrong_arguments(change: dict[str, Any], message: str) -
     rest = dict(zip(("ptr", "b_index", "c1", "activation", "threshold"), case.rest, strict=True))
     with pytest.raises(RuntimeError, match=message):
         ops.message(**(dict(zip(names, case.leaves, strict=True)) | rest | change))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("c1", "columns"), [(3, 5), (3, 3), (0, 4)])
+def test_gradient_of_parameters_alone(c1: int, columns: int, scaled: bool) -> None:
+    """What is not asked for is not made; what is asked for alone is what it is among all."""
+
+    def gradient(operator: bool, alone: bool) -> Tensor:
+        random = torch.Generator().manual_seed(1)
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+        a, weight, s, b, w = drawn(7, 2), drawn(2, columns), drawn(3, columns), drawn(4, columns), drawn(7)
+        base, scale = (drawn(7, columns - c1), drawn(columns - c1)) if scaled else (None, None)
+        leaves = [one.requires_grad_() for one in (drawn(2, 2), a, s, b, w)]
+        ptr, index = torch.tensor([0, 3, 3, 7]), torch.tensor([0, 1, 2, 3, 0, 1, 2])
+        with contextlib.nullcontext() if operator else ops.any_order():
+            reduced, item = ops.message(a, leaves[0] @ weight, s, b, w, ptr, index, c1, 0, 0.0, base, scale)
+        energy = reduced.sin().sum() + item.sin().sum()
+        first = torch.autograd.grad(energy, [a, s], create_graph=True)
+        loss = energy + sum(((one**2).sum() for one in first), torch.zeros(()))
+        return torch.autograd.grad(loss, leaves[:1] if alone else leaves)[0]
+
+    expected = gradient(operator=False, alone=False)
+    for alone in (False, True):
+        torch.testing.assert_close(gradient(operator=True, alone=alone), expected, rtol=1e-12, atol=1e-12)
