@@ -48,6 +48,10 @@ def one_layer() -> DPA3Config:
     return tiny.model_copy(update={"repflow": tiny.repflow.model_copy(update={"nlayers": 1})})
 
 
+def shallow() -> SeE2AConfig:
+    return SeE2AConfig.tiny().model_copy(update={"neuron": (4,), "axis_neuron": 2})
+
+
 def of_energies() -> Model:
     """The model that compiles fastest."""
     return standard(SeE3TebdConfig.tiny())
@@ -94,7 +98,7 @@ def compiled(cache: Path) -> tuple[Model, CompiledModel]:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: standard(SeE2AConfig.tiny(), atom_exclude_types=(1,)),
+        lambda: standard(shallow(), atom_exclude_types=(1,)),
         lambda: standard(one_layer(), EnergyFittingConfig(neuron=(4,), numb_fparam=2, numb_aparam=1)),
         pytest.param(lambda: ZBLModelConfig.tiny().build(1), marks=pytest.mark.slow),
         pytest.param(lambda: SpinModelConfig.tiny().build(1), marks=pytest.mark.slow),
@@ -107,7 +111,7 @@ def test_graphs_give_predictions_and_gradients(make: Callable[[], Model]) -> Non
 
 
 def test_graphs_of_outputs_without_derivatives() -> None:
-    model = standard(SeE2AConfig.tiny(), DipoleFittingConfig(neuron=(4, 4))).with_precision("float64")
+    model = standard(shallow(), DipoleFittingConfig(neuron=(4,))).with_precision("float64")
     found = traced(model, derivatives=False)
     assert difference(found, model) < ROUNDING
     model.compiled, hood = found, structures(model, (5, 3))
