@@ -335,6 +335,10 @@ void LammpsModel::evaluate(NeighList *list, bool atom_virial)
   impl->around.atom_virial = atom_virial;
   evaluate_other(0);
   impl->halo_bytes = static_cast<double>(impl->halo.bytes_sent() - before);
+  if (impl->reported) return;
+  impl->reported = true;
+  report_run(lmp, who, static_cast<std::int64_t>(centers().size()), dpsim::sizes_of(impl->view(0).edges(positions())),
+             impl->halo, impl->members[0].model->peak_device_bytes());
 }
 
 void LammpsModel::evaluate_other(int k)
@@ -381,10 +385,6 @@ void LammpsModel::update_inputs()
     const auto &values = sources_.aparam(centers());
     for (auto &member : impl->members) member.model->set_atomic_parameters(values);
   }
-  if (impl->reported) return;
-  impl->reported = true;
-  report_run(lmp, who, static_cast<std::int64_t>(centers().size()), dpsim::sizes_of(impl->view(0).edges(positions())),
-             impl->halo, impl->members[0].model->peak_device_bytes());
 }
 
 // An atom whose position is no number is nobody's neighbour, so that results need not show it.
