@@ -102,17 +102,18 @@ def test_wrong_references_to_a_matrix(tmp_path: Path, reference: str, code: str)
 
 
 def test_a_pattern_for_an_input_that_takes_one_file(tmp_path: Path) -> None:
-    for name in ("a.pt2", "b.pt2"):
+    for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / name).touch()
     path = tmp_path / "w.yaml"
     path.write_text(
-        "dpsim: 1\ntype_map: [Cu]\nstages:\n  md:\n    uses: md\n    potential: {path: '*.pt2'}\n"
-        "    start: {prototype: fcc, element: Cu}\n    run: {ensemble: nve, temperature: 300 K, time: 1 ps}\n"
+        "dpsim: 1\ntype_map: [Cu]\nstages:\n  frozen:\n    uses: freeze\n    from: {path: '*.safetensors'}\n"
     )
-    with pytest.raises(InvalidWorkflow, match=r"matches 2 files \(a.pt2, b.pt2\), but this input takes one") as caught:
+    with pytest.raises(
+        InvalidWorkflow, match=r"matches 2 files \(a.safetensors, b.safetensors\), but this input takes one"
+    ) as caught:
         load(path)
     assert [problem.code for problem in caught.value.problems] == ["E303"]
-    (tmp_path / "b.pt2").unlink()
+    (tmp_path / "b.safetensors").unlink()
     load(path)
 
 
