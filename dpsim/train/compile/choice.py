@@ -8,7 +8,7 @@ from dpsim.train.loss.energy import FROM_DERIVATIVES, EnergyLoss
 from dpsim.train.task import Task
 
 WORTH = 1_000_000
-"""Atoms in all steps together from which compiling pays on a CPU, whatever the model: `DESIGN.md` has the figures."""
+"""Atoms in all steps together from which compiling pays on a CPU, whatever the model (``DESIGN.md`` says why)."""
 EDGES_OF_ATOM = 50
 """Where batches are counted in pairs of neighbours: about so many belong to an atom."""
 LOOKED_AT = 1000
