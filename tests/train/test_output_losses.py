@@ -35,11 +35,11 @@ class FakeModel:
     spin = None
 
     def __init__(self, output: str, values: np.ndarray, intensive: bool = False, std: Any = 1.0) -> None:
-        self.output, self.values, self.intensive = output, torch.from_numpy(values), intensive
+        self.output, self.told, self.intensive = output, torch.from_numpy(values), intensive
         self.out_std = torch.from_numpy(np.broadcast_to(std, (2, values[0].size)).copy())
 
-    def __call__(self, hood: Any) -> torch.Tensor:
-        return self.values
+    def values(self, hood: Any) -> torch.Tensor:
+        return self.told
 
 
 def label_of(values: np.ndarray, weight: np.ndarray | None = None) -> Label:

@@ -112,18 +112,18 @@ def test_label_convert_inspect_for_real(tmp_path: Path, context: Callable[..., C
 
 
 def test_train(tmp_path: Path, context: Callable[..., Context], library: Callable[..., MagicMock]) -> None:
-    def effect(config: Any, folder: Path, **_: Any) -> None:
+    def effect(ranks: int, config: Any, folder: Path, **_: Any) -> None:
         folder.mkdir(exist_ok=True)
         for name in ("best.safetensors", "last.safetensors", "lcurve.csv", "metrics.json"):
             (folder / name).write_text(str(config.steps))
 
-    train = library("dpsim.train.trainer", "train", effect)
+    train = library("dpsim.train.ranks", "train_on", effect)
     for part in ("train", "valid"):
         (tmp_path / "data" / part).mkdir(parents=True)
     declared = stage("train", data="data", model={"preset": "dpa3-tiny"}, steps=100, start_from={"path": "m"})
     declared.execute(context(data=tmp_path / "data", start_from=tmp_path / "m.safetensors"))
-    (config, folder), options = train.call_args
-    assert (config.steps, config.seed, folder) == (100, 7, tmp_path / "work")
+    (ranks, config, folder), options = train.call_args
+    assert (ranks, config.steps, config.seed, folder) == (2, 100, 7, tmp_path / "work")
     assert options["train_data"] == [tmp_path / "data" / "train"]
     assert options["valid_data"] == [tmp_path / "data" / "valid"]
     assert options["init_model"] == tmp_path / "m.safetensors"
@@ -134,7 +134,7 @@ def test_train(tmp_path: Path, context: Callable[..., Context], library: Callabl
     (tmp_path / "work" / "step-100.ckpt").touch()
     shorter = stage("train", data="data", model={"preset": "dpa3-tiny"}, steps=50)
     shorter.execute(context(data=tmp_path / "data"))
-    (config, folder), _ = train.call_args
+    (_, config, folder), _ = train.call_args
     assert (config.seed, folder) == (7, tmp_path / "work" / "until-50")
 
 
