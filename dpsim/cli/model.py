@@ -131,6 +131,42 @@ def change_bias(
     click.echo(f"wrote {shown(path)}")
 
 
+@model.command("mem")
+@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--atoms", type=click.IntRange(min=1), help="Number of atoms  [default: those of STRUCTURE]")
+@click.option("--structure", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="What the neighbourhoods are like; any format of ASE.")  # fmt: skip
+@click.option("--density", type=click.FloatRange(min=0, min_open=True), default=0.1, show_default=True,
+              help="Atoms in Å³, where there is no structure.")  # fmt: skip
+@click.option("--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Of LAMMPS.")
+@_HEAD
+@json_option
+def mem(
+    file: Path, atoms: int | None, structure: Path | None, density: float, ranks: int, head: str | None, as_json: bool
+) -> None:
+    """Predict the memory of MD and training with MODEL on CPUs, without running it.
+
+    A training counts the atoms of a batch, frames of any size together. MODEL is any model file that holds weights.
+    """
+    if atoms is None and structure is None:
+        raise ConfigError("memory depends on the number of atoms: give --atoms, or --structure with as many")
+
+    from dpsim.calculators.memory import made_up, predict_memory, sample_of
+    from dpsim.train.state import read_model
+
+    found = read_model(file, head)
+    use = predict_memory(found, sample_of(structure) if structure else made_up(found, density), atoms, ranks)
+    if as_json:
+        print_json({"file": str(file), "ranks": ranks, **use._asdict()})
+        return
+    angles = f", {use.pairs:,} angles" if use.pairs else ""
+    click.echo(f"{use.atoms:,} atoms, {use.edges:,} edges{angles}")
+    each = f", each of {ranks} ranks" if ranks > 1 else ""
+    uses = {"lammps": f"LAMMPS{each}", "python": "Python and ASE", "training": "training, a batch of so many atoms"}
+    for name, label in uses.items():
+        click.echo(f"{label}: {use.peak_mb[name]:,} MB")
+
+
 def lines_of(facts: dict[str, Any], indent: str = "") -> list[str]:
     """Facts as text, one a line; units where they are known."""
     lines = []

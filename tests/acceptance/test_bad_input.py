@@ -338,7 +338,11 @@ dump 1 all custom 1 new.dump id x y z
 run 1
 """
 DECKS = {
-    "lj": ("units metal", "units lj", r'needs units that have dimensions, the input has "units lj"; write "units metal" .*'),
+    "lj": (
+        "units metal",
+        "units lj",
+        r'needs units that have dimensions, the input has "units lj"; write "units metal" .*',
+    ),
     "newton": (
         "newton on",
         "newton off",

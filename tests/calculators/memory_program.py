@@ -1,0 +1,42 @@
+"""Evaluates a preset, or makes training steps with it, on copies of made-up water, and prints its largest memory in MB.
+
+python memory_program.py PRESET evaluation|training COPIES
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+from dpsim import ops
+from dpsim.calculators.memory import made_up
+from dpsim.model.presets import preset
+from dpsim.physics.derivatives import energy_and_derivatives
+from dpsim.physics.neighborhood import collate
+from dpsim.physics.neighbors import frame_graph
+
+
+def main() -> None:
+    """Run twice and print."""
+    name, what, copies = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    torch.set_num_threads(1)
+    ops.keep_memory()
+    model = preset(name, ("O", "H")).build(0)
+    sample = made_up(model, 0.1)
+    graph = frame_graph(sample["positions"], sample["types"], sample["cell"], model.neighbors)
+    hood = collate([graph] * copies)
+    model.requires_grad_(what == "training")
+    for _ in range(2):
+        found = energy_and_derivatives(model, hood, copies, create_graph=what == "training")
+        loss = found.energy.square().sum() + found.forces.square().sum()
+        del found
+        if what == "training":
+            loss.backward()
+            model.zero_grad()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+if __name__ == "__main__":
+    main()
