@@ -34,24 +34,95 @@ void scatter_rows(const T *g, const int64_t *index, int64_t M, int64_t R, int64_
 
 // ---- sums of outer products over the items of a segment (kernels_outer.cpp) ---------------------
 
-// The row of g of item m is m, or index[m] if index is not null.
-
-// out (S, 3, K) = sum over items of h (M, 3) times g.
+// out (S, K, C) = sum over items of h (M, K) times g (M, C).
 template <typename T>
-void outer_sum(const T *h, const T *g, const int64_t *index, const int64_t *ptr, int64_t S, int64_t K, T *out);
+void outer_sum(const T *h, const T *g, const int64_t *ptr, int64_t S, int64_t K, int64_t C, T *out);
 
-// out (M, 3): rows of t (S, 3, K) of the item's segment, times g, summed over K.
+// out (M, K): rows of t (S, K, C) of the item's segment, times g (M, C), summed over C.
 template <typename T>
-void outer_dot(const T *t, const T *g, const int64_t *index, const int64_t *ptr, int64_t S, int64_t K, T *out);
+void outer_dot(const T *t, const T *g, const int64_t *ptr, int64_t S, int64_t K, int64_t C, T *out);
 
-// out (M, K): rows of t (S, 3, K) of the item's segment, times h (M, 3), summed over the three.
+// out (M, C): rows of t (S, K, C) of the item's segment, times h (M, K), summed over K.
 template <typename T>
-void outer_mix(const T *t, const T *h, const int64_t *ptr, int64_t S, int64_t K, T *out);
+void outer_mix(const T *t, const T *h, const int64_t *ptr, int64_t S, int64_t K, int64_t C, T *out);
 
-// out (R, K): the same, summed over the items with the same index.
+// The same for h (M, 3), where the row of g (R, C) of item m is index[m] (kernels_neighbor.cpp).
+
+// out (S, 3, C).
 template <typename T>
-void outer_mix_into(const T *t, const T *h, const int64_t *index, const int64_t *ptr, int64_t S, int64_t R, int64_t K,
-                    T *out);
+void neighbor_sum(const T *h, const T *g, const int64_t *index, const int64_t *ptr, int64_t S, int64_t C, T *out);
+
+// out (M, 3).
+template <typename T>
+void neighbor_dot(const T *t, const T *g, const int64_t *index, const int64_t *ptr, int64_t S, int64_t C, T *out);
+
+// out (R, C), summed over the items with the same index.
+template <typename T>
+void neighbor_mix(const T *t, const T *h, const int64_t *index, const int64_t *ptr, int64_t S, int64_t R, int64_t C,
+                  T *out);
+
+// ---- outer sums with weighted rows (kernels_convolution.cpp) -------------------------------------
+
+// Of the sums over the items of a segment of h (M, L + K) times g (M, C), the first L rows are kept,
+// and the other K are added with weights (K, C).
+template <typename T>
+struct Convolution {
+  const T *h, *g, *weight;
+  const int64_t *ptr;
+  int64_t S, L, K, C;
+};
+
+// moments (S, L, C) and sums (S, C).
+template <typename T>
+void convolution(const Convolution<T> &c, T *moments, T *sums);
+
+// Gradients of <t_moments, moments> + <t_sums, sums>. dh and dg may be null together, and dweight.
+template <typename T>
+void convolution_backward(const Convolution<T> &c, const T *t_moments, const T *t_sums, T *dh, T *dg, T *dweight);
+
+// Gradients of <uh, dh> + <ug, dg> with respect to all of them; nulls as above.
+template <typename T>
+void convolution_double_backward(const Convolution<T> &c, const T *uh, const T *ug, const T *t_moments,
+                                 const T *t_sums, T *d_moments, T *d_sums, T *dh, T *dg, T *dweight);
+
+// ---- environment of an edge (kernels_environment.cpp) --------------------------------------------
+
+enum class Switch : int64_t { polynomial = 0, exponential = 1 };
+
+// The switch begins and ends at these distances; `protection` is added to distances before division.
+struct Fade {
+  Switch form;
+  double start, end, protection;
+};
+
+// Edges of S centres: displacements d (M, 3); mean and scale (types, columns) by the type (S) of the
+// centre. columns is 4, or 1 for the radial one alone.
+template <typename T>
+struct Environment {
+  const T *d, *mean, *scale;
+  const int64_t *types, *ptr;
+  int64_t S, columns;
+  Fade fade;
+};
+
+// Gradients with respect to what `environment` gives; any may be null.
+template <typename T>
+struct EnvironmentGradient {
+  T *rows, *sw, *r;
+};
+
+// rows (M, columns): (w [1/(r+p), d/(r+p)^2] - mean) scale; sw (M): the switch w; r (M).
+template <typename T>
+void environment(const Environment<T> &env, T *rows, T *sw, T *r);
+
+// dd (M, 3): gradient with respect to d.
+template <typename T>
+void environment_backward(const Environment<T> &env, const EnvironmentGradient<const T> &g, T *dd);
+
+// Gradients of <u, dd> with respect to g, and to d where dd is not null.
+template <typename T>
+void environment_double_backward(const Environment<T> &env, const T *u, const EnvironmentGradient<const T> &g,
+                                 const EnvironmentGradient<T> &dg, T *dd);
 
 // ---- products between the items of a segment (kernels_pairs.cpp) --------------------------------
 
@@ -91,6 +162,29 @@ template <typename T>
 void tabulate_dot(const T *x, const T *table, const T *g, const TableGrid &grid, int64_t order, int64_t E, int64_t M,
                   T *out);
 
+// Items x (M) and rows r (M, K), K <= kTableRows, of S segments, and the functions of a table (.., 6, C).
+constexpr int64_t kTableRows = 4;
+template <typename T>
+struct TableItems {
+  const T *x, *r, *table;
+  const int64_t *ptr;
+  int64_t S, K, C;
+  TableGrid grid;
+};
+
+// out (S, K, C): sum over the items of r times the functions at x.
+template <typename T>
+void tabulate_sum(const TableItems<T> &items, T *out);
+
+// Gradients dx (M) and dr (M, K) of <t, out>.
+template <typename T>
+void tabulate_sum_backward(const TableItems<T> &items, const T *t, T *dx, T *dr);
+
+// Gradients of <ux, dx> + <ur, dr> with respect to t, x and r; ux and ur may be null.
+template <typename T>
+void tabulate_sum_double_backward(const TableItems<T> &items, const T *ux, const T *ur, const T *t, T *dt, T *dx,
+                                  T *dr);
+
 // ---- products of matrices that fit into the cache (kernels_product.cpp) --------------------------
 
 // Numbers at data[r * row + c * column].
@@ -98,16 +192,71 @@ template <typename T>
 struct Matrix {
   const T *data;
   int64_t row, column;
-  Matrix from(int64_t r) const { return {data + r * row, row, column}; }
+  const T &operator()(int64_t r, int64_t c) const { return data[r * row + c * column]; }
 };
 
-// out (rows, N) = a (rows, terms) @ b (terms, N), added to what is there if `add`.
+// out (rows, N) = a (rows, terms) @ b (terms, N), added to what is there if `add`. Rows of b and out
+// are contiguous, `b_row` and `out_row` numbers apart. Terms are added in ascending order.
 template <typename T>
-void product(const Matrix<T> &a, const T *b, int64_t rows, int64_t terms, int64_t N, bool add, T *out);
+void product(const Matrix<T> &a, int64_t rows, int64_t terms, const T *b, int64_t b_row, int64_t N, T *out,
+             int64_t out_row, bool add);
 
-// ---- gather + activation + weighted segment sum (kernels_fused.cpp) -----------------------------
+// The same without gaps between rows.
+template <typename T>
+inline void product(const Matrix<T> &a, const T *b, int64_t rows, int64_t terms, int64_t N, bool add, T *out) {
+  product(a, rows, terms, b, N, N, out, N, add);
+}
+
+// ---- sums of embeddings (kernels_embedding.cpp) --------------------------------------------------
 
 enum class Activation : int64_t { silu = 0, silut = 1, tanh = 2 };
+
+// A network G of one number x and a kind: residual layers of the given widths, of which the first
+// activates x w + first[kind]. Its input is added to the output of a layer that is as wide, or
+// twice as wide; x itself to that of the first one if `skip`.
+template <typename T>
+struct Embedding {
+  const int64_t *widths;
+  int64_t layers;
+  const T *first;  // (kinds, widths[0])
+  int64_t kinds;
+  const T *weights;  // w (widths[0]), then for each further layer (in, out) and its bias (out)
+  bool skip;
+  Activation activation;
+  T threshold;  // of silut
+};
+
+// Items of S segments: numbers x, rows r of K numbers, and kinds; kinds may be null if there is one.
+template <typename T>
+struct EmbeddedItems {
+  const T *x, *r;
+  const int64_t *kind, *ptr;
+  int64_t S, K;
+};
+
+// Gradients with respect to x (M), r (M, K), and first and weights as they stand above. x and r are
+// left out where null; first and weights where weights is null.
+template <typename T>
+struct EmbeddingGradient {
+  T *x, *r, *first, *weights;
+};
+
+// out (S, K, C): sum over the items of r times G, which has C columns.
+template <typename T>
+void embedding_sum(const Embedding<T> &net, const EmbeddedItems<T> &items, T *out);
+
+// Gradients of <t, out>.
+template <typename T>
+void embedding_sum_backward(const Embedding<T> &net, const EmbeddedItems<T> &items, const T *t,
+                            const EmbeddingGradient<T> &d);
+
+// Gradients of <ux, dx> + <ur, dr>, with dx and dr the above, with respect to t, x, r and the
+// parameters. ux and ur may be null.
+template <typename T>
+void embedding_sum_double_backward(const Embedding<T> &net, const EmbeddedItems<T> &items, const T *t, const T *ux,
+                                   const T *ur, T *dt, const EmbeddingGradient<T> &d);
+
+// ---- gather + activation + weighted segment sum (kernels_fused.cpp) -----------------------------
 
 // pre[m] = x[m] + s[segment of m] + b[b_index[m]], C columns;
 // reduced[t, :c1] = sum over m in t of w[m] phi(pre[m, :c1]);

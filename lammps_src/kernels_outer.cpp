@@ -1,111 +1,68 @@
 #include "kernels.h"
-#include "kernels_loops.h"
+#include "kernels_matrix.h"
+
+#include <vector>
 
 namespace dpsim::kernels {
-
 namespace {
 
-// Row of g of an item: by its number, or by an index.
-struct Own {
-  int64_t operator()(int64_t m) const { return m; }
-};
-struct Indexed {
-  const int64_t *index;
-  int64_t operator()(int64_t m) const { return index[m]; }
-};
-
-template <typename T, typename At>
-void sum_of(const T *h, const T *g, const At &at, const int64_t *ptr, int64_t S, int64_t K, T *out) {
-  for_segments(S, 3 * ptr[S] * K, [&](int64_t t) {
-    T *sum = out + 3 * t * K;
-    std::fill(sum, sum + 3 * K, T(0));
-    for (int64_t m = ptr[t]; m < ptr[t + 1]; ++m) {
-      const Vec<T> hx(h[3 * m]), hy(h[3 * m + 1]), hz(h[3 * m + 2]);
-      columns<T>(0, K, [&](int64_t c, int64_t n) {
-        const auto v = Vec<T>::loadu(g + at(m) * K + c, n);
-        at::vec::fmadd(hx, v, Vec<T>::loadu(sum + c, n)).store(sum + c, n);
-        at::vec::fmadd(hy, v, Vec<T>::loadu(sum + K + c, n)).store(sum + K + c, n);
-        at::vec::fmadd(hz, v, Vec<T>::loadu(sum + 2 * K + c, n)).store(sum + 2 * K + c, n);
-      });
-    }
-  });
-}
-
-template <typename T, typename At>
-void dot_of(const T *t_, const T *g, const At &at, const int64_t *ptr, int64_t S, int64_t K, T *out) {
-  const auto add = [](const Vec<T> &a, const Vec<T> &b) { return a + b; };
-  for_segments(S, 3 * ptr[S] * K, [&](int64_t t) {
-    const T *row = t_ + 3 * t * K;
-    for (int64_t m = ptr[t]; m < ptr[t + 1]; ++m) {
-      Vec<T> x(0), y(0), z(0);
-      columns<T>(0, K, [&](int64_t c, int64_t n) {
-        const auto v = Vec<T>::loadu(g + at(m) * K + c, n);
-        x = at::vec::fmadd(Vec<T>::loadu(row + c, n), v, x);
-        y = at::vec::fmadd(Vec<T>::loadu(row + K + c, n), v, y);
-        z = at::vec::fmadd(Vec<T>::loadu(row + 2 * K + c, n), v, z);
-      });
-      out[3 * m] = at::vec::vec_reduce_all<T>(add, x);
-      out[3 * m + 1] = at::vec::vec_reduce_all<T>(add, y);
-      out[3 * m + 2] = at::vec::vec_reduce_all<T>(add, z);
-    }
-  });
+// out (n, K) = g (n, C) times the transpose of t (K, C).
+template <int K, typename T>
+void dot_rows(const T *t, const T *g, int64_t n, int64_t C, T *out) {
+  for (int64_t m = 0; m < n; ++m, g += C, out += K) {
+    Vec<T> sum[K];
+    for (int k = 0; k < K; ++k) sum[k] = Vec<T>(0);
+    columns<T>(0, C, [&](int64_t c, int64_t count) {
+      const auto v = Vec<T>::loadu(g + c, count);
+      for (int k = 0; k < K; ++k) sum[k] = at::vec::fmadd(Vec<T>::loadu(t + k * C + c, count), v, sum[k]);
+    });
+    for (int k = 0; k < K; ++k) out[k] = total(sum[k]);
+  }
 }
 
 }  // namespace
 
 template <typename T>
-void outer_sum(const T *h, const T *g, const int64_t *index, const int64_t *ptr, int64_t S, int64_t K, T *out) {
-  index == nullptr ? sum_of(h, g, Own{}, ptr, S, K, out) : sum_of(h, g, Indexed{index}, ptr, S, K, out);
-}
-
-template <typename T>
-void outer_dot(const T *t, const T *g, const int64_t *index, const int64_t *ptr, int64_t S, int64_t K, T *out) {
-  index == nullptr ? dot_of(t, g, Own{}, ptr, S, K, out) : dot_of(t, g, Indexed{index}, ptr, S, K, out);
-}
-
-template <typename T>
-void outer_mix(const T *t_, const T *h, const int64_t *ptr, int64_t S, int64_t K, T *out) {
-  for_segments(S, 3 * ptr[S] * K, [&](int64_t t) {
-    const T *row = t_ + 3 * t * K;
-    for (int64_t m = ptr[t]; m < ptr[t + 1]; ++m) {
-      const Vec<T> hx(h[3 * m]), hy(h[3 * m + 1]), hz(h[3 * m + 2]);
-      columns<T>(0, K, [&](int64_t c, int64_t n) {
-        auto v = hx * Vec<T>::loadu(row + c, n);
-        v = at::vec::fmadd(hy, Vec<T>::loadu(row + K + c, n), v);
-        v = at::vec::fmadd(hz, Vec<T>::loadu(row + 2 * K + c, n), v);
-        v.store(out + m * K + c, n);
-      });
-    }
+void outer_sum(const T *h, const T *g, const int64_t *ptr, int64_t S, int64_t K, int64_t C, T *out) {
+  for_segments(S, K * ptr[S] * C, [&](int64_t t) {
+    const int64_t m = ptr[t], n = ptr[t + 1] - m;
+    product<T>({h + m * K, 1, K}, K, n, g + m * C, C, C, out + t * K * C, C, false);
   });
 }
 
 template <typename T>
-void outer_mix_into(const T *t_, const T *h, const int64_t *index, const int64_t *ptr, int64_t S, int64_t R, int64_t K,
-                    T *out) {
-  for_rows(R, ptr[S], K, [&](int64_t begin, int64_t end) {
-    std::fill(out + begin * K, out + end * K, T(0));
-    for (int64_t t = 0; t < S; ++t) {
-      const T *row = t_ + 3 * t * K;
-      for (int64_t m = ptr[t]; m < ptr[t + 1]; ++m) {
-        if (index[m] < begin || index[m] >= end) continue;
-        const Vec<T> hx(h[3 * m]), hy(h[3 * m + 1]), hz(h[3 * m + 2]);
-        T *to = out + index[m] * K;
-        columns<T>(0, K, [&](int64_t c, int64_t n) {
-          auto v = at::vec::fmadd(hx, Vec<T>::loadu(row + c, n), Vec<T>::loadu(to + c, n));
-          v = at::vec::fmadd(hy, Vec<T>::loadu(row + K + c, n), v);
-          v = at::vec::fmadd(hz, Vec<T>::loadu(row + 2 * K + c, n), v);
-          v.store(to + c, n);
-        });
-      }
+void outer_dot(const T *t_, const T *g, const int64_t *ptr, int64_t S, int64_t K, int64_t C, T *out) {
+  for_segments(S, K * ptr[S] * C, [&](int64_t t) {
+    const int64_t m = ptr[t], n = ptr[t + 1] - m;
+    const T *rows = t_ + t * K * C, *from = g + m * C;
+    T *to = out + m * K;
+    switch (K) {
+      case 1: return dot_rows<1>(rows, from, n, C, to);
+      case 2: return dot_rows<2>(rows, from, n, C, to);
+      case 3: return dot_rows<3>(rows, from, n, C, to);
+      case 4: return dot_rows<4>(rows, from, n, C, to);
+      default: break;
     }
+    if (n == 0) return;
+    thread_local std::vector<T> turned;
+    turned.resize(C * whole_vectors<T>(K));
+    pack<T>({rows, 1, C}, C, K, turned.data());
+    product<T>({from, C, 1}, n, C, turned.data(), whole_vectors<T>(K), K, to, K, false);
   });
 }
 
-#define DPSIM_INSTANTIATE(T)                                                                                  \
-  template void outer_sum(const T *, const T *, const int64_t *, const int64_t *, int64_t, int64_t, T *);     \
-  template void outer_dot(const T *, const T *, const int64_t *, const int64_t *, int64_t, int64_t, T *);     \
-  template void outer_mix(const T *, const T *, const int64_t *, int64_t, int64_t, T *);                      \
-  template void outer_mix_into(const T *, const T *, const int64_t *, const int64_t *, int64_t, int64_t, int64_t, T *);
+template <typename T>
+void outer_mix(const T *t_, const T *h, const int64_t *ptr, int64_t S, int64_t K, int64_t C, T *out) {
+  for_segments(S, K * ptr[S] * C, [&](int64_t t) {
+    const int64_t m = ptr[t], n = ptr[t + 1] - m;
+    product<T>({h + m * K, K, 1}, n, K, t_ + t * K * C, C, C, out + m * C, C, false);
+  });
+}
+
+#define DPSIM_INSTANTIATE(T)                                                                           \
+  template void outer_sum(const T *, const T *, const int64_t *, int64_t, int64_t, int64_t, T *);      \
+  template void outer_dot(const T *, const T *, const int64_t *, int64_t, int64_t, int64_t, T *);      \
+  template void outer_mix(const T *, const T *, const int64_t *, int64_t, int64_t, int64_t, T *);
 DPSIM_INSTANTIATE(float)
 DPSIM_INSTANTIATE(double)
 

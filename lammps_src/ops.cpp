@@ -1,5 +1,5 @@
-// dpsim's operators but for the fused ones (ops_fused.cpp, ops_message.cpp): tensors are checked and allocated here,
-// computed in kernels*.cpp, and registered with torch's dispatcher at the end.
+// dpsim's basic operators; others stand in ops_*.cpp. Tensors are checked and allocated here, computed in kernels*.cpp,
+// and registered with torch's dispatcher at the end.
 //
 // Fake kernels and derivatives are registered from Python (dpsim/ops): they are needed where
 // graphs are traced, never where an exported model runs.
@@ -89,13 +89,14 @@ Tensor scatter_rows(const Tensor &g_, const Tensor &index_, int64_t R) {
 
 Tensor edge_outer_sum(const Tensor &h_, const Tensor &g_, const Tensor &ptr_, int64_t S) {
   constexpr const char *name = "dpsim::edge_outer_sum";
-  TORCH_CHECK(g_.dim() == 2, name, ": g is ", g_.sizes(), ", expected (edges, columns)");
-  const int64_t M = g_.size(0), K = g_.size(1);
-  const Tensor g = g_.contiguous(), h = rows(name, "h", h_, g, {M, 3}), ptr = check_ptr(name, ptr_, M, S);
-  Tensor out = at::empty({S, 3, K}, g.options());
+  TORCH_CHECK(g_.dim() == 2 && h_.dim() == 2, name, ": h is ", h_.sizes(), " and g is ", g_.sizes(),
+              ", expected (edges, rows) and (edges, columns)");
+  const int64_t M = g_.size(0), C = g_.size(1), K = h_.size(1);
+  const Tensor g = g_.contiguous(), h = rows(name, "h", h_, g, {M, K}), ptr = check_ptr(name, ptr_, M, S);
+  Tensor out = at::empty({S, K, C}, g.options());
   DPSIM_FLOAT(g.scalar_type(), name, [&] {
-    kernels::outer_sum<scalar_t>(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), nullptr, ptr.const_data_ptr<int64_t>(), S, K,
-                       out.data_ptr<scalar_t>());
+    kernels::outer_sum(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K,
+                       C, out.data_ptr<scalar_t>());
   });
   return out;
 }
@@ -103,28 +104,29 @@ Tensor edge_outer_sum(const Tensor &h_, const Tensor &g_, const Tensor &ptr_, in
 Tensor edge_outer_dot(const Tensor &t_, const Tensor &g_, const Tensor &ptr_) {
   constexpr const char *name = "dpsim::edge_outer_dot";
   TORCH_CHECK(g_.dim() == 2 && t_.dim() == 3, name, ": t is ", t_.sizes(), " and g is ", g_.sizes(),
-              ", expected (segments, 3, columns) and (edges, columns)");
-  const int64_t M = g_.size(0), K = g_.size(1), S = t_.size(0);
+              ", expected (segments, rows, columns) and (edges, columns)");
+  const int64_t M = g_.size(0), C = g_.size(1), S = t_.size(0), K = t_.size(1);
   const Tensor g = g_.contiguous(), ptr = check_ptr(name, ptr_, M, S);
-  const Tensor t = rows(name, "t", t_, g, {S, 3, K});
-  Tensor out = at::empty({M, 3}, g.options());
+  const Tensor t = rows(name, "t", t_, g, {S, K, C});
+  Tensor out = at::empty({M, K}, g.options());
   DPSIM_FLOAT(g.scalar_type(), name, [&] {
-    kernels::outer_dot<scalar_t>(t.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), nullptr, ptr.const_data_ptr<int64_t>(), S, K,
-                       out.data_ptr<scalar_t>());
+    kernels::outer_dot(t.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K,
+                       C, out.data_ptr<scalar_t>());
   });
   return out;
 }
 
 Tensor edge_outer_mix(const Tensor &t_, const Tensor &h_, const Tensor &ptr_) {
   constexpr const char *name = "dpsim::edge_outer_mix";
-  TORCH_CHECK(t_.dim() == 3, name, ": t is ", t_.sizes(), ", expected (segments, 3, columns)");
-  const int64_t M = h_.size(0), K = t_.size(2), S = t_.size(0);
+  TORCH_CHECK(t_.dim() == 3 && h_.dim() == 2, name, ": t is ", t_.sizes(), " and h is ", h_.sizes(),
+              ", expected (segments, rows, columns) and (edges, rows)");
+  const int64_t M = h_.size(0), K = t_.size(1), C = t_.size(2), S = t_.size(0);
   const Tensor ptr = check_ptr(name, ptr_, M, S);
-  const Tensor t = rows(name, "t", t_, t_, {S, 3, K}), h = rows(name, "h", h_, t_, {M, 3});
-  Tensor out = at::empty({M, K}, t.options());
+  const Tensor t = t_.contiguous(), h = rows(name, "h", h_, t_, {M, K});
+  Tensor out = at::empty({M, C}, t.options());
   DPSIM_FLOAT(t.scalar_type(), name, [&] {
     kernels::outer_mix(t.const_data_ptr<scalar_t>(), h.const_data_ptr<scalar_t>(), ptr.const_data_ptr<int64_t>(), S, K,
-                       out.data_ptr<scalar_t>());
+                       C, out.data_ptr<scalar_t>());
   });
   return out;
 }
@@ -139,7 +141,7 @@ Tensor neighbor_outer_sum(const Tensor &h_, const Tensor &g_, const Tensor &ptr_
   const Tensor g = g_.contiguous(), h = rows(name, "h", h_, g, {M, 3});
   Tensor out = at::empty({S, 3, K}, g.options());
   DPSIM_FLOAT(g.scalar_type(), name, [&] {
-    kernels::outer_sum(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(),
+    kernels::neighbor_sum(h.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(),
                        ptr.const_data_ptr<int64_t>(), S, K, out.data_ptr<scalar_t>());
   });
   return out;
@@ -154,7 +156,7 @@ Tensor neighbor_outer_dot(const Tensor &t_, const Tensor &g_, const Tensor &ptr_
   const Tensor g = g_.contiguous(), t = rows(name, "t", t_, g, {S, 3, K});
   Tensor out = at::empty({M, 3}, g.options());
   DPSIM_FLOAT(g.scalar_type(), name, [&] {
-    kernels::outer_dot(t.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(),
+    kernels::neighbor_dot(t.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(),
                        ptr.const_data_ptr<int64_t>(), S, K, out.data_ptr<scalar_t>());
   });
   return out;
@@ -168,7 +170,7 @@ Tensor neighbor_outer_mix(const Tensor &t_, const Tensor &h_, const Tensor &ptr_
   const Tensor t = t_.contiguous(), h = rows(name, "h", h_, t, {M, 3});
   Tensor out = at::empty({R, K}, t.options());
   DPSIM_FLOAT(t.scalar_type(), name, [&] {
-    kernels::outer_mix_into(t.const_data_ptr<scalar_t>(), h.const_data_ptr<scalar_t>(),
+    kernels::neighbor_mix(t.const_data_ptr<scalar_t>(), h.const_data_ptr<scalar_t>(),
                             index.const_data_ptr<int64_t>(), ptr.const_data_ptr<int64_t>(), S, R, K,
                             out.data_ptr<scalar_t>());
   });
@@ -226,56 +228,6 @@ Tensor pair_mix(const Tensor &p_, const Tensor &v_, const Tensor &edge_ptr, cons
   return out;
 }
 
-// ---- functions of one number from tables ------------------------------------------------------------
-
-constexpr int64_t kTableTerms = 6;
-
-kernels::TableGrid table_grid(const char *name, const Tensor &grid_, int64_t intervals) {
-  TORCH_CHECK(grid_.scalar_type() == at::kDouble && grid_.dim() == 1 && grid_.size(0) == 7, name, ": grid is ",
-              grid_.scalar_type(), grid_.sizes(), ", expected float64 (7)");
-  const Tensor grid = grid_.contiguous();
-  const double *g = grid.const_data_ptr<double>();
-  const kernels::TableGrid found{g[0], g[1], g[2], g[3], static_cast<int64_t>(g[4]), static_cast<int64_t>(g[5]),
-                                 static_cast<int64_t>(g[6])};
-  const bool ascends = g[0] <= g[1] && g[1] < g[2] && g[2] <= g[3];
-  const bool counts = (found.below > 0 || (found.below == 0 && g[0] == g[1])) && found.inside > 0 &&
-                      (found.above > 0 || (found.above == 0 && g[2] == g[3]));
-  TORCH_CHECK(ascends && counts && found.below + found.inside + found.above == intervals, name,
-              ": the grid must ascend and have as many intervals as the table (", intervals, ")");
-  return found;
-}
-
-Tensor tabulate(const Tensor &x_, const Tensor &table_, const Tensor &grid_, int64_t order) {
-  constexpr const char *name = "dpsim::tabulate";
-  TORCH_CHECK(x_.dim() == 1 && table_.dim() == 3, name, ": x is ", x_.sizes(), " and table is ", table_.sizes(),
-              ", expected (items) and (intervals, 6, columns)");
-  const int64_t E = x_.size(0), S = table_.size(0), M = table_.size(2);
-  const Tensor x = x_.contiguous(), table = rows(name, "table", table_, x, {S, kTableTerms, M});
-  const auto grid = table_grid(name, grid_, S);
-  Tensor out = at::empty({E, M}, x.options());
-  DPSIM_FLOAT(x.scalar_type(), name, [&] {
-    kernels::tabulate(x.const_data_ptr<scalar_t>(), table.const_data_ptr<scalar_t>(), grid, order, E, M,
-                      out.data_ptr<scalar_t>());
-  });
-  return out;
-}
-
-Tensor tabulate_dot(const Tensor &x_, const Tensor &table_, const Tensor &g_, const Tensor &grid_, int64_t order) {
-  constexpr const char *name = "dpsim::tabulate_dot";
-  TORCH_CHECK(x_.dim() == 1 && table_.dim() == 3, name, ": x is ", x_.sizes(), " and table is ", table_.sizes(),
-              ", expected (items) and (intervals, 6, columns)");
-  const int64_t E = x_.size(0), S = table_.size(0), M = table_.size(2);
-  const Tensor x = x_.contiguous(), table = rows(name, "table", table_, x, {S, kTableTerms, M});
-  const Tensor g = rows(name, "g", g_, x, {E, M});
-  const auto grid = table_grid(name, grid_, S);
-  Tensor out = at::empty({E}, x.options());
-  DPSIM_FLOAT(x.scalar_type(), name, [&] {
-    kernels::tabulate_dot(x.const_data_ptr<scalar_t>(), table.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(),
-                          grid, order, E, M, out.data_ptr<scalar_t>());
-  });
-  return out;
-}
-
 }  // namespace
 }  // namespace dpsim
 
@@ -296,8 +248,6 @@ TORCH_LIBRARY(dpsim, m) {
   m.def("neighbor_outer_mix(Tensor t, Tensor h, Tensor ptr, Tensor index, SymInt rows) -> Tensor", tags);
   m.def("pair_dot(Tensor q, Tensor k, Tensor edge_ptr, Tensor pair_ptr, SymInt pairs) -> Tensor", tags);
   m.def("pair_mix(Tensor p, Tensor v, Tensor edge_ptr, Tensor pair_ptr, bool transpose) -> Tensor", tags);
-  m.def("tabulate(Tensor x, Tensor table, Tensor grid, int order) -> Tensor", tags);
-  m.def("tabulate_dot(Tensor x, Tensor table, Tensor g, Tensor grid, int order) -> Tensor", tags);
 }
 
 // The exchange knows devices by itself, so one function serves all of them.
@@ -320,6 +270,4 @@ TORCH_LIBRARY_IMPL(dpsim, CPU, m) {
   m.impl("neighbor_outer_mix", &dpsim::neighbor_outer_mix);
   m.impl("pair_dot", &dpsim::pair_dot);
   m.impl("pair_mix", &dpsim::pair_mix);
-  m.impl("tabulate", &dpsim::tabulate);
-  m.impl("tabulate_dot", &dpsim::tabulate_dot);
 }

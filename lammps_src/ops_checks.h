@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #define DPSIM_FLOAT(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES(TYPE, NAME, __VA_ARGS__)
 
@@ -14,6 +15,17 @@ inline at::Tensor rows(const char *name, const char *what, const at::Tensor &t, 
   TORCH_CHECK(t.scalar_type() == like.scalar_type() && t.sizes() == sizes, name, ": ", what, " is ", t.scalar_type(),
               t.sizes(), ", expected ", like.scalar_type(), sizes);
   return t.contiguous();
+}
+
+// The same of a tensor that may be absent; undefined then.
+inline at::Tensor given(const char *name, const char *what, const std::optional<at::Tensor> &t, const at::Tensor &like,
+                        at::IntArrayRef sizes) {
+  return t.has_value() && t->defined() ? rows(name, what, *t, like, sizes) : at::Tensor();
+}
+
+template <typename T>
+const T *data_or_null(const at::Tensor &t) {
+  return t.defined() ? t.const_data_ptr<T>() : nullptr;
 }
 
 inline at::Tensor check_ptr(const char *name, const at::Tensor &ptr_, int64_t M, int64_t S) {

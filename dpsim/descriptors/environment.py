@@ -18,10 +18,8 @@ from dpsim.physics.switch import exponential_switch, polynomial_switch
 class Rows(NamedTuple):
     """Environment of each edge."""
 
-    radial: Tensor
-    """(E,) first column, scaled."""
-    vector: Tensor | None
-    """(E, 3) other columns, scaled; None for purely radial environments."""
+    matrix: Tensor
+    """(E, 4) scaled: radial and vector part; (E, 1) for purely radial environments."""
     sw: Tensor
     """(E,) switch."""
     r: Tensor
@@ -30,10 +28,14 @@ class Rows(NamedTuple):
     """(E, 3) displacement, Å, in the floating-point type of the block."""
 
     @property
-    def matrix(self) -> Tensor:
-        """(E, 4) all columns, or (E, 1)."""
-        radial = self.radial.unsqueeze(1)
-        return radial if self.vector is None else torch.cat([radial, self.vector], dim=1)
+    def radial(self) -> Tensor:
+        """(E,) first column."""
+        return self.matrix[:, 0]
+
+    @property
+    def vector(self) -> Tensor:
+        """(E, 3) other columns."""
+        return self.matrix[:, 1:]
 
 
 class Environment(nn.Module):
@@ -73,6 +75,7 @@ class Environment(nn.Module):
         super().__init__()
         self.rcut, self.rcut_smth, self.protection, self.columns = rcut, rcut_smth, protection, columns
         self.switch = exponential_switch if exponential else polynomial_switch
+        self.form = ops.EXPONENTIAL if exponential else ops.POLYNOMIAL
         self.dtype = dtype
         shape = (n_types, n_types, columns) if by_neighbor else (n_types, columns)
         self.register_buffer("mean", torch.zeros(shape, dtype=dtype))
@@ -86,14 +89,7 @@ class Environment(nn.Module):
     def forward(self, hood: Neighborhood, neighbor_type: int | None = None) -> Rows:
         """Rows of all edges of a neighbourhood; with scales by neighbour give the type of all neighbours."""
         d = hood.displacements.to(self.dtype)
-        r = torch.linalg.vector_norm(d, dim=1)
-        sw = self.switch(r, self.rcut_smth, self.rcut)
         mean, stddev = (s if neighbor_type is None else s[neighbor_type] for s in (self.mean, self.stddev))
-        by_type = torch.cat([mean, 1.0 / stddev], dim=1).index_select(0, hood.types)
-        scale = ops.segment_expand(by_type, hood.edge_ptr, hood.center)
-        n, protected = self.columns, r + self.protection
-        radial = (sw / protected - scale[:, 0]) * scale[:, n]
-        if n == 1:
-            return Rows(radial, None, sw, r, d)
-        vector = ((sw / (protected * protected)).unsqueeze(1) * d - scale[:, 1:4]) * scale[:, n + 1 :]
-        return Rows(radial, vector, sw, r, d)
+        fade = ops.Fade(self.switch, self.form, self.rcut_smth, self.rcut, self.protection)
+        matrix, sw, r = ops.environment(d, mean, 1.0 / stddev, hood.types, hood.edge_ptr, fade)
+        return Rows(matrix, sw, r, d)

@@ -42,6 +42,10 @@ class TabulatedNetwork(nn.Module):
         """Map ``(M, 1)`` to ``(M, n_out)``."""
         return ops.tabulate(x.squeeze(1), self.table, self.grid)
 
+    def outer_sum(self, x: Tensor, rows: Tensor, ptr: Tensor, like: Tensor) -> Tensor:
+        """See `EmbeddingNetwork.outer_sum`."""
+        return ops.tabulate_sum(x, rows, self.table, self.grid, ptr, like)
+
     def fill(self, network: nn.Module) -> None:
         """Take the values of a network, whatever its layers are."""
         self.table.copy_(quintics(network, nodes(self.grid)))

@@ -5,11 +5,13 @@ N atoms, E edges, B edges of an inner list, T types, M channels of the embedding
 
 from __future__ import annotations
 
+from typing import Protocol, cast
+
 import torch
 from torch import Tensor, nn
 
 from dpsim import ops
-from dpsim.descriptors.environment import Environment, Rows
+from dpsim.descriptors.environment import Environment
 from dpsim.descriptors.typed_config import TypedSettings, places
 from dpsim.nn.linear import EmbeddingNetwork
 from dpsim.physics.neighborhood import Neighborhood
@@ -43,16 +45,21 @@ def networks(config: TypedSettings, count: int) -> nn.ModuleList:
     )
 
 
+class _Summing(Protocol):
+    """An embedding network, or a table in its place."""
+
+    def outer_sum(self, x: Tensor, rows: Tensor, ptr: Tensor, like: Tensor) -> Tensor:
+        """See `dpsim.nn.linear.EmbeddingNetwork.outer_sum`."""
+
+
+def outer_sum(network: nn.Module, x: Tensor, rows: Tensor, ptr: Tensor, like: Tensor) -> Tensor:
+    """Sum over the items of each segment of ``rows ⊗ network(x)``, see `dpsim.nn.linear.EmbeddingNetwork.outer_sum`."""
+    return cast("_Summing", network).outer_sum(x, rows, ptr, like)
+
+
 def part(hood: Neighborhood, k: int) -> Neighborhood:
     """List `k` of `TypedSettings.lists`: an inner list, or the outer one where that is the only one."""
     return hood.within(k) if hood.inner else hood
-
-
-def outer_sum(rows: Rows, g: Tensor, hood: Neighborhood) -> Tensor:
-    """Sum over the edges of each centre of ``R ⊗ G``: ``(N, 4, M)`` from G ``(B, M)``."""
-    assert rows.vector is not None
-    radial = ops.segment_sum(rows.radial.unsqueeze(1) * g, hood.edge_ptr, hood.types)
-    return torch.cat([radial.unsqueeze(1), ops.edge_outer_sum(rows.vector, g, hood.edge_ptr, hood.types)], dim=1)
 
 
 class PlaceCounts(nn.Module):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from dpsim import ops
 from dpsim.fittings.settings import FittingSettings
-from dpsim.nn.linear import ResidualNetwork
+from dpsim.nn.linear import Linear, ResidualNetwork
 from dpsim.physics.neighborhood import Neighborhood
 
 if TYPE_CHECKING:
@@ -97,15 +99,30 @@ class FittingNetwork(nn.Module):
         if len(self.networks) == 1:
             out: Tensor = self.networks[0](x)
             return out
-        rows = [network(x) for network in self.networks]
-        total = torch.zeros_like(rows[0])
-        for index, row in enumerate(rows):
-            total = torch.where((types == index).unsqueeze(1), row, total)
-        return total
+        return of_types([network for network in self.networks if isinstance(network, ResidualNetwork)], x, types)
 
     def with_bias(self, values: Tensor, bias: Tensor, std: Tensor, types: Tensor) -> Tensor:
         """Atomic outputs ``(N, ...)`` with the output bias ``(n_types, ...)`` of their types added, in float64."""
         return values + bias.index_select(0, types)
+
+
+def of_types(networks: Sequence[ResidualNetwork], x: Tensor, types: Tensor) -> Tensor:
+    """Rows ``(N, n_out)`` of the network of the type of each row; networks of the same widths, one for each type."""
+    for layers in zip(*(network.residual_layers for network in networks), strict=True):
+        first = layers[0]
+        y = first.phi(_linear([layer.linear for layer in layers], x, types))
+        if first.idt is not None:
+            scales = tuple(layer.idt for layer in layers if layer.idt is not None)
+            y = y * torch.stack(scales).index_select(0, types)
+        x = y if first.copies == 0 else y + torch.cat([x] * first.copies, dim=1)
+    return _linear([network.output for network in networks], x, types)
+
+
+def _linear(maps: Sequence[Linear], x: Tensor, types: Tensor) -> Tensor:
+    """The map of the type of each row."""
+    y = ops.typed_matmul(x, [one.weight for one in maps], types)
+    biases = tuple(one.bias for one in maps if one.bias is not None)
+    return y + torch.stack(biases).index_select(0, types) if biases else y
 
 
 def directions(described: Described, dtype: torch.dtype) -> Tensor:

@@ -85,6 +85,9 @@ def _registered() -> bool:
 
 def _register() -> None:
     """Register fake kernels and derivatives of all operators."""
+    from dpsim.ops.convolution import register as register_convolution
+    from dpsim.ops.embedding import register as register_embedding
+    from dpsim.ops.environment import register as register_environment
     from dpsim.ops.gather_act_reduce import register as register_fused
     from dpsim.ops.halo import register as register_halo
     from dpsim.ops.message import register as register_message
@@ -93,9 +96,11 @@ def _register() -> None:
     from dpsim.ops.pairs import register as register_pairs
     from dpsim.ops.rows import register as register_rows
     from dpsim.ops.tabulate import register as register_tables
+    from dpsim.ops.typed import register as register_typed
 
-    fused = (register_fused, register_message, register_neighbor_outer)
-    for register in (register_halo, register_rows, register_outer, register_pairs, register_tables, *fused):
+    basic = (register_halo, register_rows, register_outer, register_pairs, register_tables, register_typed)
+    fused = (register_fused, register_message, register_embedding, register_environment, register_convolution)
+    for register in (*basic, *fused, register_neighbor_outer):
         register()
 
 

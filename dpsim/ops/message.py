@@ -8,7 +8,6 @@ M items, S segments, B gathered rows, K columns of the items' features, C of the
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from dpsim.ops import reference
 from dpsim.ops.library import is_any_order, native
+from dpsim.ops.needs import needed, parameter, remember
 
 
 class Shared(NamedTuple):
@@ -84,9 +84,8 @@ def message(
         ``reduced (S, c1) = Σ_m w[m] φ(pre[m, :c1])`` and ``item (M, C - c1) = base + scale φ(pre[m, c1:])``.
     """
     if native(a) and not is_any_order():
-        # Views, so that derivatives are never those of leaves: see `_is_wanted`.
-        scale = None if scale is None else scale.view(-1)
-        shared = (a, weight.view_as(weight), s, b, w, scale, ptr, b_index, c1, activation, threshold)
+        scale = None if scale is None else parameter(scale)
+        shared = (a, parameter(weight), s, b, w, scale, ptr, b_index, c1, activation, threshold)
         return torch.ops.dpsim.message(base, *shared)
     reduced, item = reference.gather_act_reduce(a @ weight, s, b, w, ptr, b_index, c1, activation, threshold)
     item = item if scale is None else scale * item
@@ -94,22 +93,24 @@ def message(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    remember(ctx, inputs)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[1 : 1 + _TENSORS])
-    ctx.numbers, ctx.edges = inputs[1 + _TENSORS :], _edges(inputs)
+    ctx.numbers = inputs[1 + _TENSORS :]
 
 
 def _backward(ctx: Any, grad_reduced: Tensor | None, grad_item: Tensor | None) -> tuple[Tensor | None, ...]:
-    parameters = _is_wanted(ctx, 2) or _is_wanted(ctx, 6)
+    parameters = needed(ctx, 2, 6)
     found = torch.ops.dpsim.message_backward(grad_reduced, grad_item, *ctx.saved_tensors, *ctx.numbers, parameters)
     base = grad_item if ctx.needs_input_grad[0] else None
     return base, *_asked_for(found, ctx.saved_tensors[5], parameters), None, None, None, None, None
 
 
 def _save_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    remember(ctx, inputs)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[: 2 + _TENSORS])
-    ctx.numbers, ctx.parameters, ctx.edges = inputs[2 + _TENSORS : -1], inputs[-1], _edges(inputs)
+    ctx.numbers, ctx.parameters = inputs[2 + _TENSORS : -1], inputs[-1]
 
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -117,7 +118,7 @@ def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | Non
     if not ctx.parameters:  # these two results were empty
         dda, _, dds, ddb, ddw, _ = cotangents
         cotangents = (dda, None, dds, ddb, ddw, None)
-    parameters = _is_wanted(ctx, 3) or _is_wanted(ctx, 7)
+    parameters = needed(ctx, 3, 7)
     grads = torch.ops.dpsim.message_double_backward(*cotangents, *saved, *ctx.numbers, parameters)
     outer = [grad if given is not None else None for given, grad in zip(saved[:2], grads[:2], strict=True)]
     return (*outer, *_asked_for(grads[2:], saved[7], parameters), None, None, None, None, None, None)
@@ -127,26 +128,6 @@ def _asked_for(grads: tuple[Tensor, ...], scale: Tensor | None, parameters: bool
     """Gradients of a, weight, s, b, w and scale, those of parameters only if they were made."""
     da, dweight, ds, db, dw, dscale = grads
     return da, dweight if parameters else None, ds, db, dw, dscale if parameters and scale is not None else None
-
-
-def _edges(inputs: tuple[Any, ...]) -> list[int]:
-    """Where the edge of the graph that belongs to each argument stands: only tensors have one."""
-    return list(itertools.accumulate((isinstance(argument, Tensor) for argument in inputs), initial=0))
-
-
-def _is_wanted(ctx: Any, argument: int) -> bool:
-    """Whether the derivative by an argument will be used in the pass of the engine that runs now.
-
-    Forces need no derivatives by parameters although these require them: without asking, each evaluation in training
-    would make them in vain. Where torch cannot say, the answer is yes.
-    """
-    if not ctx.needs_input_grad[argument]:
-        return False
-    node = ctx.next_functions[ctx.edges[argument]][0]
-    try:
-        return torch._C._will_engine_execute_node(node)  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError, TypeError):
-        return True
 
 
 def _fake_gradients(a: Shared, parameters: bool) -> tuple[Tensor, ...]:

@@ -1,8 +1,8 @@
-"""Sums over edges of outer products with a vector of three, without the (E, 3, d) intermediate.
+"""Sums over edges of outer products, without the (E, K, d) intermediate.
 
 The form ``F(t, h, g) = Σ_e Σ_kd t[c(e), k, d] h[e, k] g[e, d]`` is linear in each argument; the three operators
 are its partial gradients, so each one's derivatives are the other two, to any order.
-E edges sorted by centre with row pointers ``ptr (N+1)``, N centres, d columns.
+E edges sorted by centre with row pointers ``ptr (N+1)``, N centres, d columns; K = 3 for vectors.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpsim.ops import reference
 from dpsim.ops.library import native
+from dpsim.ops.needs import needed, remember
 
 
 def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor, like: Tensor | None = None) -> Tensor:
@@ -22,7 +23,7 @@ def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor, like: Tensor | None = None
     Parameters
     ----------
     h
-        ``(E, 3)``.
+        ``(E, K)``.
     g
         ``(E, d)``.
     ptr
@@ -33,18 +34,18 @@ def edge_outer_sum(h: Tensor, g: Tensor, ptr: Tensor, like: Tensor | None = None
     Returns
     -------
     Tensor
-        ``(N, 3, d)``.
+        ``(N, K, d)``.
     """
     return _sum(h, g, ptr, ptr.shape[0] - 1 if like is None else like.shape[0])
 
 
 def edge_outer_dot(t: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
-    """Gradient of F with respect to h: ``(N, 3, d)`` and ``(E, d)`` to ``(E, 3)``, summed over columns."""
+    """Gradient of F with respect to h: ``(N, K, d)`` and ``(E, d)`` to ``(E, K)``, summed over columns."""
     return torch.ops.dpsim.edge_outer_dot(t, g, ptr) if native(g) else reference.edge_outer_dot(t, g, ptr)
 
 
 def edge_outer_mix(t: Tensor, h: Tensor, ptr: Tensor) -> Tensor:
-    """Gradient of F with respect to g: ``(N, 3, d)`` and ``(E, 3)`` to ``(E, d)``, summed over directions."""
+    """Gradient of F with respect to g: ``(N, K, d)`` and ``(E, K)`` to ``(E, d)``, summed over rows."""
     return torch.ops.dpsim.edge_outer_mix(t, h, ptr) if native(h) else reference.edge_outer_mix(t, h, ptr)
 
 
@@ -55,32 +56,33 @@ def _sum(h: Tensor, g: Tensor, ptr: Tensor, centers: int) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    remember(ctx, inputs)
     ctx.save_for_backward(*inputs[:3])
 
 
 def _sum_backward(ctx: Any, t: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     h, g, ptr = ctx.saved_tensors
-    need_h, need_g, *_ = ctx.needs_input_grad
-    return edge_outer_dot(t, g, ptr) if need_h else None, edge_outer_mix(t, h, ptr) if need_g else None, None, None
+    dh = edge_outer_dot(t, g, ptr) if needed(ctx, 0) else None
+    return dh, edge_outer_mix(t, h, ptr) if needed(ctx, 1) else None, None, None
 
 
 def _dot_backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     t, g, ptr = ctx.saved_tensors
-    need_t, need_g, _ = ctx.needs_input_grad
-    return _sum(h, g, ptr, t.shape[0]) if need_t else None, edge_outer_mix(t, h, ptr) if need_g else None, None
+    dt = _sum(h, g, ptr, t.shape[0]) if needed(ctx, 0) else None
+    return dt, edge_outer_mix(t, h, ptr) if needed(ctx, 1) else None, None
 
 
 def _mix_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     t, h, ptr = ctx.saved_tensors
-    need_t, need_h, _ = ctx.needs_input_grad
-    return _sum(h, g, ptr, t.shape[0]) if need_t else None, edge_outer_dot(t, g, ptr) if need_h else None, None
+    dt = _sum(h, g, ptr, t.shape[0]) if needed(ctx, 0) else None
+    return dt, edge_outer_dot(t, g, ptr) if needed(ctx, 1) else None, None
 
 
 def register() -> None:
     """Register fake kernels and derivatives with torch."""
     fake, autograd = torch.library.register_fake, torch.library.register_autograd
-    fake("dpsim::edge_outer_sum", lambda h, g, ptr, centers: g.new_empty((centers, 3, g.shape[1])))
-    fake("dpsim::edge_outer_dot", lambda t, g, ptr: g.new_empty((g.shape[0], 3)))
+    fake("dpsim::edge_outer_sum", lambda h, g, ptr, centers: g.new_empty((centers, h.shape[1], g.shape[1])))
+    fake("dpsim::edge_outer_dot", lambda t, g, ptr: g.new_empty((g.shape[0], t.shape[1])))
     fake("dpsim::edge_outer_mix", lambda t, h, ptr: t.new_empty((h.shape[0], t.shape[2])))
     autograd("dpsim::edge_outer_sum", _sum_backward, setup_context=_save)
     autograd("dpsim::edge_outer_dot", _dot_backward, setup_context=_save)

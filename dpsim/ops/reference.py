@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,8 +56,131 @@ def edge_outer_dot(t: Tensor, g: Tensor, ptr: Tensor) -> Tensor:
 
 
 def edge_outer_mix(t: Tensor, h: Tensor, ptr: Tensor) -> Tensor:
-    """Rows of ``t`` of each edge's centre times ``h``, summed over the three directions."""
+    """Rows of ``t`` of each edge's centre times ``h``, summed over rows."""
     return (segment_expand(t, ptr, h.shape[0]) * h[:, :, None]).sum(1)
+
+
+def environment(
+    d: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    types: Tensor,
+    ptr: Tensor,
+    switch: Callable[[Tensor, float, float], Tensor],
+    form: int,
+    start: float,
+    end: float,
+    protection: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled rows of the environment of each edge, its switch, and its distance."""
+    r = torch.linalg.vector_norm(d, dim=1)
+    sw = switch(r, start, end)
+    by_type = torch.cat([mean, scale], dim=1).index_select(0, types)
+    by_edge = segment_expand(by_type, ptr, d.shape[0])
+    n, protected = mean.shape[1], r + protection
+    radial = (sw / protected - by_edge[:, 0]) * by_edge[:, n]
+    if n == 1:
+        return radial.unsqueeze(1), sw, r
+    vector = ((sw / (protected * protected)).unsqueeze(1) * d - by_edge[:, 1:4]) * by_edge[:, n + 1 :]
+    return torch.cat([radial.unsqueeze(1), vector], dim=1), sw, r
+
+
+def edge_convolution(h: Tensor, g: Tensor, weight: Tensor, ptr: Tensor, centers: int) -> tuple[Tensor, Tensor]:
+    """Sum over the edges of each centre of ``h ⊗ g``: first rows, and a weighted sum of the others."""
+    moments = edge_outer_sum(h, g, ptr, centers)
+    kept = h.shape[1] - weight.shape[0]
+    return moments[:, :kept], (moments[:, kept:] * weight).sum(1)
+
+
+def edge_convolution_double_backward(
+    cotangents: Sequence[Tensor | None],
+    t_moments: Tensor,
+    t_sums: Tensor,
+    h: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    ptr: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients, by its cotangents and its arguments but `ptr`, of the gradients of `edge_convolution`.
+
+    Parameters
+    ----------
+    cotangents
+        Of the gradients with respect to h, g and weight; None or an empty tensor where there is none.
+    """
+
+    def value(h: Tensor, g: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return edge_convolution(h, g, weight, ptr, t_sums.shape[0])
+
+    return _second(value, cotangents, (t_moments, t_sums), (h, g, weight))
+
+
+def embedding_sum(
+    x: Tensor,
+    r: Tensor,
+    kind: Tensor | None,
+    first: Tensor,
+    weights: Tensor,
+    ptr: Tensor,
+    segments: int,
+    widths: Sequence[int],
+    skip: bool,
+    activation: int,
+    threshold: float = 0.0,
+) -> Tensor:
+    """Sum over the items of each segment of ``r ⊗ G``, G a residual network of ``x`` and a kind."""
+    before = first if kind is None else first.index_select(0, kind)
+    value = activate(x.unsqueeze(1) * weights[: widths[0]] + before, activation, threshold)
+    value = value + x.unsqueeze(1) if skip else value
+    at = widths[0]
+    for width, out in itertools.pairwise(widths):
+        weight, bias = weights[at : at + width * out].view(width, out), weights[at + width * out :][:out]
+        at += (width + 1) * out
+        after = activate(value @ weight + bias, activation, threshold)
+        value = after + torch.cat([value] * (out // width), dim=1) if out in (width, 2 * width) else after
+    return edge_outer_sum(r, value, ptr, segments)
+
+
+def embedding_sum_double_backward(
+    cotangents: Sequence[Tensor | None],
+    t: Tensor,
+    x: Tensor,
+    r: Tensor,
+    kind: Tensor | None,
+    first: Tensor,
+    weights: Tensor,
+    ptr: Tensor,
+    *network: Any,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the gradients of ``<t, embedding_sum>``, in the order of its arguments from `t` to `weights`.
+
+    Parameters
+    ----------
+    cotangents
+        Of the gradients with respect to x, r, first and weights; None or an empty tensor where there is none.
+    """
+
+    def value(x: Tensor, r: Tensor, first: Tensor, weights: Tensor) -> tuple[Tensor]:
+        return (embedding_sum(x, r, kind, first, weights, ptr, t.shape[0], *network),)
+
+    found = _second(value, cotangents, (t,), (x, r, first, weights))
+    return (*found[:3], None, *found[3:])
+
+
+def _second(
+    value: Callable[..., tuple[Tensor, ...]],
+    cotangents: Sequence[Tensor | None],
+    outer: tuple[Tensor, ...],
+    inputs: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """Gradients by `outer` and `inputs` of the gradients of ``<outer, value(*inputs)>`` times `cotangents`."""
+    with torch.enable_grad():
+        outer, inputs = (tuple(one.detach().requires_grad_() for one in group) for group in (outer, inputs))
+        gradients = torch.autograd.grad(value(*inputs), inputs, outer, create_graph=True)
+        given = [(g, u) for g, u in zip(gradients, cotangents, strict=True) if u is not None and u.shape == g.shape]
+        return torch.autograd.grad(
+            [g for g, _ in given], (*outer, *inputs), [u for _, u in given], allow_unused=True, materialize_grads=True
+        )
 
 
 def pair_edges(edge_ptr: Tensor, pair_ptr: Tensor, edges: int, pairs: int) -> tuple[Tensor, Tensor]:
@@ -154,6 +277,21 @@ def _groups(counts: list[int], heads: int) -> Iterator[tuple[int, int]]:
             yield start, center
             start, width = center, count
     yield start, len(counts)
+
+
+def typed_matmul(x: Tensor, weights: Sequence[Tensor], types: Tensor, transpose: bool) -> Tensor:
+    """Products of rows with the matrix of their type."""
+    total: Tensor | None = None
+    for index, weight in enumerate(weights):
+        product = x @ (weight.mT if transpose else weight)
+        total = torch.where((types == index).unsqueeze(1), product, 0.0 if total is None else total)
+    assert total is not None
+    return total
+
+
+def typed_outer(x: Tensor, g: Tensor, types: Tensor, n_types: int) -> Tensor:
+    """Sum over the rows of each type of ``x ⊗ g``."""
+    return torch.stack([torch.where((types == index).unsqueeze(1), x, 0.0).mT @ g for index in range(n_types)])
 
 
 def tabulate(x: Tensor, table: Tensor, grid: Tensor) -> Tensor:

@@ -306,7 +306,7 @@ def test_the_first_part_enters_through_a_map():
     hood = collate([frame_graph(structure.positions, structure.types, structure.cell, config.neighbors(2))])
     with torch.no_grad():
         table = descriptor.type_embedding.table()
-        moments, _ = descriptor.repinit(hood, table)
+        moments = descriptor.repinit(hood, table)
         gram = torch.einsum("nac,nad->ncd", moments, moments[:, :, :3]).flatten(1)
         angles = descriptor.three_body(hood.within(1), table)
         expected = torch.cat([gram, angles], dim=1) @ descriptor.shape.weight

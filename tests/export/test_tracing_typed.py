@@ -54,7 +54,7 @@ def test_tables_are_traced():
     model = compress(ModelConfig.model_validate(config).build(1), 0.5).model
     program, _ = trace(model, "cpu")
     names = {str(node.target) for node in program.graph.nodes}
-    assert {"dpsim.tabulate.default", "dpsim.tabulate_dot.default"} <= names
+    assert {"dpsim.tabulate_sum.default", "dpsim.tabulate_sum_backward.default"} <= names
     run = program.module()
     for n_atoms in (1, 2, 9):
         inputs, energy, slope = evaluate(model, n_atoms)

@@ -15,9 +15,9 @@ from dpsim.ops import reference
 PTR = pointers([3, 0, 1, 5])
 
 
-def tensors(columns: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+def tensors(columns: int, dtype: torch.dtype = torch.float64, rows: int = 3) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(columns)
-    shapes = {"t": (4, 3, columns), "h": (9, 3), "g": (9, columns)}
+    shapes = {"t": (4, rows, columns), "h": (9, rows), "g": (9, columns)}
     return {name: torch.randn(s, generator=g, dtype=dtype).requires_grad_() for name, s in shapes.items()}
 
 
@@ -29,10 +29,11 @@ PLAIN = {
 }
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 20])
 @pytest.mark.parametrize("columns", [1, 5, 16, 45])
 @pytest.mark.parametrize(("operator", "names"), OPERATORS)
-def test_values_and_derivatives(operator: Callable[..., Tensor], names: str, columns: int) -> None:
-    leaves = [tensors(columns)[name] for name in names]
+def test_values_and_derivatives(operator: Callable[..., Tensor], names: str, columns: int, rows: int) -> None:
+    leaves = [tensors(columns, rows=rows)[name] for name in names]
     got, expected = operator(*leaves, PTR), PLAIN[operator](*leaves, PTR)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     cotangent = torch.randn_like(expected)

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from operator_cases import pointers
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -105,6 +106,66 @@ def test_wrong_grids(grid: list[float], message: str) -> None:
     table = torch.zeros(13, 6, 2, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=message):
         ops.tabulate(torch.zeros(1, dtype=torch.float64), table, torch.tensor(grid, dtype=torch.float64))
+
+
+def sum_case(name: str, columns: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    table, grid = table_of(GRIDS[name], columns)
+    x = numbers(GRIDS[name]).detach().repeat(2).requires_grad_()
+    r = torch.randn(len(x), rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    return x, r, table, grid, pointers([2, 0, 9, len(x) - 11])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("columns", [1, 16, 45])
+@pytest.mark.parametrize("name", GRIDS)
+def test_sums_and_their_derivatives(name: str, columns: int, rows: int) -> None:
+    x, r, table, grid, ptr = sum_case(name, columns, rows)
+    found = []
+    for value in (
+        ops.tabulate_sum(x, r, table, grid, ptr, ptr[1:]),
+        reference.edge_outer_sum(r, reference.tabulate(x, table, grid), ptr, 4),
+    ):
+        first = torch.autograd.grad((value**2).sum(), (x, r), create_graph=True)
+        second = torch.autograd.grad((first[0] ** 2).sum() + (first[1] ** 3).sum(), (x, r))
+        found.append([value, *first, *second])
+    for got, expected in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12 * float(expected.detach().abs().max()))
+
+
+def test_sums_by_finite_differences_to_second_order() -> None:
+    table, grid = table_of(GRIDS["both sides"], 3)
+    x = torch.tensor([-5.1, -1.77, 0.31, 2.9, 4.7], dtype=torch.float64).requires_grad_()
+    r, ptr = torch.randn(5, 2, dtype=torch.float64, requires_grad=True), pointers([2, 0, 3])
+    assert torch.autograd.gradcheck(lambda x, r: ops.tabulate_sum(x, r, table, grid, ptr, ptr[1:]), (x, r))
+    assert torch.autograd.gradgradcheck(lambda x, r: ops.tabulate_sum(x, r, table, grid, ptr, ptr[1:]), (x, r))
+
+
+def test_sums_in_float32_of_no_items_and_of_any_order() -> None:
+    x, r, table, grid, ptr = sum_case("above", 20, 4)
+    single = ops.tabulate_sum(x.float(), r.float(), table.float(), grid, ptr, ptr[1:])
+    assert single.dtype == torch.float32
+    exact = ops.tabulate_sum(x, r, table, grid, ptr, ptr[1:])
+    torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-4 * float(exact.detach().abs().max()))
+    none = torch.zeros(3, dtype=torch.int64)
+    assert ops.tabulate_sum(x[:0], r[:0], table, grid, none, none[1:]).equal(torch.zeros(2, 4, 20, dtype=torch.float64))
+    with ops.any_order():
+        value = ops.tabulate_sum(x, r, table, grid, ptr, ptr[1:]).sum()
+        for _ in range(3):
+            (value,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    assert value.isfinite().all()
+
+
+def test_sums_pass_torchs_own_checks() -> None:
+    x, r, table, grid, ptr = sum_case("above", 5, 4)
+    torch.library.opcheck(torch.ops.dpsim.tabulate_sum, (x, r, table, grid, ptr, 4))
+    t = torch.randn(4, 4, 5, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(torch.ops.dpsim.tabulate_sum_backward, (t, x, r, table, grid, ptr))
+    torch.library.opcheck(
+        torch.ops.dpsim.tabulate_sum_double_backward, (None, torch.randn_like(r), t, x, r, table, grid, ptr),
+        test_utils=("test_schema", "test_faketensor"),
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"r has 5 columns, expected 1..4"):
+        torch.ops.dpsim.tabulate_sum(x, torch.cat([r, r[:, :1]], dim=1), table, grid, ptr, 4)
 
 
 def test_operators_pass_torchs_own_checks() -> None:

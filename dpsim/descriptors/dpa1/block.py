@@ -6,7 +6,7 @@ N atoms, E edges, M channels of the embedding, D width of the type vectors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,33 +19,30 @@ from dpsim.nn.message import message_sum
 from dpsim.physics.neighborhood import Neighborhood
 
 
-class EmbeddedEdges(NamedTuple):
-    """Neighbours of all atoms: where they are, and what the networks make of them."""
+class Edges(NamedTuple):
+    """Neighbours of all atoms: where they are, and of which type."""
 
     rows: Rows
-    """Environment of each edge; radial and vector part of excluded edges are zero."""
+    """Environment of each edge; the matrix is zero for excluded edges."""
     s: Tensor
     """(E,) switch; zero for excluded edges."""
     visible: Tensor | None
     """(E,) 1, and 0 for excluded edges; None if no pair of types is excluded."""
+    neighbor_type: Tensor
+    """(E,) type of the neighbour."""
+
+
+class EmbeddedEdges(NamedTuple):
+    """Neighbours of all atoms: where they are, and what the networks make of them."""
+
+    rows: Rows
+    """See `Edges`."""
+    s: Tensor
+    visible: Tensor | None
     g: Tensor
     """(E, M) embedding."""
     g_empty: Tensor
     """(n_types, M) embedding of a place without a neighbour, by the type of the centre."""
-
-
-def outer_sum(rows: Tensor, g: Tensor, ptr: Tensor, like: Tensor) -> Tensor:
-    """Sum over the edges of each centre of ``rows ⊗ g``: (E, K) and (E, M) to (N, K, M), three rows at a time."""
-    columns = rows.shape[1]
-    parts = []
-    for start in range(0, columns - 1, 3):
-        three = rows[:, start : start + 3]
-        if start + 2 == columns:
-            three = torch.cat([three, torch.zeros_like(three[:, :1])], dim=1)
-        parts.append(ops.edge_outer_sum(three, g, ptr, like)[:, : columns - start])
-    if columns % 3 == 1:
-        parts.append(ops.segment_sum(rows[:, -1:] * g, ptr, like).unsqueeze(1))
-    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 class NeighborEmbedding(nn.Module):
@@ -112,56 +109,79 @@ class NeighborEmbedding(nn.Module):
             hidden[a, b] = hidden[b, a] = 1.0
         self.register_buffer("hidden_pairs", hidden, persistent=False)
 
-    def forward(self, hood: Neighborhood, types: Tensor) -> tuple[Tensor, EmbeddedEdges]:
-        """Moments ``(N, 4, M)`` and the embedded edges.
+    def forward(self, hood: Neighborhood, types: Tensor, more: Callable[[Edges], Tensor] | None = None) -> Tensor:
+        """Moments ``(N, 4 + K, M)`` of the environment, and of further rows ``(E, K)`` if given.
 
         Parameters
         ----------
         types
             (n_types, D) vectors of the types.
+        more
+            Makes the further rows.
         """
-        edges = self.embed(hood, types)
-        return self.moments(hood, edges), edges
+        edges = self.edges(hood)
+        further = None if more is None else more(edges)
+        if isinstance(self.network, EmbeddingNetwork) and not self.strip and not self.network.first.copies:
+            kinds, rows = self._kinds(hood, edges, types, self.network.first), _joined(edges, further)
+            filled = self.network.outer_sum(edges.rows.radial, rows, hood.edge_ptr, hood.types, kinds)
+            return self._with_vacant(hood, filled, self.network(self._empty_input(types)))
+        return self.moments(hood, self.embed(hood, types, edges), further)
 
-    def embed(self, hood: Neighborhood, types: Tensor) -> EmbeddedEdges:
-        """Environment and embedding of all edges."""
+    def edges(self, hood: Neighborhood) -> Edges:
+        """Environment of all edges."""
         rows, neighbor_type = self.environment(hood), hood.row_types.index_select(0, hood.neighbor)
         s, visible = rows.sw, None
         if self.exclude_types:
             pair = hood.types.index_select(0, hood.center) * len(self.hidden_pairs) + neighbor_type
             visible = 1.0 - self.hidden_pairs.flatten().index_select(0, pair)
-            assert rows.vector is not None
-            rows = rows._replace(radial=rows.radial * visible, vector=rows.vector * visible.unsqueeze(1))
+            rows = rows._replace(matrix=rows.matrix * visible.unsqueeze(1))
             s = s * visible
+        return Edges(rows, s, visible, neighbor_type)
+
+    def embed(self, hood: Neighborhood, types: Tensor, edges: Edges | None = None) -> EmbeddedEdges:
+        """Embedding of all edges."""
+        edges = self.edges(hood) if edges is None else edges
         embed = self._stripped if self.strip else self._concatenated
-        g, g_empty = embed(hood, rows.radial, s, neighbor_type, types)
-        return EmbeddedEdges(rows, s, visible, g, g_empty)
+        g, g_empty = embed(hood, edges, types)
+        return EmbeddedEdges(edges.rows, edges.s, edges.visible, g, g_empty)
 
     def moments(self, hood: Neighborhood, edges: EmbeddedEdges, more: Tensor | None = None) -> Tensor:
-        """Moments ``(N, 4 + K, M)`` of the environment, and of further rows ``(E, K)`` if given."""
-        vector, radial = edges.rows.vector, edges.rows.radial.unsqueeze(1)
-        assert vector is not None
-        rest = radial if more is None else torch.cat([radial, more], dim=1)
-        filled = [outer_sum(part, edges.g, hood.edge_ptr, hood.types) for part in (vector, rest)]
-        vacant = (self.environment.empty.unsqueeze(2) * edges.g_empty.unsqueeze(1)).index_select(0, hood.types)
-        vacant = vacant * self.vacancies(hood)[:, :, None]
-        first = torch.cat([filled[1][:, :1], filled[0]], dim=1) + vacant
-        return (first if more is None else torch.cat([first, filled[1][:, 1:]], dim=1)) / self.sel
+        """Moments ``(N, 4 + K, M)`` of embedded edges."""
+        filled = ops.edge_outer_sum(_joined(edges, more), edges.g, hood.edge_ptr, hood.types)
+        return self._with_vacant(hood, filled, edges.g_empty)
+
+    def _with_vacant(self, hood: Neighborhood, filled: Tensor, g_empty: Tensor) -> Tensor:
+        """Moments from sums over edges: with those of empty places, and normalised."""
+        vacant = (self.environment.empty.unsqueeze(2) * g_empty.unsqueeze(1)).index_select(0, hood.types)
+        first = filled[:, :4] + vacant * self.vacancies(hood)[:, :, None]
+        return (first if filled.shape[1] == 4 else torch.cat([first, filled[:, 4:]], dim=1)) / self.sel
 
     def vacancies(self, hood: Neighborhood) -> Tensor:
         """Number of places ``(N, 1)`` without a neighbour."""
         ones = self.environment.mean.new_ones(hood.center.shape[0], 1)
         return self.sel - ops.segment_sum(ones, hood.edge_ptr, hood.types)
 
-    def _concatenated(
-        self, hood: Neighborhood, x: Tensor, s: Tensor, neighbor_type: Tensor, types: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _empty_input(self, types: Tensor) -> Tensor:
+        """What enters the network for a place without a neighbour, by the type of the centre."""
+        empty = torch.cat([self.environment.empty[:, :1], torch.zeros_like(types)], dim=1)
+        return empty if self.type_one_side else torch.cat([empty, types], dim=1)
+
+    def _kinds(self, hood: Neighborhood, edges: Edges, types: Tensor, first: ResidualLayer) -> tuple[Tensor, Tensor]:
+        """For `EmbeddingNetwork.outer_sum`: a kind of edge is the types of both ends, or that of the neighbour."""
+        n_types, width = types.shape
+        weight = first.linear.weight
+        before, kind = types @ weight[1 : 1 + width] + first.bias, edges.neighbor_type
+        if self.type_one_side:
+            return kind, before
+        before = (types @ weight[1 + width :]).unsqueeze(1) + before
+        return hood.types.index_select(0, hood.center) * n_types + kind, before.flatten(0, 1)
+
+    def _concatenated(self, hood: Neighborhood, edges: Edges, types: Tensor) -> tuple[Tensor, Tensor]:
         """``Net([R; T_neighbour; T_centre])``: the first layer is a map of the distance plus one of each type."""
+        x, neighbor_type = edges.rows.radial, edges.neighbor_type
         n_types, width = types.shape
         known = torch.cat([types, types.new_zeros(1, width)])
-        empty = torch.cat([self.environment.empty[:, :1], types.new_zeros(n_types, width)], dim=1)
-        if not self.type_one_side:
-            empty = torch.cat([empty, types], dim=1)
+        empty = self._empty_input(types)
         first = self.network.layers[0]
         assert isinstance(first, ResidualLayer)
         assert first.linear.bias is not None
@@ -183,11 +203,9 @@ class NeighborEmbedding(nn.Module):
             g = layer(g)
         return g, self.network(empty)
 
-    def _stripped(
-        self, hood: Neighborhood, x: Tensor, s: Tensor, neighbor_type: Tensor, types: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _stripped(self, hood: Neighborhood, edges: Edges, types: Tensor) -> tuple[Tensor, Tensor]:
         """``Net(R) (1 + σ Net_types(T))``, the second network once for every pair of types."""
-        n_types = len(types)
+        x, neighbor_type, n_types = edges.rows.radial, edges.neighbor_type, len(types)
         factors = self.type_factors(types)
         empty = self.network(self.environment.empty[:, :1])
         if self.type_one_side:
@@ -197,7 +215,7 @@ class NeighborEmbedding(nn.Module):
             vacant = factors[n_types :: n_types + 1]
         factor = ops.gather_rows(factors, pair)
         if self.smooth:
-            factor = factor * s.unsqueeze(1)
+            factor = factor * edges.s.unsqueeze(1)
         else:
             empty = empty + empty * vacant
         g = self.network(x.unsqueeze(1))
@@ -215,3 +233,8 @@ class NeighborEmbedding(nn.Module):
         of_neighbor = known.repeat(n_types, 1)
         of_center = types.unsqueeze(1).expand(-1, n_types + 1, -1).reshape(-1, width)
         return self.type_network(torch.cat([of_neighbor, of_center], dim=1))
+
+
+def _joined(edges: Edges | EmbeddedEdges, more: Tensor | None) -> Tensor:
+    """All rows ``(E, 4 + K)`` that moments are made of."""
+    return edges.rows.matrix if more is None else torch.cat([edges.rows.matrix, more], dim=1)

@@ -6,6 +6,7 @@ N atoms, E edges, M channels of the embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from dpsim import ops
 from dpsim.descriptors.described import Described
 from dpsim.descriptors.dpa1.attention import AttentionLayer, gate_of
-from dpsim.descriptors.dpa1.block import EmbeddedEdges, NeighborEmbedding
+from dpsim.descriptors.dpa1.block import Edges, EmbeddedEdges, NeighborEmbedding
 from dpsim.descriptors.dpa1.config import AttentionSettings
 from dpsim.nn.linear import normal
 from dpsim.nn.type_embedding import TypeEmbedding
@@ -70,26 +71,31 @@ class DPA1(nn.Module):
     def forward(self, hood: Neighborhood) -> Described:
         """Features ``(N, dim_out)`` and, if asked for, the basis ``(N, dim_basis, 3)``."""
         types = self.type_embedding.table()
-        edges = self.attended(hood, self.embedding.embed(hood, types))
-        angular = None if self.degree_gain is None else self.angular_rows(hood, edges)
-        moments = self.embedding.moments(hood, edges, angular)
+        moments = self.moments(hood, types)
         features = self.symmetrised(moments).flatten(1)
         if self.config.concat_output_tebd:
             features = torch.cat([features, types.index_select(0, hood.types)], dim=1)
         return Described(features, moments[:, 1:4].transpose(1, 2) if self.basis else None)
 
+    def moments(self, hood: Neighborhood, types: Tensor) -> Tensor:
+        """Moments ``(N, rows, M)``; `types` (n_types, tebd_dim) are the vectors of the types."""
+        if not len(self.attention):
+            more = None if self.degree_gain is None else partial(self.angular_rows, hood)
+            out: Tensor = self.embedding(hood, types, more)
+            return out
+        edges = self.attended(hood, self.embedding.embed(hood, types))
+        angular = None if self.degree_gain is None else self.angular_rows(hood, edges)
+        return self.embedding.moments(hood, edges, angular)
+
     def attended(self, hood: Neighborhood, edges: EmbeddedEdges) -> EmbeddedEdges:
         """Edges with the embeddings after all attention layers."""
-        if len(self.attention):
-            config = self.config
-            gate = gate_of(
-                hood, edges, self.embedding.vacancies(hood), smooth=config.smooth, dotr=config.attn_dotr
-            )  # fmt: skip
-            for layer in self.attention:
-                edges = layer(edges, gate)
+        config = self.config
+        gate = gate_of(hood, edges, self.embedding.vacancies(hood), smooth=config.smooth, dotr=config.attn_dotr)
+        for layer in self.attention:
+            edges = layer(edges, gate)
         return edges
 
-    def angular_rows(self, hood: Neighborhood, edges: EmbeddedEdges) -> Tensor:
+    def angular_rows(self, hood: Neighborhood, edges: Edges | EmbeddedEdges) -> Tensor:
         """Solid harmonics ``(E, Σ 2l + 1)`` of degrees 2 to lmax, with the weight of the edge."""
         environment, rows = self.embedding.environment, edges.rows
         protected = (rows.r + environment.protection).unsqueeze(1)

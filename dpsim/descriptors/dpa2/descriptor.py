@@ -93,7 +93,7 @@ class DPA2(nn.Module):
 
     def atoms(self, hood: Neighborhood, table: Tensor) -> Tensor:
         """Features ``(N, g1_dim)`` of the atoms before their activation (§3); `table` is the type embedding."""
-        moments, _ = self.repinit(hood, table)
+        moments = self.repinit(hood, table)
         axis = moments[:, :, : self.config.repinit.axis_neuron]
         u = (moments.transpose(1, 2) @ axis).flatten(1)
         if self.three_body is not None:
@@ -123,7 +123,6 @@ class DPA2(nn.Module):
     def initial(self, u: Tensor, env: Rows, geometry: Geometry) -> Features:
         """Features that enter the first layer (§4); `u` is what `atoms` gives."""
         layers = self.config.repformer
-        assert env.vector is not None
         scalar, h2 = env.radial, env.vector
         if layers.direct_dist:
             scalar, h2 = env.r / layers.rcut, env.d / layers.rcut

@@ -44,9 +44,8 @@ class Geometry(NamedTuple):
         """Rows ``(E, C)`` times the weight of their edge."""
         return x if self.weight is None else x * self.weight
 
-    def symmetrized(self, vectors: Tensor, x: Tensor, axis: int) -> Tensor:
-        """Invariants ``(N, axis·C)`` of rows ``(E, C)`` around an atom; `vectors` (E, 3) are weighted."""
-        moments = ops.edge_outer_sum(vectors, x, self.hood.edge_ptr, self.hood.types)  # (N, 3, C)
+    def symmetrized(self, moments: Tensor, axis: int) -> Tensor:
+        """Invariants ``(N, axis·C)`` of sums over neighbours of ``vector ⊗ feature``, ``(N, 3, C)``."""
         product = moments[:, :, :axis].transpose(1, 2) @ moments
         return product.flatten(1) * (self.symmetric / 3.0)
 
@@ -135,21 +134,34 @@ class RepformerLayer(nn.Module):
             updates.append(self.phi(self.self_mlp(old.g1)))
         else:
             invariants.append(old.g1)
-        if config.update_g1_has_conv:
-            if config.g1_out_conv:
-                convolved = self.conv(geometry.weighted(old.g2)) * gg
-            else:
-                convolved = geometry.weighted(old.g2) * ops.gather_rows(self.conv(rows), hood.neighbor)
-            mean = ops.segment_sum(convolved, hood.edge_ptr, hood.types) * geometry.mean
-            (updates if config.g1_out_conv else invariants).append(mean)
+        moments, convolved = self.sums(old, gg, geometry)
+        if convolved is not None:
+            updates.append(convolved * geometry.mean)
+        elif config.update_g1_has_conv:
+            convolved = geometry.weighted(old.g2) * ops.gather_rows(self.conv(rows), hood.neighbor)
+            invariants.append(ops.segment_sum(convolved, hood.edge_ptr, hood.types) * geometry.mean)
         if config.update_g1_has_grrg:
-            invariants.append(geometry.symmetrized(old.vectors, old.g2, config.axis_neuron))
-        if config.update_g1_has_drrd:
-            invariants.append(geometry.symmetrized(old.vectors, gg, config.axis_neuron))
+            moments2 = ops.edge_outer_sum(old.vectors, old.g2, hood.edge_ptr, hood.types)
+            invariants.append(geometry.symmetrized(moments2, config.axis_neuron))
+        if moments is not None:
+            invariants.append(geometry.symmetrized(moments, config.axis_neuron))
         updates.append(self.phi(self.linear1(torch.cat(invariants, dim=1))))
         if config.update_g1_has_attn:
             updates.append(self.local_attention(old.g1, gg, geometry.sw, hood, geometry.empty))
         return updates
+
+    def sums(self, old: Features, gg: Tensor, geometry: Geometry) -> tuple[Tensor | None, Tensor | None]:
+        """Sums over neighbours of their features: ``Σ vector ⊗ gg`` (N, 3, g1_dim) and ``Σ conv(g2) gg`` (N, g1_dim).
+
+        None for what the layer does not use. Both are rows of ``Σ [vector | g2] ⊗ gg``, made together.
+        """
+        config, ptr, types = self.config, geometry.hood.edge_ptr, geometry.hood.types
+        if not (config.update_g1_has_conv and config.g1_out_conv):
+            return (ops.edge_outer_sum(old.vectors, gg, ptr, types) if config.update_g1_has_drrd else None), None
+        g2 = geometry.weighted(old.g2)
+        h = torch.cat([old.vectors, g2], dim=1) if config.update_g1_has_drrd else g2
+        moments, convolved = ops.edge_convolution(h, gg, self.conv.weight, ptr, types)
+        return moments if config.update_g1_has_drrd else None, convolved
 
     def pair_channel(self, old: Features, gg: Tensor, geometry: Geometry) -> Features:
         """Updated pairs (§5.2)."""

@@ -48,8 +48,8 @@ class SeE2A(nn.Module):
         for k, one in enumerate(self.lists):
             part = typed.part(hood, k)
             rows = self.environment(part, one.types[0])
-            embedding = self.networks[one.network](rows.radial.unsqueeze(1))
-            moments = moments + typed.outer_sum(rows, embedding, part)
+            network = self.networks[one.network]
+            moments = moments + typed.outer_sum(network, rows.radial, rows.matrix, part.edge_ptr, hood.types)
         moments = moments / self.n_places
         features = moments.transpose(1, 2) @ moments[:, :, : self.config.axis_neuron]
         return Described(features.flatten(1), moments[:, 1:].transpose(1, 2) if self.basis else None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dpsim import ops
 from dpsim.descriptors import typed
 from dpsim.descriptors.described import Described
 from dpsim.descriptors.se_e2_r.config import SeE2RConfig
@@ -45,8 +44,9 @@ class SeE2R(nn.Module):
         for k, one in enumerate(self.lists):
             part = typed.part(hood, k)
             rows = self.environment(part, one.types[0])
-            embedding = self.networks[one.network](rows.radial.unsqueeze(1))
-            total = total + ops.segment_sum(embedding, part.edge_ptr, hood.types)
+            ones = torch.ones_like(rows.radial).unsqueeze(1)
+            network = self.networks[one.network]
+            total = total + typed.outer_sum(network, rows.radial, ones, part.edge_ptr, hood.types).squeeze(1)
         return Described(total * (_SCALE / self.n_places))
 
     def unfilled(self, hood: Neighborhood) -> Tensor:

@@ -52,7 +52,6 @@ class SeE3(nn.Module):
         """
         a, b = one.types
         first = self.environment(part, a).vector
-        assert first is not None
         if a == b:
             second = first
         else:
@@ -62,5 +61,5 @@ class SeE3(nn.Module):
         pairs = part.pairs
         assert pairs is not None
         theta = ops.pair_dot(first.unsqueeze(1), second.unsqueeze(1), part.edge_ptr, pairs.ptr, pairs.ij)
-        terms = theta * self.networks[one.network](theta)
-        return ops.segment_sum(terms, pairs.ptr.index_select(0, part.edge_ptr), part.types)
+        ptr = pairs.ptr.index_select(0, part.edge_ptr)
+        return typed.outer_sum(self.networks[one.network], theta.squeeze(1), theta, ptr, part.types).squeeze(1)

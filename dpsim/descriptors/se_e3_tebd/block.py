@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from dpsim import ops
 from dpsim.descriptors.environment import Environment
 from dpsim.descriptors.se_e3_tebd.config import SeE3TebdConfig
-from dpsim.nn.linear import EmbeddingNetwork, ResidualLayer
-from dpsim.nn.message import message_sum
+from dpsim.nn.linear import EmbeddingNetwork
 from dpsim.physics.neighborhood import Neighborhood, Pairs
 
 
@@ -50,53 +49,49 @@ class ThreeBody(nn.Module):
         """Embedding ``(N, dim_out)`` of each atom; `table` (n_types, tebd_dim) holds the type embedding."""
         pairs, env = hood.pairs, self.environment(hood)
         assert pairs is not None
-        assert env.vector is not None
         vector = env.vector.unsqueeze(1)
         theta = ops.pair_dot(vector, vector, hood.edge_ptr, pairs.ptr, pairs.ik)  # (A, 1)
         types = hood.row_types.index_select(0, hood.neighbor)
+        ptr = pairs.ptr.index_select(0, hood.edge_ptr)
         if self.type_network is None:
-            embedded = self.concatenated(theta, table, types, pairs)
+            total = self.concatenated(theta, table, types, pairs, ptr, hood.types)
         else:
-            embedded = self.stripped(theta, table, types, env.sw, pairs)
-        pairs_of_centers = pairs.ptr.index_select(0, hood.edge_ptr)
-        return ops.segment_sum(theta * embedded, pairs_of_centers, hood.types) / self.config.sel**2
+            total = ops.edge_outer_sum(theta, self.stripped(theta, table, types, env.sw, pairs), ptr, hood.types)
+        return total.squeeze(1) / self.config.sel**2
 
-    def concatenated(self, theta: Tensor, table: Tensor, types: Tensor, pairs: Pairs) -> Tensor:
-        """``G`` (A, M) of a network that is given the types ``(E,)`` of both neighbours.
+    def concatenated(
+        self, theta: Tensor, table: Tensor, types: Tensor, pairs: Pairs, ptr: Tensor, like: Tensor
+    ) -> Tensor:
+        """Sum ``(N, 1, M)`` of ``θ G`` with a network that is given the types ``(E,)`` of both neighbours.
 
-        What the first layer makes of the types is computed once a type, where the layer has no residual part.
+        What the first layer makes of the types is computed once for each two types, where the layer has no residual
+        part.
         """
-        first = self.network.layers[0]
-        assert isinstance(first, ResidualLayer)
-        assert first.linear.bias is not None
+        n_types, width = table.shape
+        first, types_jk = self.network.first, self._ordered(types, n_types, pairs)
         if first.copies:
-            by_type = [ops.gather_rows(table, types.index_select(0, at)) for at in (pairs.ij, pairs.ik)]
-            return self.network(torch.cat([theta, *by_type], dim=1))
-        weight, bias = first.linear.weight, first.linear.bias
-        from_theta, from_ij, from_ik = weight.split([1, table.shape[1], table.shape[1]])  # type: ignore[no-untyped-call]
-        _, g = message_sum(
-            theta @ from_theta,
-            ops.gather_rows(torch.addmm(bias, table, from_ij), types),
-            ops.gather_rows(table @ from_ik, types),
-            theta.detach().squeeze(1),
-            pairs.ptr,
-            pairs.ik,
-            0,
-            first.phi,
-        )
-        for layer in list(self.network.layers)[1:]:
-            g = layer(g)
-        return g
+            g = self.network(torch.cat([theta, ops.gather_rows(_of_pairs(table), types_jk)], dim=1))
+            return ops.edge_outer_sum(theta, g, ptr, like)
+        from_ij = table @ first.linear.weight[1 : 1 + width] + first.bias
+        before = (from_ij.unsqueeze(1) + table @ first.linear.weight[1 + width :]).flatten(0, 1)
+        return self.network.outer_sum(theta.squeeze(1), theta, ptr, like, (types_jk, before))
+
+    def _ordered(self, types: Tensor, n_types: int, pairs: Pairs) -> Tensor:
+        """Row ``(A,)`` of the types of both neighbours in `_of_pairs`."""
+        return types.index_select(0, pairs.ij) * n_types + types.index_select(0, pairs.ik)
 
     def stripped(self, theta: Tensor, table: Tensor, types: Tensor, sw: Tensor, pairs: Pairs) -> Tensor:
         """``G`` (A, M) of a network of the angle, times a factor for each pair of types."""
         assert self.type_network is not None
-        n_types = table.shape[0]
-        ordered = [table.repeat_interleave(n_types, dim=0), table.repeat(n_types, 1)]  # row t_j · n_types + t_k
-        factors = self.type_network(torch.cat(ordered, dim=1))
-        types_jk = types.index_select(0, pairs.ij) * n_types + types.index_select(0, pairs.ik)
-        factor = ops.gather_rows(factors, types_jk)
+        factors = self.type_network(_of_pairs(table))
+        factor = ops.gather_rows(factors, self._ordered(types, table.shape[0], pairs))
         if self.config.smooth:
             sigma = ops.segment_expand(sw, pairs.ptr, pairs.ik) * ops.gather_rows(sw, pairs.ik)
             factor = factor * sigma.unsqueeze(1)
         return self.network(theta) * (1.0 + factor)
+
+
+def _of_pairs(table: Tensor) -> Tensor:
+    """Vectors of types j and k side by side, at row ``j · n_types + k``."""
+    n_types = table.shape[0]
+    return torch.cat([table.repeat_interleave(n_types, dim=0), table.repeat(n_types, 1)], dim=1)
