@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from dpsim.workflow import locks
 from dpsim.workflow.context import Granted
+from dpsim.workflow.nursery import Nursery, Process
 from dpsim.workflow.store import Entry
 
 GRACE_S: Final = 30.0
@@ -38,6 +39,11 @@ class Job:
         Variables added to those of this process.
     timeout
         Longest time in s.
+    fresh
+        Throw away what an earlier attempt left.
+    nursery
+        Forks the process; without it, or with an `environment` that a fork would see too late, a new interpreter is
+        started.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class Job:
         environment: Mapping[str, str] | None = None,
         timeout: float | None = None,
         fresh: bool = False,
+        nursery: Nursery | None = None,
     ) -> None:
         self.task, self.entry, self.granted, self.gpus = task, entry, granted, gpus
         self.timeout = timeout
@@ -58,40 +65,43 @@ class Job:
         """The last ``error`` event."""
         self.usage: dict[str, Any] = {}
         self.timed_out = False
+        self.silent = False
+        """Whether nobody is left who could write an event."""
         self._stop_at: float | None = None
         self._buffer = b""
         self.log_offset = entry.log.stat().st_size if entry.log.exists() else 0
         read, write = os.pipe()
         os.set_blocking(read, False)
         self.descriptor = read
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "dpsim.workflow.worker",
-            str(entry.path),
-            "--events-fd",
-            str(write),
-            "--follow-driver",
-        ]
-        with entry.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--fresh"] if fresh else command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(write,),
-                cwd=entry.path,
-                env=_environment(granted, gpus, environment or {}),
-                start_new_session=True,
-            )
-        os.close(write)
+        arguments = [str(entry.path), "--follow-driver", *(["--fresh"] if fresh else [])]
+        variables = _environment(granted, gpus, environment or {})
+        given, self._stdin = os.pipe()
+        try:
+            with entry.log.open("ab") as log:
+                self.process: Process = (
+                    _interpreter(arguments, variables, entry.path, (given, log.fileno(), write))
+                    if nursery is None or environment
+                    else nursery.fork(
+                        arguments,
+                        environment=variables,
+                        cwd=entry.path,
+                        descriptors=(given, log.fileno(), write),
+                    )
+                )
+        except BaseException:
+            os.close(read)
+            os.close(self._stdin)
+            raise
+        finally:
+            os.close(given)
+            os.close(write)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield the events that have arrived."""
         with contextlib.suppress(BlockingIOError):
             while block := os.read(self.descriptor, 65536):
                 self._buffer += block
+            self.silent = True
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
             with contextlib.suppress(ValueError):
@@ -127,9 +137,7 @@ class Job:
     def close(self) -> None:
         """Free what belonged to the process; end what it left running, if it did not end by itself."""
         os.close(self.descriptor)
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
+        os.close(self._stdin)
         owner = locks.read_owner(self.entry.lock)
         if owner is not None and owner.pid == self.process.pid:
             locks.end_leftovers(owner)
@@ -137,6 +145,23 @@ class Job:
     def last_lines(self, count: int = 20) -> list[str]:
         """Return the end of what this attempt printed."""
         return tail(self.entry.log, count, self.log_offset)
+
+
+def _interpreter(
+    arguments: list[str], environment: Mapping[str, str], cwd: Path, descriptors: tuple[int, int, int]
+) -> Process:
+    """Start the worker in a new interpreter (see `Nursery.fork`)."""
+    given, log, events = descriptors
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "dpsim.workflow.worker", *arguments, "--events-fd", str(events)],
+        stdin=given,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        pass_fds=(events,),
+        cwd=cwd,
+        env=dict(environment),
+        start_new_session=True,
+    )
 
 
 def _environment(granted: Granted, gpus: tuple[str, ...], extra: Mapping[str, str]) -> dict[str, str]:

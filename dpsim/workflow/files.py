@@ -18,14 +18,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file under a temporary name in its folder, flush it to disk and rename it."""
+def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a file under a temporary name in its folder and rename it.
+
+    A `durable` one is flushed to disk before, so that it is whole after a power failure too; that takes milliseconds.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

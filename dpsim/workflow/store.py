@@ -55,9 +55,9 @@ class Entry:
         """Return one of the JSON files, empty if it is absent or unreadable."""
         return read_json(self.path / name)
 
-    def write(self, name: str, value: Mapping[str, Any]) -> None:
+    def write(self, name: str, value: Mapping[str, Any], *, durable: bool = False) -> None:
         """Write one of the JSON files at once."""
-        write_atomic(self.path / name, json.dumps(value, indent=1, sort_keys=True) + "\n")
+        write_atomic(self.path / name, json.dumps(value, indent=1, sort_keys=True) + "\n", durable=durable)
 
     def is_done(self) -> bool:
         """Return whether the outputs are complete."""
@@ -104,7 +104,7 @@ class Entry:
             self.out.rename(old)
         temporary.rename(self.out)
         _sync_folder(self.path)
-        self.write("outputs.json", {"format": 1, "outputs": records, **extra})
+        self.write("outputs.json", {"format": 1, "outputs": records, **extra}, durable=True)
         shutil.rmtree(old, ignore_errors=True)
 
 

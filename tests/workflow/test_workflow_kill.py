@@ -55,9 +55,10 @@ def artifacts(folder: Path) -> dict[str, str]:
     return {name: Digester().path(entry.out) for name, entry in Store(folder / "run").linked().items()}
 
 
-def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    """Return the processes of the stages, which the nursery has forked."""
     try:
-        return psutil.Process(process.pid).children()
+        return [stage for nursery in psutil.Process(process.pid).children() for stage in nursery.children()]
     except psutil.Error:
         return []
 
@@ -131,7 +132,7 @@ def test_nothing_of_a_killed_stage_stays_alive(tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.05)
         mine = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name() == "sleep"]
-    psutil.Process(process.pid).children()[0].kill()
+    workers(process)[0].kill()
     assert process.wait(60) == 5
     _, alive = psutil.wait_procs(mine, timeout=10)
     assert not alive
@@ -193,3 +194,33 @@ def test_a_stage_stopped_from_outside_is_no_failure_of_its_own(tmp_path: Path) -
     code, output = finish(process)
     assert code == 75
     assert "stage 'a' failed: was stopped by a signal from outside; run again to go on" in output
+
+
+def test_a_killed_nursery_is_replaced(tmp_path: Path, unbroken: dict[str, str]) -> None:
+    """What it forked is ended with it, since nobody would learn how it ended; the same command goes on."""
+    process = start(tmp_path, "-j", "1")
+    while not (tmp_path / "run" / "stages" / "a" / "work" / "n").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    stages = workers(process)
+    psutil.Process(process.pid).children()[0].kill()
+    code, output = finish(process)
+    assert code == 5
+    assert "was ended by signal 9" in output
+    _, alive = psutil.wait_procs(stages, timeout=10)
+    assert not alive
+    code, output = finish(start(tmp_path, "--set", "stages.a.retries=1"))
+    assert code == 0, output
+    assert artifacts(tmp_path) == unbroken
+
+
+def test_a_stage_is_tried_again_after_its_nursery_was_killed(tmp_path: Path, unbroken: dict[str, str]) -> None:
+    process = start(tmp_path, "--set", "stages.a.retries=1", "--set", "stages.b.retries=1")
+    while not (tmp_path / "run" / "stages" / "a" / "work" / "n").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    psutil.Process(process.pid).children()[0].kill()
+    code, output = finish(process)
+    assert code == 0, output
+    assert "trying again" in output
+    assert artifacts(tmp_path) == unbroken
