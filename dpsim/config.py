@@ -101,6 +101,8 @@ def _quantity(dimension: str) -> Any:
     schema = {
         "anyOf": [{"type": "number"}, {"type": "string"}],
         "description": f"{dimension}; a bare number is in {unit}",
+        "x-dimension": dimension,
+        "x-unit": unit,
     }
     return (_reader(dimension), Field(json_schema_extra={"unit": unit}), WithJsonSchema(schema, mode="validation"))
 

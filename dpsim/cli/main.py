@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, str]] = {
     "init": "Write a starter workflow from a template.",
     "schema": "Print the JSON Schema of workflow files, for editors.",
     "report": "Build the report of a run.",
+    "compare": "Lay runs side by side.",
     "clean": "Delete results that nothing refers to.",
     "doctor": "Check the installation and say what mends it.",
     "train": "Train a model.",

@@ -10,8 +10,9 @@ import click
 
 @click.command("schema")
 @click.option("--presets", is_flag=True, help="List the models that `model: NAME` stands for instead.")
+@click.option("--pages", type=click.Path(path_type=Path, file_okay=False), help="Write the reference pages there.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file instead.")
-def command(presets: bool, out: Path | None) -> None:
+def command(presets: bool, pages: Path | None, out: Path | None) -> None:
     """Print the JSON Schema of workflow files.
 
     With the line '# yaml-language-server: $schema=FILE' at the top of a workflow, editors complete and check it.
@@ -19,6 +20,9 @@ def command(presets: bool, out: Path | None) -> None:
     from dpsim.workflow.files import write_atomic
     from dpsim.workflow.json_schema import json_schema
 
+    if pages is not None:
+        _write_pages(pages)
+        return
     text = _presets() if presets else json.dumps(json_schema(), indent=1) + "\n"
     if out is None:
         click.echo(text, nl=False)
@@ -26,6 +30,17 @@ def command(presets: bool, out: Path | None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, text)
     click.echo(f"wrote {out}", err=True)
+
+
+def _write_pages(folder: Path) -> None:
+    from dpsim.workflow.files import write_atomic
+    from dpsim.workflow.pages import pages
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = pages()
+    for name, text in made.items():
+        write_atomic(folder / name, text)
+    click.echo(f"wrote {len(made)} pages in {folder}", err=True)
 
 
 def _presets() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from dpsim.data.files import write_json, write_text
 from dpsim.errors import DataError
 from dpsim.report.blocks import Block, Card, Section, duration
+from dpsim.report.comparison import compare_block
 from dpsim.report.dynamics import md_block
 from dpsim.report.figures import Canvas
 from dpsim.report.provenance import pipeline, provenance_tables, started, time_shares
@@ -77,8 +78,8 @@ def build_report(sections: Sequence[Section], output_dir: Path, manifest: Mappin
 def make_blocks(sections: Sequence[Section], canvas: Canvas) -> list[Block]:
     """Make the blocks of all sections that have something to show."""
     made = ((section, MAKERS.get(section.type)) for section in sections)
-    found = (maker(section, canvas) for section, maker in made if maker is not None)
-    return [block for block in found if block is not None]
+    found = [maker(section, canvas) for section, maker in made if maker is not None]
+    return [block for block in [compare_block(sections, canvas), *found] if block is not None]
 
 
 def key_figures(blocks: Sequence[Block], manifest: Mapping[str, Any]) -> list[Card]:

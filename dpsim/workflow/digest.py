@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,6 +62,8 @@ class Digester:
         """
         try:
             status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{path} is neither a file nor a folder, so it has no content to compare")
             name = os.path.abspath(path)
             stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
             known = self._memo.get(name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -16,6 +17,29 @@ def read_json(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     return {}
+
+
+_REASONS: Final = {
+    errno.ENOSPC: "no space is left on the disk; free some",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "the file is larger than the limit of this shell or file system (ulimit -f); raise it",
+    errno.EROFS: "the file system is read-only; choose another folder with --run-dir",
+    errno.EIO: "the disk reports an error; look at the system's log",
+}
+_FULL: Final = os.strerror(errno.ENOSPC)
+
+
+def disk_problem(error: BaseException) -> str:
+    """Return what a disk that cannot be written means to a user, empty if an error is of another kind.
+
+    Libraries that write for themselves (HDF5, safetensors) tell it by the text only.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    reason = _REASONS.get(number or (errno.ENOSPC if _FULL in str(error) else 0), "")
+    if not reason:
+        return ""
+    name = error.filename if isinstance(error, OSError) else None
+    return f"cannot write{f' {name}' if name else ''}: {reason}, then run again"
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:

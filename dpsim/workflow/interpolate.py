@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dpsim.workflow.budget import MAX_VALUES, TOO_MUCH, Budget, TooMuch
 from dpsim.workflow.problems import Collector, Path, closest
 
 _PATTERN = re.compile(r"\$(\$\{)|\$\{([^{}]*)\}|(\$\{)")
@@ -36,6 +37,10 @@ def fill(value: Any, scope: Scope, collector: Collector, path: Path) -> Any:
     A text that is nothing but one ``${...}`` becomes the value itself with its type; inside of a longer text
     the value is written out. Problems are gathered in `collector`.
     """
+    collector.spent.values += 1
+    if collector.spent.values > MAX_VALUES:
+        collector.add("E103", path, TOO_MUCH)
+        collector.check()
     if isinstance(value, dict):
         return {key: fill(item, scope, collector, (*path, key)) for key, item in value.items()}
     if isinstance(value, list):
@@ -43,16 +48,22 @@ def fill(value: Any, scope: Scope, collector: Collector, path: Path) -> Any:
     if not isinstance(value, str) or "${" not in value:
         return value
     try:
-        return _fill_text(value, scope)
+        return _fill_text(value, scope, collector.spent)
+    except TooMuch as error:
+        collector.add("E103", path, str(error))
+        collector.check()
+        raise
     except _Unknown as error:
         collector.add("E210", path, str(error), suggestion=error.suggestion)
         return value
 
 
-def _fill_text(text: str, scope: Scope) -> Any:
+def _fill_text(text: str, scope: Scope, spent: Budget) -> Any:
     whole = _PATTERN.fullmatch(text)
     if whole and whole[2] is not None:
-        return _look_up(whole[0], whole[2], scope)
+        found = _look_up(whole[0], whole[2], scope)
+        spent.spend(found)
+        return found
 
     def replace(match: re.Match[str]) -> str:
         if match[1]:
@@ -65,7 +76,9 @@ def _fill_text(text: str, scope: Scope) -> Any:
             raise _Unknown(
                 f"{match[0]} is a {'list' if isinstance(found, list) else 'mapping'} and cannot stand inside of a text"
             )
-        return as_text(found)
+        written = as_text(found)
+        spent.spend(written)
+        return written
 
     return _PATTERN.sub(replace, text)
 

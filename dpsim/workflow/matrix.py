@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from dpsim.workflow.budget import MAX_TASKS
 from dpsim.workflow.interpolate import as_text
 from dpsim.workflow.problems import Collector, Path
 
 _AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-MAX_POINTS = 10_000
+_LONGEST = 200
+"""Bytes of a task's name, which is that of a folder."""
 
 
 def points(matrix: Any, collector: Collector, path: Path) -> list[dict[str, Any]]:
@@ -40,8 +42,9 @@ def points(matrix: Any, collector: Collector, path: Path) -> list[dict[str, Any]
                 collector.add("E211", (*inner, index), f"{values[index]!r} stands twice in {axis!r}")
                 return []
         total *= len(values)
-    if total > MAX_POINTS:
-        collector.add("E211", path, f"{total:,} combinations; at most {MAX_POINTS:,} are allowed")
+    collector.spent.tasks += total
+    if collector.spent.tasks > MAX_TASKS:
+        collector.add("E211", path, f"{total:,} combinations; at most {MAX_TASKS:,} tasks are allowed in all of a file")
         return []
     return [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
 
@@ -51,6 +54,8 @@ def names(stage: str, all_points: list[dict[str, Any]]) -> Iterator[str]:
     seen: set[str] = set()
     for number, point in enumerate(all_points):
         name = f"{stage}@{','.join(f'{axis}={_slug(value)}' for axis, value in point.items())}" if point else stage
+        if len(name.encode()) > _LONGEST:
+            name = f"{name.encode()[:_LONGEST].decode(errors='ignore')}+{number}"
         if name in seen:
             name = f"{name}+{number}"
         seen.add(name)

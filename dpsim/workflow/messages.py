@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from dpsim.config import InnerErrors
-from dpsim.workflow.problems import Collector, Path, closest
+from dpsim.workflow.problems import MAX_PROBLEMS, Collector, Path, closest
 from dpsim.workflow.stage import Stage
 
 # What a value is, in the words of the file, by pydantic's error type.
@@ -51,7 +52,8 @@ def report(
     what
         How the mapping is called in messages, for example ``a train stage``.
     """
-    located = [_Located(item, *_locate(item, raw)) for item in _unfolded(error.errors(include_url=False))]
+    first = islice(_unfolded(error.errors(include_url=False)), MAX_PROBLEMS * _MANY_KEYS)
+    located = [_Located(item, *_locate(item, raw)) for item in first]
     chosen = _choose(located)
     unknown = [item.path for item in chosen if item.error["type"] == "extra_forbidden"]
     meant = {(*path[:-1], closest(str(path[-1]), _known_keys(model, path[:-1], raw))) for path in unknown}

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
+from dpsim.errors import DataError
+from dpsim.workflow.patterns import expand
 from dpsim.workflow.problems import Collector, Path, closest, dotted
 from dpsim.workflow.schema import Task, Workflow, read_workflow
 from dpsim.workflow.stage import Files, MaybeReference, Output, Slot, Source, is_reference, sources_of
@@ -291,8 +293,12 @@ def check_surroundings(plan: Plan) -> None:
 
 
 def _check_files(workflow: Workflow, place: Path, patterns: Sequence[str], slot: Slot) -> None:
-    found = match_files(workflow.base, patterns)
     written = place if place in workflow.collector.places else (*place, "path")
+    try:
+        found = match_files(workflow.base, patterns)
+    except DataError as error:
+        workflow.collector.add("E401", written, str(error))
+        return
     if not found:
         message = f"no file matches {patterns[0]!r} in {os.path.relpath(workflow.base)}"
         workflow.collector.add("E401", written, message, suggestion=_near(workflow.base, patterns[0]))
@@ -306,7 +312,7 @@ def match_files(base: FilePath, patterns: Sequence[str]) -> list[FilePath]:
     """Return the files or folders that the first fitting pattern means, sorted; a name without wildcards is itself."""
     for pattern in patterns:
         full = os.path.join(base, os.path.expanduser(pattern))
-        found = [full] if os.path.exists(full) else sorted(glob.glob(full, recursive=True))
+        found = [full] if "\0" not in full and os.path.exists(full) else expand(full)
         if found:
             return [FilePath(path) for path in found]
     return []
@@ -314,9 +320,12 @@ def match_files(base: FilePath, patterns: Sequence[str]) -> list[FilePath]:
 
 def _near(base: FilePath, pattern: str) -> str:
     parent = FilePath(os.path.join(base, pattern)).parent
-    if glob.has_magic(pattern) or not parent.is_dir():
+    try:
+        if glob.has_magic(pattern) or not parent.is_dir():
+            return ""
+        guess = closest(FilePath(pattern).name, sorted(entry.name for entry in parent.iterdir())[:1000])
+    except (OSError, ValueError):  # a folder that cannot be read, a name that cannot be one
         return ""
-    guess = closest(FilePath(pattern).name, sorted(entry.name for entry in parent.iterdir())[:1000])
     return str(FilePath(pattern).parent / guess) if guess else ""
 
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from dpsim.errors import ConfigError
+from dpsim.workflow.budget import Budget
 
 Path = tuple[str | int, ...]
 """Keys and list positions from the top of the file to a value."""
+MAX_PROBLEMS: Final = 50
+"""Problems after which a file is not looked at any further."""
+_BREAKS = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text as PyYAML counts them, which knows more line breaks than most."""
+    return _BREAKS.split(text)
 
 
 @dataclass(frozen=True, order=True)
@@ -83,7 +93,10 @@ class InvalidWorkflow(ConfigError):
 
     def render(self) -> str:
         """Return every problem with its excerpt, ready to print."""
-        return "\n\n".join(render(problem, self.sources) for problem in self.problems)
+        shown = [render(problem, self.sources) for problem in self.problems]
+        if len(shown) >= MAX_PROBLEMS:
+            shown.append(f"these are the first {MAX_PROBLEMS} problems; there may be more")
+        return "\n\n".join(shown)
 
 
 @dataclass
@@ -96,6 +109,8 @@ class Collector:
     """Place of each key."""
     sources: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    spent: Budget = field(default_factory=Budget)
+    """How much the file was found to mean."""
 
     def add(
         self,
@@ -114,15 +129,20 @@ class Collector:
         unfilled = any(known.path == path and known.code == "E210" for known in self.problems)
         if problem not in self.problems and not unfilled:
             self.problems.append(problem)
+            if len(self.problems) >= MAX_PROBLEMS:
+                self.check()
 
     def place(self, path: Path, *, key: bool = False) -> Place | None:
         """Return the place of a value, or of the nearest mapping around it."""
-        table = self.keys if key else self.places
+        if key and path in self.keys:
+            return self.keys[path]
         while path:
-            if path in table:
-                return table[path]
-            path = path[:-1]
-            table = {**self.places, **self.keys} if key else self.places
+            path = path[:-1] if key else path
+            if key and path in self.keys:
+                return self.keys[path]
+            if path in self.places:
+                return self.places[path]
+            path = path if key else path[:-1]
         return self.places.get(())
 
     def check(self) -> None:
@@ -145,7 +165,10 @@ def dotted(path: Path) -> str:
 
 def closest(word: str, choices: Iterable[str]) -> str:
     """Return the choice that `word` was probably meant to be, or an empty string."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    if len(word) > 100:
+        return ""
+    near = [choice for choice in choices if 2 * len(word) <= 5 * len(choice) <= 12 * len(word) + 5][:2000]
+    found = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
     return found[0] if found else ""
 
 
@@ -173,7 +196,7 @@ def _excerpt(problem: Problem, sources: Mapping[str, str]) -> list[str]:
     place = problem.place
     if place is None or place.file not in sources:
         return []
-    text = sources[place.file].split("\n")
+    text = lines_of(sources[place.file])
     if not 1 <= place.line <= len(text):
         return []
     line = text[place.line - 1].rstrip("\r")

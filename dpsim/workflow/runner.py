@@ -22,7 +22,7 @@ from dpsim.workflow.describe import lock_file
 from dpsim.workflow.digest import Digester
 from dpsim.workflow.events import EventLog
 from dpsim.workflow.executor import Job
-from dpsim.workflow.files import link_folder, write_atomic
+from dpsim.workflow.files import disk_problem, link_folder, write_atomic
 from dpsim.workflow.manifest import Manifest
 from dpsim.workflow.nursery import Nursery
 from dpsim.workflow.plan import Plan
@@ -127,6 +127,10 @@ class Runner:
             self.view.start(self)
             self._loop()
             code = self._exit_code()
+        except OSError as error:
+            if not (disk := disk_problem(error)):
+                raise
+            raise SetupError(disk) from None
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -168,9 +172,10 @@ class Runner:
             job.close()
         self.nursery.close()
         self.view.finish()
-        self.digester.save()
-        self.manifest.finish(code)
-        self.events.write("run_end", exit=code)
+        with contextlib.suppress(OSError):  # a full disk is told already, and nothing here is needed to go on
+            self.digester.save()
+            self.manifest.finish(code)
+            self.events.write("run_end", exit=code)
         self.events.close()
         self.selector.close()
         owner = locks.read_owner(self.store.driver)

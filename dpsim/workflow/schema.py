@@ -24,7 +24,7 @@ from dpsim.workflow.problems import Collector, Path, closest
 from dpsim.workflow.stage import STAGE_NAME, Resources, Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class Slots(Config):
@@ -72,7 +72,7 @@ class WorkflowFile(Config):
     @classmethod
     def _name(cls, name: str | None) -> str | None:
         if name is not None and not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} must be letters, digits, '_', '-' and '.', since it names a folder")
+            raise ValueError(f"{name!r} must be at most 100 letters, digits, '_', '-' and '.', since it names a folder")
         return name
 
 
@@ -236,7 +236,7 @@ def _tasks(
 ) -> list[Task]:
     path: Path = ("stages", name)
     if not STAGE_NAME.fullmatch(name):
-        message = f"{name!r} is not a stage name: a letter, then letters, digits, '_' and '-'"
+        message = f"{name!r} is not a stage name: a letter, then letters, digits, '_' and '-', 100 in all at most"
         collector.add("E209", path, message, key=True)
         return []
     stage_type = _stage_type(raw, path, collector)

@@ -13,7 +13,7 @@ from dpsim.config import Config, Walltime
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
 
-STAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+STAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 _REFERENCE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(@[A-Za-z0-9_.=,+-]+)?(\.[A-Za-z0-9_.-]+)?")
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from dpsim.errors import ConfigError, DpsimError, Interrupted
+from dpsim.errors import ConfigError, DpsimError, Interrupted, SetupError
 from dpsim.workflow import locks
 from dpsim.workflow.context import Artifact, Context, Granted
-from dpsim.workflow.files import read_json
+from dpsim.workflow.files import disk_problem, read_json
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import find_stage_type
 from dpsim.workflow.store import Entry
@@ -107,6 +107,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not _take(entry, held, channel):
             return EXIT_BUSY
         return _run(entry, channel, fresh=options.fresh)
+    except OSError as error:
+        # Before the stage began, or after it: a lock, the outputs. What it does itself is dealt with in _run.
+        if not (disk := disk_problem(error)):
+            raise
+        _fail(channel, SetupError(disk))
+        return SetupError.exit_code
     finally:
         signal.alarm(0)
         _end_children()
@@ -175,6 +181,9 @@ def _run(entry: Entry, channel: Channel, *, fresh: bool) -> int:
         if channel.stopping:
             _say(f"stopped by a signal ({type(error).__name__})")
             return Interrupted.exit_code
+        if disk := disk_problem(error):
+            _fail(channel, SetupError(disk))
+            return SetupError.exit_code
         traceback.print_exc()
         memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         message = f"out of memory: {error}" if memory else f"{type(error).__name__}: {error}"
@@ -184,7 +193,8 @@ def _run(entry: Entry, channel: Channel, *, fresh: bool) -> int:
 
 
 def _fail(channel: Channel, error: DpsimError) -> None:
-    _say(f"{type(error).__name__}: {error}")
+    with contextlib.suppress(OSError):  # the log may be on the disk that is full
+        _say(f"{type(error).__name__}: {error}")
     channel.send({"event": "error", "message": str(error), "kind": type(error).__name__})
 
 

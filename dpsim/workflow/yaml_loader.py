@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from dpsim.workflow.problems import Collector, InvalidWorkflow, Path, Place, Problem
+from dpsim.workflow.problems import Collector, InvalidWorkflow, Path, Place, Problem, lines_of
 
 MAX_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 64
@@ -95,13 +95,15 @@ def load_file(path: FilePath, name: str | None = None) -> Loaded:
     """
     name = name or str(path)
     try:
-        size = path.stat().st_size
-        raw = path.read_bytes() if size <= MAX_BYTES else b""
-    except OSError as error:
-        message = f"cannot be read: {(error.strerror or str(error)).lower()}; check the path"
-        raise InvalidWorkflow([Problem("E106", message, place=Place(name, 1, 1, 1))]) from None
-    if size > MAX_BYTES:
-        message = f"the file has {size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB is read as a workflow"
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)  # a device or a pipe tells no size before
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise InvalidWorkflow(
+            [Problem("E106", f"cannot be read: {reason}; check the path", place=Place(name, 1, 1, 1))]
+        ) from None
+    if len(raw) > MAX_BYTES:
+        message = f"the file has more than the {MAX_BYTES / 1e6:.0f} MB that are read as a workflow"
         raise InvalidWorkflow([Problem("E103", message, place=Place(name, 1, 1, 1))])
     try:
         text = raw.decode("utf-8-sig")
@@ -175,16 +177,17 @@ def _convert(kind: str, text: str) -> Any:
 class _Builder:
     """Turns composed nodes into plain values, noting places and problems."""
 
-    def __init__(self, name: str, loaded: Loaded) -> None:
+    def __init__(self, name: str, loaded: Loaded, lengths: list[int] | None = None) -> None:
         self.name = name
         self.loaded = loaded
         self.collector = loaded.collector()
+        self.lengths = lengths if lengths is not None else [len(line) for line in lines_of(loaded.sources[name])]
         self.count = 0
         self.open: list[int] = []
 
     def place(self, node: yaml.Node) -> Place:
         start, end = node.start_mark, node.end_mark
-        last = end.column if end.line == start.line else len(self.loaded.sources[self.name].split("\n")[start.line])
+        last = end.column if end.line == start.line else self.lengths[start.line]
         return Place(self.name, start.line + 1, start.column + 1, max(last, start.column + 1) + 1)
 
     def value(self, node: yaml.Node, path: Path) -> Any:
@@ -268,7 +271,7 @@ class _Builder:
                 message = "'<<' takes a mapping or a list of mappings (*name)"
                 self.collector.add("E205", path, message, place=self.place(node))
                 return
-            scratch = _Builder(self.name, Loaded(None, sources=self.loaded.sources))
+            scratch = _Builder(self.name, Loaded(None, sources=self.loaded.sources), self.lengths)
             scratch.count, scratch.open = self.count, self.open
             scratch.collector.problems = self.collector.problems
             merged = scratch.value(item, path)

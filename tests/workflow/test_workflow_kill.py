@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -25,12 +26,35 @@ COUNT = (
     "    time.sleep(0.05); n += 1; t = work / 't'; t.write_text(str(n)); t.replace(f)\\n"
     "(out / 'r').write_text(f'{n} ' + ''.join(pathlib.Path(p).read_text() for p in sys.argv[3:]))"
 )
+# Two ranks do so, each in a folder of its own; the first waits for the other and writes both counts.
+RANKS = """
+import os, pathlib, sys, time
+out, work, rank = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), os.environ["PMI_RANK"]
+f = work / rank
+n = int(f.read_text()) if f.exists() else 0
+while n < 5:
+    time.sleep(0.05)
+    n += 1
+    t = work / f"{rank}.new"
+    t.write_text(str(n))
+    t.replace(f)
+while rank == "0" and not ((work / "1").exists() and (work / "1").read_text() == "5"):
+    time.sleep(0.02)
+if rank == "0":
+    (out / "r").write_text(f"{n} both")
+"""
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
 SLOW = f"""
 dpsim: 1
 name: slow
 stages:
   a: {{uses: command, run: ["{{python}}", -c, "{COUNT}", "{{out}}", "{{work}}"], outputs: [r]}}
-  b: {{uses: command, run: ["{{python}}", -c, "{COUNT}", "{{out}}", "{{work}}"], outputs: [r], seed: 1}}
+  b:
+    uses: command
+    run: ["{MPIEXEC}", -n, "2", "{{python}}", "{{inputs.program}}", "{{out}}", "{{work}}"]
+    inputs: {{program: {{path: ranks.py}}}}
+    outputs: [r]
+    resources: {{ranks: 2}}
   c:
     uses: command
     run: ["{{python}}", -c, "{COUNT}", "{{out}}", "{{work}}", "{{inputs.a}}", "{{inputs.b}}"]
@@ -39,9 +63,10 @@ stages:
 """
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    """Start ``dpsim run`` on the slow workflow."""
-    (folder / "w.yaml").write_text(SLOW)
+def start(folder: Path, *options: str, workflow: str = SLOW) -> subprocess.Popen[str]:
+    """Start ``dpsim run`` on the slow workflow, or another."""
+    (folder / "w.yaml").write_text(workflow)
+    (folder / "ranks.py").write_text(RANKS)
     command = [sys.executable, "-m", "dpsim.cli.main", "run", "w.yaml", "--run-dir", "run", *options]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -72,35 +97,100 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return artifacts(folder)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_kill_the_driver_at_any_moment(tmp_path: Path, unbroken: dict[str, str], seed: int) -> None:
-    rng = random.Random(seed)
-    for _ in range(3):
-        process = start(tmp_path)
-        time.sleep(rng.uniform(0.2, 2.0))
-        process.kill()
-        process.communicate()
-    code, output = finish(start(tmp_path))
+def kill_something(process: subprocess.Popen[str], what: str, rng: random.Random) -> bool:
+    """Kill the driver, a stage, or one rank of a stage that has several, at a random moment; return whether it was."""
+    end = time.monotonic() + rng.uniform(0.2, 2.5)
+    while time.monotonic() < end and process.poll() is None:
+        time.sleep(0.01)
+    with contextlib.suppress(psutil.Error):
+        below = psutil.Process(process.pid).children(recursive=True)
+        ranks = [p for p in below if "PMI_RANK" in p.environ()]
+        found = {"driver": [psutil.Process(process.pid)], "stage": workers(process), "rank": ranks}[what]
+        if found and process.poll() is None:
+            rng.choice(found).kill()
+            return True
+    return False
+
+
+def kill_and_go_on(folder: Path, moments: int, seed: int) -> int:
+    """Run, kill, run again, so many times; return how many were hit. What is left at the end is finished."""
+    rng, hit = random.Random(seed), 0
+    for number in range(moments):
+        process = start(folder)
+        hit += kill_something(process, ("driver", "stage", "rank")[number % 3], rng)
+        if process.poll() is None:
+            assert finish(process)[0] in (0, 5, -signal.SIGKILL)
+        if (Store(folder / "run").manifest).is_file() and rng.random() < 0.5:
+            for entry in Store(folder / "run").linked().values():  # so that there is something left to kill
+                if not entry.is_done() or rng.random() < 0.5:
+                    (entry.path / "outputs.json").unlink(missing_ok=True)
+    code, output = finish(start(folder))
     assert code == 0, output
+    return hit
+
+
+def test_kill_at_three_moments(tmp_path: Path, unbroken: dict[str, str]) -> None:
+    kill_and_go_on(tmp_path, 3, seed=1)
     assert artifacts(tmp_path) == unbroken
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_kill_a_stage_at_any_moment(tmp_path: Path, unbroken: dict[str, str], seed: int) -> None:
-    rng = random.Random(seed)
-    codes = []
-    for _ in range(3):
-        process = start(tmp_path)
-        end = time.monotonic() + rng.uniform(0.6, 2.0)
-        while time.monotonic() < end or not (workers(process) or process.poll() is not None):
-            time.sleep(0.02)
-        for worker in workers(process)[:1]:
-            worker.kill()
-        codes.append(finish(process)[0])
-    assert set(codes) <= {0, 5}
-    code, output = finish(start(tmp_path))
-    assert code == 0, output
+@pytest.mark.slow
+def test_kill_at_twenty_moments(tmp_path: Path, unbroken: dict[str, str]) -> None:
+    """The driver, a stage or one rank: every run after it ends in the artifacts of a run that nothing disturbed."""
+    assert kill_and_go_on(tmp_path, 20, seed=2) >= 10
     assert artifacts(tmp_path) == unbroken
+    assert not list((tmp_path / "run").glob("store/*/*/lock"))
+    assert not list((tmp_path / "run").glob("store/*/*/.out.*"))
+
+
+TRAINING = """
+dpsim: 1
+name: ranks
+type_map: [Cu]
+stages:
+  label:
+    uses: label
+    structures: {prototype: fcc, element: Cu, supercell: [2, 2, 2], rattle: 0.1 angstrom, count: 8}
+    calculator: {name: emt}
+  data: {uses: convert, from: label.frames}
+  model:
+    uses: train
+    data: data
+    model: {preset: dpa3-tiny}
+    steps: 60
+    batch_size: 2
+    checkpoint_every: 5
+    resources: {ranks: 2}
+"""
+
+
+@pytest.mark.slow
+def test_kill_ranks_of_a_training(tmp_path: Path) -> None:
+    """One of two processes that train together is killed: the same command goes on to the same weights."""
+    files: dict[str, dict[str, str]] = {}
+    for name in ("whole", "broken"):
+        folder = tmp_path / name
+        folder.mkdir()
+        rng, hit = random.Random(3), 0
+        while True:
+            process = start(folder, workflow=TRAINING)
+            while name == "broken" and hit < 4 and process.poll() is None:
+                time.sleep(0.02)
+                below = psutil.Process(process.pid).children(recursive=True)
+                if list((folder / "run").rglob("*.ckpt")) and len(below) > 3:
+                    time.sleep(rng.uniform(0.0, 1.5))
+                    with contextlib.suppress(psutil.Error):
+                        rng.choice(below[2:]).kill()
+                        hit += 1
+                    break
+            code, output = finish(process)
+            if code == 0:
+                break
+            assert hit, output
+        out = folder / "run" / "stages" / "model" / "out"
+        files[name] = {file: Digester().path(out / file) for file in ("best.safetensors", "last.safetensors")}
+        assert name == "whole" or hit >= 2
+    assert files["broken"] == files["whole"]
 
 
 def test_a_killed_stage_goes_on_from_its_work_folder(tmp_path: Path) -> None:

@@ -100,8 +100,9 @@ class CommandStage(SeededStage):
 def _execute(argv: list[str], context: Context) -> None:
     try:
         process = subprocess.Popen(argv, cwd=context.out, env=os.environ.copy(), stdin=subprocess.DEVNULL)
-    except OSError as error:
-        raise StageError(f"cannot start {argv[0]!r}: {error.strerror or error}; check run: [...]") from None
+    except (OSError, ValueError) as error:  # a zero byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise StageError(f"cannot start {argv[0]!r}: {reason}; check run: [...]") from None
     try:
         while True:
             try:
