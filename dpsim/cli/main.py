@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, str]] = {
     "status": "Show how far a run is.",
     "watch": "Follow a run from another shell.",
     "logs": "Print what a stage wrote.",
+    "show": "Print what a stage made.",
     "stop": "Stop a run so that it can be resumed.",
     "explain": "Explain an error code, or why a stage has its cache key.",
     "init": "Write a starter workflow from a template.",

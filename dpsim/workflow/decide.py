@@ -11,8 +11,10 @@ from typing import Any
 from dpsim.errors import DataError
 from dpsim.workflow.digest import Digester
 from dpsim.workflow.key import Key, difference, make_key
+from dpsim.workflow.manifest import gpu_names
 from dpsim.workflow.plan import Plan, match_files
 from dpsim.workflow.problems import dotted
+from dpsim.workflow.schema import Task
 from dpsim.workflow.store import Entry, Store
 
 
@@ -90,7 +92,9 @@ class Decider:
         inputs = self._inputs(name)
         digests = {record.place: record.digest for record in inputs}
         workflow = self.plan.workflow
-        key = make_key(task.config, digests, type_map=workflow.type_map, seed=workflow.seed_of(task))
+        key = make_key(
+            task.config, digests, type_map=workflow.type_map, seed=workflow.seed_of(task), device=device_of(task)
+        )
         entry = self.store.entry(key.digest)
         action, reason, fresh = self._compare(name, key, entry)
         note = _soft_note(key, entry) if action == "cached" else ""
@@ -144,7 +148,17 @@ def _has_work(entry: Entry, key: Key, store: Store) -> bool:
 
 
 def _soft_note(key: Key, entry: Entry) -> str:
-    """Say which packages have other versions than when the result was made."""
+    """Say which packages have other versions than when the result was made, and whether it was made elsewhere."""
     old = entry.read("stage.json").get("soft", {})
     changed = [(name, old[name], now) for name, now in key.soft.items() if name in old and old[name] != now]
-    return "; ".join(f"made with {name} {was}, now {now}" for name, was, now in changed)
+    return "; ".join(
+        f"made on {was}, now {now}" if name == "device" else f"made with {name} {was}, now {now}"
+        for name, was, now in changed
+    )
+
+
+def device_of(task: Task) -> str | None:
+    """Return the kind of device that a stage would use, None if its type uses cores only."""
+    if not task.config.wants.gpus:
+        return None
+    return "cuda" if task.resources.gpus != 0 and gpu_names() else "cpu"

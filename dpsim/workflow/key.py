@@ -54,7 +54,9 @@ class Key:
         return digest_bytes(canonical_json(dict(self.work_parts) or self.parts()))
 
 
-def make_key(stage: Stage, inputs: Mapping[str, str], *, type_map: Sequence[str], seed: int | None) -> Key:
+def make_key(
+    stage: Stage, inputs: Mapping[str, str], *, type_map: Sequence[str], seed: int | None, device: str | None = None
+) -> Key:
     """Return the key of a stage.
 
     Parameters
@@ -67,11 +69,16 @@ def make_key(stage: Stage, inputs: Mapping[str, str], *, type_map: Sequence[str]
         Elements; in the key of stages that use them.
     seed
         None if nothing in the stage is random.
+    device
+        Kind of device that it would use, recorded as versions of packages are; None if it cannot use another.
     """
     options = stage.key_options()
     if stage.uses_type_map:
         options["type_map"] = list(type_map)
     soft = soft_keys(("dpsim", *stage.soft))
+    soft |= {"device": device} if device else {}
+    precision = getattr(stage, "precision", None)
+    soft |= {"dtype": str(precision)} if precision else {}
     strict = stage.cache == "strict"
     key = Key(stage.uses, stage.result_version, options, dict(sorted(inputs.items())), seed, soft, strict)
     return replace(key, work_parts=stage.work_parts(key.parts()))

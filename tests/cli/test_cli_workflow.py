@@ -173,6 +173,31 @@ def test_status_logs_explain_watch(dpsim: Callable[..., tuple[int, str, str]]) -
     assert json.loads(dpsim("explain", "b", "--json")[1])["parts"]["type"] == "command"
 
 
+def test_show(dpsim: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "make.sh").write_text(
+        'cd "$1"; seq 0 40 | sed s/$/,x/ > t.csv; mkdir d; echo 1 > d/f; echo "{\\"seconds\\": 2}" > m.json'
+    )
+    text = WORKFLOW + (
+        "  c: {uses: command, run: [sh, '{inputs.s}', '{out}'], inputs: {s: {path: make.sh}},"
+        " outputs: {t: t.csv, d: d, m: m.json}}\n"
+    )
+    (tmp_path / "w.yaml").write_text(text)
+    assert dpsim("run", "w.yaml", "--quiet")[0] == 0
+    code, out, _ = dpsim("show", "c")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [["d", "any"], ["m", "any"], ["t", "any"]]
+    assert out.splitlines()[-1].split() == ["seconds", "2", "s"]
+    assert json.loads(dpsim("show", "c", "--json")[1])["metrics"] == {"seconds": 2.0}
+    assert dpsim("show", "a.x")[1] == "one\n"
+    assert dpsim("show", "c.d", "runs/demo")[1] == "f\n"
+    assert json.loads(dpsim("show", "c.m")[1]) == {"seconds": 2}
+    shown = dpsim("show", "c.t")[1].splitlines()
+    assert (len(shown), shown[0].split(), shown[11].strip(), shown[-1].split()) == (22, ["0", "x"], "...", ["40", "x"])
+    code, _, err = dpsim("show", "c.tt")
+    assert (code, "did you mean 't'?" in err) == (3, True)
+    assert dpsim("show", "nope")[0] == 3
+
+
 def test_explain_codes(dpsim: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = dpsim("explain", "e304")
     assert (code, out.splitlines()[0]) == (0, "E304: An unknown output")

@@ -1,4 +1,4 @@
-"""Runs side by side: numbers of stages of one name, settings and versions that differ; stages of one type in one report."""
+"""Runs side by side: numbers of stages of one name, settings and versions that differ; alike stages in one report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ WORKFLOW = """\
 dpsim: 1
 name: demo
 stages:
-  a: {uses: command, run: [sh, -c, "echo '{\\"overall\\": {\\"forces_rmse\\": NUMBER}}' > {out}/m.json"], outputs: [m.json]}
+  a:
+    uses: command
+    run: [sh, -c, "echo '{\\"overall\\": {\\"forces_rmse\\": NUMBER}}' > {out}/m.json"]
+    outputs: [m.json]
   b: {uses: command, run: ['true']}
 """
 

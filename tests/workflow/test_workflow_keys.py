@@ -200,3 +200,23 @@ def test_canonical_json_does_not_depend_on_order(value: object) -> None:
 
     assert canonical_json(value) == canonical_json(shuffled(value))
     assert len(digest_bytes(canonical_json(value))) == 40
+
+
+def test_the_kind_of_device_is_noted_and_counts_if_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpsim.workflow import decide
+
+    path = tmp_path / "w.yaml"
+    text = "dpsim: 1\ntype_map: [Cu]\nstages:\n  f: {uses: freeze, from: {path: x}, precision: float64%s}\n"
+
+    def of(extra: str, gpus: list[str]) -> tuple[str, dict[str, str]]:
+        path.write_text(text % extra)
+        task = load(path, check_files=False).workflow.tasks["f"]
+        monkeypatch.setattr(decide, "gpu_names", lambda: gpus)
+        made = make_key(task.config, {}, type_map=(), seed=None, device=decide.device_of(task))
+        return made.digest, dict(made.soft)
+
+    cpu, cuda = of("", []), of("", ["NVIDIA"])
+    assert cpu[0] == cuda[0]
+    assert (cpu[1]["device"], cuda[1]["device"], cpu[1]["dtype"]) == ("cpu", "cuda", "float64")
+    assert of(", resources: {gpus: 0}", ["NVIDIA"])[1]["device"] == "cpu"
+    assert of(", cache: strict", [])[0] != of(", cache: strict", ["NVIDIA"])[0]
