@@ -12,18 +12,24 @@ from dpsim.errors import ConfigError
 
 
 def templates() -> dict[str, str]:
-    """Return the recipes that come with dpsim, with the first line of each."""
-    found = {}
-    for entry in sorted(files("dpsim.recipes").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".yaml"):
-            first = next((line for line in entry.read_text(encoding="utf-8").splitlines() if line.startswith("# ")), "")
-            found[entry.name.removesuffix(".yaml")] = first.removeprefix("# ")
+    """Return the texts of what comes with dpsim by name: templates of a minute or two, then the recipes."""
+    folder = files("dpsim.recipes")
+    found: dict[str, str] = {}
+    for place in (folder / "templates", folder):
+        for entry in sorted(place.iterdir(), key=lambda e: e.name):
+            if entry.name.endswith(".yaml"):
+                name = entry.name.removesuffix(".yaml")
+                found[f"{name}-recipe" if name in found else name] = entry.read_text(encoding="utf-8")
     return found
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.startswith("# ")), "").removeprefix("# ")
 
 
 @click.command("init")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path())
-@click.option("--template", default="quickstart", show_default=True, help="Name of a recipe; see --list.")
+@click.option("--template", default="md", show_default=True, help="Name of a template or recipe; see --list.")
 @click.option("--list", "list_them", is_flag=True, help="List the templates.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def command(folder: Path, template: str, list_them: bool, force: bool) -> None:
@@ -31,8 +37,8 @@ def command(folder: Path, template: str, list_them: bool, force: bool) -> None:
     known = templates()
     if list_them:
         width = max(len(name) for name in known)
-        for name, first in known.items():
-            click.echo(f"{name:<{width}}  {first}")
+        for name, text in known.items():
+            click.echo(f"{name:<{width}}  {_first_line(text)}")
         return
     if template not in known:
         from dpsim.workflow.problems import closest
@@ -43,7 +49,7 @@ def command(folder: Path, template: str, list_them: bool, force: bool) -> None:
     target = folder / "workflow.yaml"
     if target.exists() and not force:
         raise ConfigError(f"{target} exists already; choose another folder, or replace it with --force")
-    _write(target, files("dpsim.recipes").joinpath(f"{template}.yaml").read_text(encoding="utf-8"))
+    _write(target, known[template])
     click.echo(f"wrote {target}\nnext:  dpsim plan {target}\n       dpsim run {target}")
 
 

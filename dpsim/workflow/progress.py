@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 _PLAIN_INTERVAL_S: Final = 10.0
 _SHOWN_VALUES: Final = 7
+_BAR: Final = 24
+_SHORT_BAR: Final = 12
+_WIDE: Final = 100
+"""Columns of a terminal from which on the bars are long."""
 _MARKS: Final = {
     "waiting": ("·", "dim"),
     "running": ("▶", "bold cyan"),
@@ -259,30 +264,45 @@ class LiveView:
             self._live = None
 
     def __rich__(self) -> RenderableType:
-        """Return the tree."""
-        from rich.table import Table
+        """Return the tree; what does not fit on the screen is counted."""
         from rich.text import Text
         from rich.tree import Tree
 
         tree = Tree(
             Text(f"{self._title}  {duration(time.monotonic() - self._started)}", style="bold"), guide_style="dim"
         )
-        width = max((len(name) for name in self._rows), default=4)
-        for name, row in self._rows.items():
-            mark, style = _MARKS[row["state"]]
-            grid = Table.grid(padding=(0, 1))
-            for _ in range(5):
-                grid.add_column(no_wrap=True, overflow="ellipsis")
-            grid.add_row(
-                Text(mark, style=style),
-                Text(f"{name:<{width}}", style="bold" if row["state"] == "running" else ""),
-                Text(f"{row['uses']:<8}", style="dim"),
-                *self._right(row, style),
-            )
-            tree.add(grid)
+        shown = _most_telling(self._rows, max(5, self._console.size.height - 4))
+        for name in shown:
+            tree.add(self._row(name, self._rows[name], shown))
+        if left := self._rows.keys() - shown.keys():
+            states = [self._rows[name]["state"] for name in left]
+            counts = (f"{states.count(state)} {state}" for state in _MARKS if state in states)
+            tree.add(Text(f"and {', '.join(counts)}", style="dim"))
         return tree
 
-    def _right(self, row: dict[str, Any], style: str) -> tuple[RenderableType, RenderableType]:
+    def _row(self, name: str, row: dict[str, Any], shown: Mapping[str, Any]) -> RenderableType:
+        """Return one line: mark, name and type in full, then as much of the rest as there is room for."""
+        from rich.table import Table
+        from rich.text import Text
+
+        widest = max(8, self._console.size.width // 3)
+        width = min(widest, max((len(one) for one in shown), default=4))
+        uses = max((len(one["uses"]) for one in self._rows.values()), default=8)
+        mark, style = _MARKS[row["state"]]
+        cut = name if len(name) <= width else f"{name[: width - 1]}…"
+        head = Text.assemble(
+            (mark, style), f" {cut:<{width}} "[: width + 2], (f" {row['uses']:<{uses}}", "dim"),
+            style="bold" if row["state"] == "running" else "",
+        )  # fmt: skip
+        status = _BAR if self._console.size.width >= _WIDE else _SHORT_BAR
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(no_wrap=True, width=width + uses + 4)
+        grid.add_column(no_wrap=True, width=status, overflow="ellipsis")
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        grid.add_row(head, *self._right(row, style, status))
+        return grid
+
+    def _right(self, row: dict[str, Any], style: str, width: int) -> tuple[RenderableType, RenderableType]:
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
@@ -291,10 +311,22 @@ class LiveView:
             took = f" {duration(row['took'])}" if "took" in row else ""
             shown = "" if state == "waiting" else f"{state}{took}"
             needs = f"after {', '.join(row['needs'])}" if state == "waiting" and row["needs"] else ""
-            extra = f" {needs}{reason if state not in ('waiting', 'done') and reason != state else ''}"
+            extra = f"{needs}{reason if state not in ('waiting', 'done') and reason != state else ''}"
             return Text(shown, style=style), Text(extra, style="dim")
         event = row.get("event", {})
         total = event.get("total")
-        bar = ProgressBar(total=total or 100, completed=event.get("done", 0) if total else 0, width=24, pulse=not total)
+        done = min(event.get("done", 0), total) if total else 0
+        bar = ProgressBar(
+            total or 100, done, width, pulse=not total, complete_style="cyan", finished_style="cyan", pulse_style="cyan"
+        )
         text = describe(event, row.get("left")) or f"{duration(time.monotonic() - row['began'])}  {reason}"
         return bar, Text(text)
+
+
+def _most_telling(rows: Mapping[str, Any], most: int) -> dict[str, None]:
+    """Return the tasks that are shown, in their order: all, or those that run and failed before others."""
+    if len(rows) <= most:
+        return dict.fromkeys(rows)
+    rank = {state: place for place, state in enumerate(("running", "failed", "interrupted", "blocked", "waiting"))}
+    chosen = sorted(rows, key=lambda name: rank.get(rows[name]["state"], len(rank)))[: most - 1]
+    return {name: None for name in rows if name in set(chosen)}
