@@ -31,7 +31,7 @@ STEPS = {"dpa3-l6": (20, 10), "dpa2-small": (60, 20), "se-e2-a": (200, 60)}
 def of_model(model: str, dp: str | None) -> Rows:
     """All rows of a model."""
     train_steps, md_steps = STEPS.get(model, (20, 10))
-    rows = training.measure(model, 2, train_steps, 3, dp, dp is not None)
+    rows = training.measure(model, 2, train_steps, 3, dp, dp is not None, True)
     for compressed in (False, True) if model in COMPRESSIBLE else (False,):
         rows += md.measure(model, TWO_CORES, md_steps, 1, compressed, dp, dp is not None)
     if model.startswith("dpa3"):
