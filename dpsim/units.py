@@ -20,6 +20,8 @@ KCAL_PER_MOL_PER_EV: Final = 23.060548012069496
 """kcal/mol per eV, LAMMPS ``units real``."""
 GPA_PER_EV_A3: Final = 160.21766208
 """GPa per eV/Å³ (`ase.units.GPa` inverted)."""
+ASE_TIME_PER_PS: Final = 98.22694788464064
+"""ASE's unit of time, Å (amu/eV)^½, in which its velocities and time steps are, per ps (`1000 ase.units.fs`)."""
 BOLTZMANN_EV: Final = 8.617330337217213e-05
 """Boltzmann constant in eV/K (`ase.units.kB`)."""
 

@@ -56,6 +56,7 @@ def test_constants_are_ases():
     assert pytest.approx(ase.units.Bohr, rel=1e-12) == units.ANGSTROM_PER_BOHR
     assert pytest.approx(1 / ase.units.GPa, rel=1e-9) == units.GPA_PER_EV_A3
     assert pytest.approx(ase.units.kB, rel=1e-12) == units.BOLTZMANN_EV
+    assert pytest.approx(1000 * ase.units.fs, rel=1e-12) == units.ASE_TIME_PER_PS
     assert pytest.approx(ase.units.mol / ase.units.kcal, rel=1e-9) == units.KCAL_PER_MOL_PER_EV
 
 

@@ -21,6 +21,9 @@ Pair = tuple[str, str]
 DEFAULT_R_MAX = 6.0
 """Å; the usual cutoff of a model, and beyond the second shell of most liquids."""
 
+_G_CM3_PER_AMU_A3 = 1.66053904
+"""g/cm³ per amu/Å³ (CODATA 2014, as `ase.units`)."""
+
 
 class Rdf(NamedTuple):
     """Radial distribution functions.
@@ -235,12 +238,15 @@ class Msd(NamedTuple):
     values
         For each element, (lags,) Å².
     diffusion
-        For each element, coefficient and its standard error in Å²/ps (1 Å²/ps = 1e-4 cm²/s).
+        For each element, coefficient and its standard error over groups of atoms in Å²/ps (1 Å²/ps = 1e-4 cm²/s).
+    block_errors
+        For each element, standard error in Å²/ps over pieces of the trajectory; not a number where it is too short.
     """
 
     time: Array
     values: dict[str, Array]
     diffusion: dict[str, tuple[float, float]]
+    block_errors: dict[str, float] = {}
 
 
 def msd(
@@ -249,6 +255,7 @@ def msd(
     interval: float,
     species: Sequence[str] | None = None,
     fit: tuple[float, float] = (0.2, 0.5),
+    blocks: int = 5,
 ) -> Msd:
     """Mean squared displacement, averaged over atoms and over all time origins.
 
@@ -265,6 +272,9 @@ def msd(
     fit
         Part of the lag times that a straight line is fitted to; its slope is six times the diffusion coefficient, and
         the spread of the slopes of four groups of atoms gives the standard error.
+    blocks
+        Pieces that the trajectory is cut into for the block error. Each is evaluated like the whole, so its time
+        differences are shorter: where a piece does not reach diffusion, the error says so by being large.
 
     Raises
     ------
@@ -282,7 +292,7 @@ def msd(
     chosen = list(dict.fromkeys(symbols)) if species is None else list(species)
     centred = positions - positions.mean(axis=1, keepdims=True)
     time: Array = np.arange(len(positions), dtype=np.float64) * np.float64(interval)
-    values, diffusion = {}, {}
+    values, diffusion, errors = {}, {}, {}
     for element in chosen:
         members = [index for index, symbol in enumerate(symbols) if symbol == element]
         if not members:
@@ -290,7 +300,18 @@ def msd(
         each = _squared_displacements(centred[:, members])
         values[element] = each.mean(axis=1)
         diffusion[element] = _diffusion(time, each, fit)
-    return Msd(time, values, diffusion)
+        errors[element] = _block_error(centred[:, members], interval, fit, blocks)
+    return Msd(time, values, diffusion, errors)
+
+
+def _block_error(positions: Array, interval: float, fit: tuple[float, float], blocks: int) -> float:
+    length = len(positions) // blocks
+    if length < 4:
+        return float("nan")
+    time = np.arange(length, dtype=np.float64) * interval
+    pieces = [positions[k * length : (k + 1) * length] for k in range(blocks)]
+    slopes = [_slope(time, _squared_displacements(piece).mean(axis=1), fit) for piece in pieces]
+    return float(np.std(slopes, ddof=1) / np.sqrt(blocks))
 
 
 def _squared_displacements(positions: Array) -> Array:
@@ -307,15 +328,16 @@ def _squared_displacements(positions: Array) -> Array:
 
 
 def _diffusion(time: Array, each: Array, fit: tuple[float, float]) -> tuple[float, float]:
+    groups = [_slope(time, each[:, start::4].mean(axis=1), fit) for start in range(min(4, each.shape[1]))]
+    error = float(np.std(groups, ddof=1) / np.sqrt(len(groups))) if len(groups) > 1 else float("nan")
+    return _slope(time, each.mean(axis=1), fit), error
+
+
+def _slope(time: Array, values: Array, fit: tuple[float, float]) -> float:
+    """Coefficient of diffusion from a straight line through part of the displacements."""
     first = int(fit[0] * (len(time) - 1))
     last = max(first + 2, int(np.ceil(fit[1] * (len(time) - 1))) + 1)
-
-    def slope(values: Array) -> float:
-        return float(np.polyfit(time[first:last], values[first:last], 1)[0]) / 6.0
-
-    groups = [slope(each[:, start::4].mean(axis=1)) for start in range(min(4, each.shape[1]))]
-    error = float(np.std(groups, ddof=1) / np.sqrt(len(groups))) if len(groups) > 1 else float("nan")
-    return slope(each.mean(axis=1)), error
+    return float(np.polyfit(time[first:last], values[first:last], 1)[0]) / 6.0
 
 
 class Drift(NamedTuple):
@@ -335,6 +357,16 @@ class Drift(NamedTuple):
     error: float
     fluctuation: float
     intercept: float
+
+    @property
+    def slope_per_ns(self) -> float:
+        """meV/atom/ns."""
+        return 1000.0 * self.slope
+
+    @property
+    def error_per_ns(self) -> float:
+        """meV/atom/ns."""
+        return 1000.0 * self.error
 
 
 def energy_drift(time: Array, total_energy: Array, n_atoms: int) -> Drift:
@@ -399,3 +431,9 @@ def block_average(values: Array) -> Average:
         even = len(blocks) // 2 * 2
         blocks = 0.5 * (blocks[:even:2] + blocks[1:even:2])
     return Average(mean, std, max(errors))
+
+
+def mass_density(masses: Array, volume: float | Array) -> Array:
+    """Density in g/cm³ of atoms of these masses (amu) in a volume (Å³), or in each of several."""
+    result: Array = masses.sum() * _G_CM3_PER_AMU_A3 / np.asarray(volume, dtype=np.float64)
+    return result

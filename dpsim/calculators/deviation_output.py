@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dpsim.calculators.lammps_deck import deviation_name
-from dpsim.calculators.lammps_output import Attempt
+
+if TYPE_CHECKING:
+    from dpsim.calculators.lammps_output import Attempt
 
 MAX_FORCE = 4
 """Column of the largest deviation of a force, behind step and virial."""
@@ -49,14 +51,19 @@ def merged_deviation(work: Path, attempts: Sequence[Attempt]) -> list[str]:
     """
     lines: dict[int, str] = {}
     header = ""
-    ends = [*(following.step for _, following in pairwise(attempts)), math.inf]
-    for attempt, end in zip(attempts, ends, strict=True):
+    ends = [*(following.step for following in attempts[1:]), math.inf]
+    for attempt, end in zip(attempts, ends, strict=False):
         for line in _whole_lines(work / deviation_name(attempt.number)):
             if line.startswith("#"):
                 header = line
-            elif (step := int(line.split(maxsplit=1)[0])) <= end:
+            elif (step := step_of(line)) <= end:
                 lines.setdefault(step, line)
     return [header, *(lines[step] for step in sorted(lines))] if header else []
+
+
+def step_of(line: str) -> int:
+    """Step of a line that is no header."""
+    return int(line.split(maxsplit=1)[0])
 
 
 def _whole_lines(path: Path) -> Iterator[str]:

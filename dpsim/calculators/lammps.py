@@ -26,15 +26,18 @@ from dpsim.calculators.lammps_deck import (
     deck_text,
     deviation_name,
     dpsim_pair_lines,
+    dump_name,
     first_span,
     spans,
 )
-from dpsim.calculators.lammps_output import Attempt, LogFollower, Trajectory, log_name, read_error
-from dpsim.calculators.md_config import MDConfig, NPTSegment
+from dpsim.calculators.lammps_output import Attempt, DumpFollower, LogFollower, Trajectory, log_name, read_error
+from dpsim.calculators.md_config import MDConfig, MinimizeSegment, NPTSegment, place_of
 from dpsim.calculators.md_process import LammpsProcess
 from dpsim.calculators.md_results import MDResult, check_analyses, collect, reference_frames
+from dpsim.calculators.md_start import model_files
+from dpsim.calculators.md_stop import Watch
 from dpsim.data.files import read_json, write_json, write_text
-from dpsim.errors import ConfigError, DataError, ModelError, StageError
+from dpsim.errors import ConfigError, DataError, StageError
 from dpsim.export.metadata import read_metadata
 
 if TYPE_CHECKING:
@@ -110,7 +113,7 @@ def run_md(
     Interrupted
         On SIGTERM; calling again continues.
     """
-    models = _models(config, potentials)
+    models = model_files(config, potentials)
     elements = elements_of(start_atoms, tuple(type_map))
     references = reference_frames(reference, type_map, elements) if reference else None
     spins = None if read_metadata(models[0]).spin is None else spins_of(start_atoms)
@@ -121,24 +124,6 @@ def run_md(
         progress=progress, reference=references, files=dict(zip(names, models, strict=True)),
         fingerprint=" ".join(digests), spins=spins, ensemble=tuple(names) if len(names) > 1 else (),
     )  # fmt: skip
-
-
-def _models(config: MDConfig, potentials: Sequence[Path]) -> list[Path]:
-    """Check the model files, and whether there are as many as the settings say."""
-    if not potentials:
-        raise ConfigError("potential: no model is given: name one")
-    if len(potentials) > 1 and config.deviation is None:
-        raise ConfigError(
-            f"potential: {len(potentials)} models are given, the first of which drives: say how often their deviation "
-            "is written, deviation: {every: 100 steps}, or name one model"
-        )
-    if len(potentials) == 1 and config.deviation is not None:
-        raise ConfigError("deviation is that between models, but potential names one: name two or more")
-    models = [Path(potential).resolve() for potential in potentials]
-    for model in models:
-        if not model.is_file():
-            raise ModelError(f"{model} does not exist: freeze a model first")
-    return models
 
 
 def run_lammps(
@@ -193,15 +178,21 @@ def run_lammps(
     seed = seed if config.seed is None else config.seed
     run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed, spins, ensemble)
     run.prepare(files or {}, fingerprint)
-    if not run.finished:
-        run.launch(ranks, launcher or _product_launcher(progress, run.total_steps), progress)
-    trajectory = Trajectory(work, run.attempts, spans(config), start_atoms, box)
+    stop = run.watch.first(run.record())
+    if stop is None and not run.finished:
+        run.launch(ranks, launcher or product_launcher(progress, run.total_steps), progress)
+        stop = run.watch.first(run.record())
+    if stop is not None and config.stop_if.then == "fail":
+        raise StageError(f"md stopped in {place_of(config, stop.segment)} at step {stop.step}: {stop.reason}")
     if progress is not None:
+        if stop is not None:
+            progress(stop.step, run.total_steps, f"stopped at step {stop.step}: {stop.reason}")
         progress(run.total_steps, run.total_steps, "analysing")
-    return collect(config, trajectory, out, ranks=ranks, reference=reference)
+    return collect(config, run.record(), out, ranks=ranks, reference=reference, stop=stop)
 
 
-def _product_launcher(progress: Progress | None, total: int) -> Launcher:
+def product_launcher(progress: Progress | None, total: int) -> Launcher:
+    """Launcher of dpsim's own LAMMPS, which tells `progress` of a build of the plugin."""
     from dpsim.lammps.launcher import lammps_command
 
     if progress is None:
@@ -230,6 +221,12 @@ class _Run:
     def __post_init__(self) -> None:
         self.layout = spans(self.config)
         self.total_steps = max(span.end for span in self.layout)
+        self.watch = Watch(self.config, self.atoms)
+        self.dumped = dumped_columns(self.config)
+
+    def record(self) -> Trajectory:
+        """What was written so far."""
+        return Trajectory(self.work, self.attempts, self.layout, self.atoms, self.box)
 
     def prepare(self, files: Mapping[str, Path], fingerprint: str) -> None:
         """Write the start structure, and recall earlier attempts if they belong to this very run."""
@@ -245,10 +242,10 @@ class _Run:
         self._recall()
 
     def _fingerprint(self, extra: str) -> str:
-        silent = {"start", "analyse", "reference", "stop_if", *(() if self.config.deviation else ("deviation",))}
-        settings = self.config.model_dump(mode="json", exclude=silent)
+        # Frames that hold more than is needed do no harm; see `_recall`.
         text = json.dumps(
-            [settings, self.pair_lines, self.elements, self.seed, self.box.rotation.tolist(), extra], sort_keys=True
+            [self.config.course(), self.pair_lines, self.elements, self.seed, self.box.rotation.tolist(), extra],
+            sort_keys=True,
         )
         digest = hashlib.blake2b(text.encode(), digest_size=20)
         digest.update((self.work / DATA_FILE).read_bytes())
@@ -257,7 +254,12 @@ class _Run:
     def _recall(self) -> None:
         path = self.work / ATTEMPTS
         state = read_json(path) if path.exists() else {}
-        if state.get("key") == self._key:
+        known = state.get("dumped", [])
+        enough = len(known) == len(self.dumped) and all(
+            set(n) <= set(k) for n, k in zip(self.dumped, known, strict=True)
+        )
+        if state.get("key") == self._key and enough:
+            self.dumped = known
             self.attempts = tuple(Attempt(*item) for item in state["attempts"])
             self.finished = bool(state["finished"])
         else:
@@ -270,7 +272,8 @@ class _Run:
         self.attempts = ()
 
     def _save(self) -> None:
-        write_json(self.work / ATTEMPTS, {"key": self._key, "finished": self.finished, "attempts": list(self.attempts)})
+        state = {"key": self._key, "finished": self.finished, "attempts": list(self.attempts), "dumped": self.dumped}
+        write_json(self.work / ATTEMPTS, state)
 
     def _checkpoint(self) -> tuple[int, str] | None:
         """Return step and file of the newest checkpoint; older ones are removed."""
@@ -284,6 +287,7 @@ class _Run:
         restart = self._checkpoint()
         if restart is None:
             self._clear()
+        self.dumped = dumped_columns(self.config)
         number = self.attempts[-1].number + 1 if self.attempts else 1
         step = restart[0] if restart else None
         self.attempts += (Attempt(number, first_span(self.layout, step), step or 0),)
@@ -297,8 +301,13 @@ class _Run:
         argv, env = launcher(ranks, deck.absolute())
         log = LogFollower(self.work / log_name(number))
         screen = self.work / f"screen-{number:03d}.txt"
-        with LammpsProcess([*argv, "-log", log.path.name, "-nocite"], env, self.work, screen) as process:
-            self._follow(process, log, DeviationFollower(self.work / deviation_name(number)), progress)
+        dumps = DumpFollower([self.work / dump_name(span.index, number) for span in self.layout])
+        followers = log, DeviationFollower(self.work / deviation_name(number)), dumps
+        command, walltime = [*argv, "-log", log.path.name, "-nocite"], self.config.walltime
+        with LammpsProcess(command, env, self.work, screen, walltime) as process:
+            stopped = self._follow(process, *followers, progress)
+        if stopped:  # the checkpoints stay: with another limit, the run goes on
+            return
         self._judge(process, log, screen)
         self.finished = True
         self._save()
@@ -307,8 +316,14 @@ class _Run:
             path.unlink()
 
     def _follow(
-        self, process: LammpsProcess, log: LogFollower, deviations: DeviationFollower, progress: Progress | None
-    ) -> None:
+        self,
+        process: LammpsProcess,
+        log: LogFollower,
+        deviations: DeviationFollower,
+        dumps: DumpFollower,
+        progress: Progress | None,
+    ) -> bool:
+        """Look at what LAMMPS writes until it ends; return whether it met a condition to stop before."""
         meter = _Meter(self.total_steps)
         while True:
             ended = process.wait(_POLL)
@@ -323,27 +338,23 @@ class _Run:
                     )
                     raise self._stopped(log, row.step, reason)
                 meter.add(row.step, row.temperature)
-            self._check_deviation(log, deviations)
+            if self._is_over(deviations, dumps):
+                return True
             if progress is not None and (ended or meter.due()) and log.segment >= 0:
                 segment = self.config.run[log.segment]
                 progress(meter.step, self.total_steps, f"{segment.ensemble}, segment {log.segment}", **meter.values())
             self._checkpoint()
             if ended:
-                return
-            process.check_signal(f"md was stopped by a signal at step {meter.step} of {self.total_steps}")
+                return False
+            process.check_signal(f"md was stopped at step {meter.step} of {self.total_steps}")
 
-    def _check_deviation(self, log: LogFollower, deviations: DeviationFollower) -> None:
-        limit = self.config.stop_if.max_deviation_force
-        for step, deviation in deviations.poll():
-            if limit is not None and not deviation <= limit:
-                reason = (
-                    f"the models deviate by {deviation:.4g} in the force on an atom, which passes "
-                    f"stop_if.max_deviation_force ({limit:g}): train them on structures like these, or raise the limit"
-                )
-                raise self._stopped(log, step, reason)
+    def _is_over(self, deviations: DeviationFollower, dumps: DumpFollower) -> bool:
+        if any(self.watch.deviation(found) for _, found in deviations.poll()):
+            return True
+        return self.watch.bonds is not None and any(self.watch.frame(d.positions, d.vectors) for d in dumps.poll())
 
     def _stopped(self, log: LogFollower, step: int, reason: str) -> StageError:
-        place = f"segment {log.segment} ({self.config.run[log.segment].ensemble})" if log.segment >= 0 else "the start"
+        place = place_of(self.config, log.segment) if log.segment >= 0 else "the start"
         return StageError(f"md stopped in {place} at step {step}: {reason}; see {log.path}")
 
     def _judge(self, process: LammpsProcess, log: LogFollower, screen: Path) -> None:
@@ -351,7 +362,7 @@ class _Run:
             return
         error = log.error or read_error(screen)
         path = log.path if log.path.exists() else screen
-        place = f"segment {log.segment} ({self.config.run[log.segment].ensemble})" if log.segment >= 0 else "its set-up"
+        place = place_of(self.config, log.segment) if log.segment >= 0 else "its set-up"
         # mpiexec passes on the numbers of the signals that ended the ranks, joined bit by bit: one that was killed,
         # and the others, which it then ended itself.
         kill, both = signal.SIGKILL, signal.SIGKILL | signal.SIGTERM
@@ -359,6 +370,12 @@ class _Run:
         ended = "a rank was killed, perhaps for want of memory" if killed else f"it ended with code {process.exit_code}"
         reason = error or f"{ended}, without a message"
         raise StageError(f"LAMMPS failed in {place}: {reason}; see {path}")
+
+
+def dumped_columns(config: MDConfig) -> list[list[str]]:
+    """What the frames of each segment hold beside positions."""
+    moving = [None if isinstance(s, MinimizeSegment) else config.dumped(i) for i, s in enumerate(config.run)]
+    return [[n for n in ("velocities", "forces") if d is not None and getattr(d, n)] for d in moving]
 
 
 class _Meter:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dpsim.data.files import write_text
 from dpsim.errors import DataError
+from dpsim.units import ASE_TIME_PER_PS
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -176,8 +177,6 @@ def write_data(
     DataError
         If atoms of one element differ in mass.
     """
-    from ase import units
-
     types = np.array([elements.index(symbol) + 1 for symbol in atoms.get_chemical_symbols()])
     lines = ["dpsim start structure", "", f"{len(atoms)} atoms", f"{len(elements)} atom types", ""]
     lines += _bounds(box, tilt)
@@ -189,7 +188,7 @@ def write_data(
         rows = np.concatenate([rows, _spin_columns(box.to_lammps(spins))], axis=1)
     lines += [f"{i} {t} {_numbers(row)}" for i, (t, row) in enumerate(zip(types, rows, strict=True), 1)]
     if velocities:
-        speeds = box.to_lammps(atoms.get_velocities() * (1000.0 * units.fs))
+        speeds = box.to_lammps(atoms.get_velocities() * ASE_TIME_PER_PS)
         lines += ["", "Velocities", "", *(f"{i} {_numbers(row)}" for i, row in enumerate(speeds, 1))]
     write_text(path, "\n".join(lines) + "\n")
 

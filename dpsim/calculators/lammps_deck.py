@@ -30,6 +30,8 @@ MARKER = "dpsim segment"
 THERMO_COLUMNS = ("step", "time", "temp", "pe", "ke", "etotal", "press", "vol")
 SKIN = 1.0
 """Å added to the cutoff when neighbours are listed."""
+WATER_MODULUS = 22_000.0
+"""bar, bulk modulus that a barostat takes if none is given."""
 _LARGEST_SEED = 899_999_999
 
 
@@ -106,6 +108,13 @@ def dump_name(index: int, attempt: int) -> str:
     return f"dump-{index}-{attempt:03d}.lammpstrj"
 
 
+def dump_columns(config: MDConfig, index: int) -> str:
+    """Columns of the frames of a segment."""
+    wanted = config.dumped(index)
+    more = (" vx vy vz" if wanted.velocities else "") + (" fx fy fz" if wanted.forces else "")
+    return f"id element xu yu zu{more}"
+
+
 def check_box(config: MDConfig, pbc: Sequence[bool]) -> None:
     """Refuse what the boundary conditions do not allow, before anything runs.
 
@@ -121,10 +130,12 @@ def check_box(config: MDConfig, pbc: Sequence[bool]) -> None:
             raise ConfigError(
                 f"run[{index}]: npt needs a box periodic in x, y and z, the start has pbc {tuple(pbc)}: use nvt"
             )
-    if config.analyse.rdf is not None:
-        raise ConfigError(
-            f"analyse.rdf: g(r) needs a box periodic in x, y and z, the start has pbc {tuple(pbc)}: remove rdf"
-        )
+    for name, what in (("rdf", "g(r)"), ("density", "a density")):
+        if getattr(config.analyse, name) is not None:
+            raise ConfigError(
+                f"analyse.{name}: {what} needs a box periodic in x, y and z, the start has pbc {tuple(pbc)}: "
+                f"remove {name}"
+            )
 
 
 @dataclass(frozen=True)
@@ -240,7 +251,7 @@ def _first_velocities(segment: Dynamics, settings: DeckSettings) -> list[str]:
 
 def _dynamics(config: MDConfig, span: Span, segment: Dynamics, settings: DeckSettings) -> list[str]:
     timestep = segment.step_length
-    integrate, noise = _integrators(span.index, segment)
+    fixes, noise = _integrators(span.index, segment)
     chunk = interval_steps(config.checkpoint.every, timestep)
     commands = [f'"unfix noise{span.index}" "{noise}"'] if noise else []
     commands += ['"write_restart checkpoint.tmp"', '"shell mv checkpoint.tmp checkpoint-$(step:%.0f).restart"']
@@ -248,33 +259,39 @@ def _dynamics(config: MDConfig, span: Span, segment: Dynamics, settings: DeckSet
     return [
         f"timestep {timestep!r}",
         f"thermo {interval_steps(segment.thermo.every, timestep)}",
-        integrate,
+        *fixes,
         *([noise.replace("${noise}", "$(v_noise:%.0f)")] if noise else []),
-        f"dump {dump} all custom {every} {dump_name(span.index, settings.attempt)} id element xu yu zu",
+        f"dump {dump} all custom {every} {dump_name(span.index, settings.attempt)} {dump_columns(config, span.index)}",
         f"dump_modify {dump} element {' '.join(settings.elements)} sort id format float %.10g",
         f"run {span.end} upto start {span.begin} stop {span.end} post no every {chunk} &\n    {' '.join(commands)}",
         f"undump {dump}",
         *([f"unfix noise{span.index}"] if noise else []),
-        f"unfix integrate{span.index}",
+        *(f"unfix {fix.split()[1]}" for fix in reversed(fixes)),
     ]
 
 
-def _integrators(index: int, segment: Dynamics) -> tuple[str, str | None]:
-    """Return the fix that moves the atoms, and that of the noise if there is one."""
+def _integrators(index: int, segment: Dynamics) -> tuple[list[str], str | None]:
+    """Return the fixes that move atoms and cell, and that of the random numbers if there is one."""
     fix = f"fix integrate{index} all"
     if isinstance(segment, NVESegment):
-        return f"{fix} nve", None
+        return [f"{fix} nve"], None
     hot = f"{segment.temperature[0]!r} {segment.temperature[1]!r} {segment.damping!r}"
-    langevin = segment.thermostat == "langevin"
-    noise = f"fix noise{index} all langevin {hot} ${{noise}} zero yes" if langevin else None
+    noises = {
+        "langevin": f"fix noise{index} all langevin {hot} ${{noise}} zero yes",
+        "csvr": f"fix noise{index} all temp/csvr {hot} ${{noise}}",
+    }
+    noise = noises.get(segment.thermostat)
+    alone = [f"{fix} nve"] if noise else [f"{fix} nvt temp {hot}"]
     if not isinstance(segment, NPTSegment):
-        return (f"{fix} nve", noise) if langevin else (f"{fix} nvt temp {hot}", None)
+        return alone, noise
     keyword = {"isotropic": "iso", "anisotropic": "aniso", "triclinic": "tri"}[segment.coupling]
+    pressed = f"{keyword} {segment.pressure[0]!r} {segment.pressure[1]!r} {segment.pressure_damping!r}"
+    if segment.barostat == "berendsen":
+        modulus = WATER_MODULUS if segment.bulk_modulus is None else segment.bulk_modulus
+        return [*alone, f"fix press{index} all press/berendsen {pressed} modulus {modulus!r}"], noise
     # The corner stays put. LAMMPS's own choice, the centre, is computed again at a restart and differs in the last bit.
-    barostat = (
-        f"{keyword} {segment.pressure[0]!r} {segment.pressure[1]!r} {segment.pressure_damping!r} fixedpoint 0.0 0.0 0.0"
-    )
-    return (f"{fix} nph {barostat}", noise) if langevin else (f"{fix} npt temp {hot} {barostat}", None)
+    pressed += " fixedpoint 0.0 0.0 0.0"
+    return [f"{fix} nph {pressed}" if noise else f"{fix} npt temp {hot} {pressed}"], noise
 
 
 def _footer(settings: DeckSettings) -> list[str]:

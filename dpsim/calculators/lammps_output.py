@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 
+from dpsim.calculators.deviation_output import merged_deviation
 from dpsim.calculators.lammps_data import Array, LammpsBox
-from dpsim.calculators.lammps_deck import FINISHED, MARKER, Span, dump_name
+from dpsim.calculators.lammps_deck import FINAL_DATA, FINAL_DUMP, FINISHED, MARKER, Span, dump_name
 from dpsim.calculators.md_config import MinimizeSegment, interval_steps
 from dpsim.errors import DataError
+from dpsim.units import ASE_TIME_PER_PS
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+FORCES = "dpsim_forces"
+"""Array of a frame that holds the forces of the model, eV/Å."""
 _ROW = re.compile(r"^  - \[(.*)\]\s*$")
 _LOOP = re.compile(r"^Loop time of (\S+) on \d+ procs for (\d+) steps")
 _ERROR = re.compile(r"^ERROR(?: on proc \d+)?: (.*)")
@@ -126,7 +131,7 @@ def read_error(path: Path) -> str | None:
 
 def _limits(attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, tuple[float, float]]]:
     """Pair each attempt with the last (segment, step) that counts: where the next one took over."""
-    for attempt, following in zip(attempts, [*attempts[1:], None], strict=True):
+    for attempt, following in zip(attempts, [*attempts[1:], None], strict=False):
         yield attempt, (math.inf, math.inf) if following is None else (following.segment, following.step)
 
 
@@ -201,26 +206,57 @@ class Trajectory:
         atoms.positions = self.box.positions_back(dump.positions, dump.origin)
         atoms.arrays.pop("momenta", None)
         atoms.info = {}
+        if dump.velocities is not None:
+            atoms.set_velocities(self.box.from_lammps(dump.velocities) / ASE_TIME_PER_PS)
+        if dump.forces is not None:
+            atoms.set_array(FORCES, self.box.from_lammps(dump.forces))
         return atoms
 
     def final(self, path: Path) -> Atoms:
-        """Read the last state, with its velocities."""
-        from ase import units
-
+        """Read a state with its velocities."""
         dump = next(read_dump(path), None)
         if dump is None or dump.velocities is None:
             raise DataError(f"{path} does not hold the last frame of the run: run it again")
-        atoms = self._atoms(dump)
-        atoms.set_velocities(self.box.from_lammps(dump.velocities) / (1000.0 * units.fs))
-        return atoms
+        return self._atoms(dump)
+
+    def last(self) -> Atoms:
+        """See `Record.last`."""
+        return self.final(self.work / FINAL_DUMP)
+
+    def write_final_data(self, path: Path) -> None:
+        """See `Record.write_final_data`."""
+        shutil.copyfile(self.work / FINAL_DATA, path)
+
+    @property
+    def starts(self) -> int:
+        """See `Record.starts`."""
+        return len(self.attempts)
+
+    def rows(self) -> list[ThermoRow]:
+        """See `Record.rows`."""
+        return merged_thermo(self.work, self.attempts, self.layout)
+
+    def deviations(self) -> list[str]:
+        """See `Record.deviations`."""
+        return merged_deviation(self.work, self.attempts)
+
+    def speed(self) -> tuple[float, int]:
+        """See `Record.speed`."""
+        seconds, steps = 0.0, 0
+        for attempt in self.attempts:
+            log = LogFollower(self.work / log_name(attempt.number))
+            log.poll()
+            seconds, steps = seconds + log.loop_seconds, steps + log.loop_steps
+        return seconds, steps
 
 
 class DumpFrame(NamedTuple):
-    """One snapshot in LAMMPS's frame: unwrapped positions in Å, velocities in Å/ps, box vectors and corner in Å."""
+    """One snapshot in LAMMPS's frame: unwrapped positions in Å, velocities in Å/ps, forces in eV/Å, box in Å."""
 
     step: int
     positions: Array
     velocities: Array | None
+    forces: Array | None
     vectors: Array
     origin: Array
 
@@ -232,6 +268,31 @@ def read_dump(path: Path) -> Iterator[DumpFrame]:
             yield frame
 
 
+@dataclass
+class DumpFollower:
+    """Reads the dumps of one attempt while they are being written.
+
+    Attributes
+    ----------
+    paths
+        One for each segment, in order; they may not exist yet.
+    """
+
+    paths: Sequence[Path]
+    _offsets: dict[Path, int] = field(default_factory=dict)
+
+    def poll(self) -> Iterator[DumpFrame]:
+        """Snapshots that were added since the last call; one that is being written waits for its end."""
+        for path in self.paths:
+            if not path.exists():
+                continue
+            with path.open(encoding="ascii") as file:
+                file.seek(self._offsets.get(path, 0))
+                while (frame := _read_snapshot(file)) is not None:
+                    self._offsets[path] = file.tell()
+                    yield frame
+
+
 def _read_snapshot(file: TextIO) -> DumpFrame | None:
     head = [file.readline() for _ in range(9)]
     if not head[8].endswith("\n"):
@@ -241,10 +302,15 @@ def _read_snapshot(file: TextIO) -> DumpFrame | None:
     if lines and not lines[-1].endswith("\n"):
         return None
     table = np.array([line.split() for line in lines])
-    first, speed = columns.index("xu"), columns.index("vx") if "vx" in columns else None
     vectors, origin = _box([[float(value) for value in line.split()] for line in head[5:8]])
-    velocities = None if speed is None else table[:, speed : speed + 3].astype(float)
-    return DumpFrame(int(head[1]), table[:, first : first + 3].astype(float), velocities, vectors, origin)
+
+    def three(name: str) -> Array | None:
+        first = columns.index(name) if name in columns else None
+        return None if first is None else table[:, first : first + 3].astype(float)
+
+    positions = three("xu")
+    assert positions is not None
+    return DumpFrame(int(head[1]), positions, three("vx"), three("fx"), vectors, origin)
 
 
 def _box(bounds: list[list[float]]) -> tuple[Array, Array]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -22,7 +21,8 @@ from pydantic import (
 )
 
 from data_tools.structures import StructureConfig
-from dpsim.config import Config, Energy, Force, Fraction, Length, Pressure, Temperature, Time
+from dpsim.calculators.analysis_config import AnalyseConfig, MsdConfig, RdfConfig, VdosConfig, read_analyses
+from dpsim.config import Config, Energy, Force, Pressure, Temperature, Time, Walltime
 from dpsim.errors import ConfigError
 from dpsim.units import parse_quantity
 
@@ -90,10 +90,23 @@ def _positive(ramp: tuple[float, float]) -> tuple[float, float]:
 PositiveRamp = Annotated[TemperatureRamp, AfterValidator(_positive)]
 
 
+def _number_as_text(value: Any) -> Any:
+    return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 class Output(Config):
     """How often something is written."""
 
     every: Interval
+
+
+class DumpConfig(Output):
+    """How often a frame goes to the trajectory, and what it holds beside positions and cell."""
+
+    velocities: bool = False
+    """Whether frames have velocities (always, where `analyse` asks for a vdos); read back as ASE's momenta."""
+    forces: bool = False
+    """Whether frames have the forces of the model, eV/Å, as array ``dpsim_forces``."""
 
 
 class DeviationConfig(Output):
@@ -126,8 +139,8 @@ class _Dynamics(Config):
     """Length of the segment in ps, a total: a resumed run does not extend it."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Length of the segment in steps, instead of `time`."""
-    dump: Output = Output(every="0.1 ps")
-    """How often a frame goes to the trajectory."""
+    dump: DumpConfig = DumpConfig(every="0.1 ps")
+    """How often a frame goes to the trajectory, and whether with velocities and forces."""
     thermo: Output = Output(every="0.01 ps")
     """How often temperature, energies and pressure are recorded."""
 
@@ -162,8 +175,8 @@ class NVESegment(_Dynamics):
 class _Thermostatted(_Dynamics):
     temperature: PositiveRamp
     """K, one value or [from, to]."""
-    thermostat: Literal["nose-hoover", "langevin"] = "nose-hoover"
-    """Deterministic chain, or friction and noise."""
+    thermostat: Literal["nose-hoover", "langevin", "csvr"] = "nose-hoover"
+    """Deterministic chain, friction and noise on each atom, or velocities rescaled by a random factor (Bussi 2007)."""
     damping: Time = 0.1
     """Relaxation time of the temperature in ps."""
 
@@ -184,82 +197,70 @@ class NPTSegment(_Thermostatted):
     """Relaxation time of the pressure in ps."""
     coupling: Literal["isotropic", "anisotropic", "triclinic"] = "isotropic"
     """Which of the cell's components move: together, three lengths, or all six."""
+    barostat: Literal["nose-hoover", "berendsen"] = "nose-hoover"
+    """Martyna-Tobias-Klein with a chain, which gives the ensemble; or Berendsen's, which only relaxes towards it."""
+    bulk_modulus: Annotated[Pressure, Field(gt=0)] | None = None
+    """bar, roughly that of the material, by which `berendsen` scales its steps; if absent, 22 000 (water)."""
+
+    @model_validator(mode="after")
+    def _barostat_fits(self) -> Self:
+        if self.barostat == "nose-hoover" and self.bulk_modulus is not None:
+            raise ValueError("bulk_modulus is only used by barostat: berendsen, remove it")
+        if self.barostat == "berendsen" and self.coupling == "triclinic":
+            raise ValueError("barostat: berendsen does not change angles: use coupling: anisotropic, or nose-hoover")
+        return self
 
 
 Segment = Annotated[MinimizeSegment | NVESegment | NVTSegment | NPTSegment, Field(discriminator="ensemble")]
 Dynamics = NVESegment | NVTSegment | NPTSegment
 
 
-class RdfConfig(Config):
-    """Radial distribution functions."""
+class StopConfig(Config):
+    """Conditions that end a run before its time. Lost atoms and numbers that are none always fail it."""
 
-    r_max: Length | None = None
-    """Å; if absent, 6 Å or half the smallest height of the cell, whichever is less."""
-    bins: Annotated[int, Field(ge=10, le=5000)] = 150
-    pairs: tuple[tuple[str, str], ...] | None = None
-    """Pairs of elements, e.g. [[O, O], [O, H]] or ["O-O", "O-H"]; if absent, all."""
-    images: bool = False
-    """Whether `r_max` may pass half the smallest height of the cell, counting periodic images."""
-    segments: tuple[int, ...] | None = None
-    """Which segments of `run` to average over, counted from 0; if absent, the last."""
-
-    @field_validator("pairs", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return (
-            [pair.split("-") if isinstance(pair, str) else pair for pair in value] if isinstance(value, list) else value
-        )
+    max_temperature: Annotated[Temperature, Field(gt=0)] = 20_000.0
+    """K; the default is passed only by a simulation that has blown up, so this always fails the stage."""
+    max_deviation_force: Annotated[Force, Field(gt=0)] | None = None
+    """Largest deviation of the force on an atom that is tolerated, eV/Å (or relative, as it is written)."""
+    max_bond_stretch: Annotated[float, Field(gt=1)] | None = None
+    """Largest length of a bond in units of its length at the start; looked at in every frame of the trajectory. Bonds
+    are the pairs of atoms that are nearer at the start than 1.25 times the sum of their covalent radii."""
+    then: Literal["end", "fail"] = "end"
+    """Whether the run ends there, with all frames up to the condition and its reason in the report, or fails."""
 
 
-class MsdConfig(Config):
-    """Mean squared displacement and diffusion coefficients."""
+class ScriptConfig(Config):
+    """A LAMMPS input of one's own, to which dpsim adds the ``pair_style`` and ``pair_coeff`` lines and nothing else.
 
-    species: tuple[str, ...] | None = None
-    """Elements; if absent, all."""
-    fit: tuple[Fraction, Fraction] = (0.2, 0.5)
-    """Part of the lag times that the straight line is fitted to."""
-    segments: tuple[int, ...] | None = None
-    """Which segments of `run` to use, counted from 0 and contiguous; if absent, the last."""
+    They go behind every command that makes a box (``read_data``, ``read_restart``, ``create_box``), or wherever the
+    input says ``# dpsim: pair``. Variables of LAMMPS that it gets: ``start`` (a data file, where `start` is given),
+    ``seed``, ``resume`` (the newest file named ``*restart*`` of an earlier attempt, else ``none``), and `variables`.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    """The input file."""
+    types: tuple[str, ...] = ()
+    """Element of LAMMPS type 1, 2, … (or NULL); may be left out where `start` is given: then the order is that of
+    `type_map`, as in the data file that is written."""
+    variables: dict[str, Annotated[str, BeforeValidator(_number_as_text)]] = {}
+    """Values of LAMMPS variables by name."""
+    files: tuple[str, ...] = ()
+    """Other files that the input reads; linked into its folder."""
+    frames: str | None = None
+    """Text dump that the input writes, of which the output `frames` is made."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.fit[0] >= self.fit[1]:
-            raise ValueError(f"fit must go from a smaller to a larger fraction, found {list(self.fit)}")
-        used = self.segments or ()
-        if any(b != a + 1 for a, b in pairwise(used)):
-            raise ValueError(f"segments must follow each other, found {list(used)}: displacements cannot jump")
+    def _names(self) -> Self:
+        for name in self.variables:
+            if not re.fullmatch(r"\w+", name):
+                raise ValueError(f"variables: {name!r} is not a name of a LAMMPS variable: use letters, digits and _")
+            if name in ("start", "seed", "resume"):
+                raise ValueError(f"variables: {name} is given by dpsim, choose another name")
         return self
 
 
-class AnalyseConfig(Config):
-    """What is computed from the trajectory; energy drift, temperature and pressure always are."""
-
-    rdf: RdfConfig | None = None
-    msd: MsdConfig | None = None
-
-
-def _read_analyses(value: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        return value
-    merged: dict[str, Any] = {}
-    for item in value:
-        entry = {item: {}} if isinstance(item, str) else item
-        if not isinstance(entry, dict):
-            raise ValueError(f"{item!r} is not an analysis: write a name (rdf, msd) or {{name: {{options}}}}")
-        for name, options in entry.items():
-            if name in merged:
-                raise ValueError(f"analysis {name!r} is given twice")
-            merged[name] = {} if options is None else options
-    return merged
-
-
-class StopConfig(Config):
-    """Conditions that end a run as failed; lost atoms and NaN always do."""
-
-    max_temperature: Annotated[Temperature, Field(gt=0)] = 20_000.0
-    """K; the default is passed only by a simulation that has blown up."""
-    max_deviation_force: Annotated[Force, Field(gt=0)] | None = None
-    """Largest deviation of the force on an atom that is tolerated, eV/Å (or relative, as it is written)."""
+def _read_script(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
 
 
 class FramesStart(Config):
@@ -309,21 +310,26 @@ def _one_or_many(schema: dict[str, Any]) -> None:
 class MDConfig(Config):
     """Molecular dynamics with a frozen model."""
 
-    start: Start
+    start: Start | None = None
     """A structure to build, ``{frames: label.frames, index: 0, supercell: [2, 2, 2]}``, or just a reference."""
-    run: Annotated[tuple[Segment, ...], Field(min_length=1, json_schema_extra=_one_or_many)]
+    run: Annotated[tuple[Segment, ...], Field(json_schema_extra=_one_or_many)] = ()
     """One segment or a list of segments, run in order."""
-    analyse: Annotated[AnalyseConfig, BeforeValidator(_read_analyses)] = AnalyseConfig()
-    """rdf, msd; a list of names or {name: {options}}."""
+    script: Annotated[ScriptConfig | None, BeforeValidator(_read_script)] = None
+    """A LAMMPS input of one's own instead of `run`: its path, or {path, types, variables, files, frames}."""
+    analyse: Annotated[AnalyseConfig, BeforeValidator(read_analyses)] = AnalyseConfig()
+    """rdf, msd, vdos, density, drift; a list of names or {name: {options}}."""
     reference: str | None = None
     """Frames whose RDF is put beside that of the run: a reference, a file that ASE reads, or a data set."""
-    engine: Literal["lammps"] = "lammps"
+    engine: Literal["lammps", "ase"] = "lammps"
+    """LAMMPS on any number of ranks, or ASE's structures and calculator in one process (any model file)."""
     seed: Annotated[int, Field(ge=0)] | None = None
     """Of the velocities and the noise; if absent, the workflow's."""
     velocities: Literal["create", "keep"] = "create"
     """Draw velocities from the first temperature, or keep those of the start frame."""
     checkpoint: Output = Output(every="500 steps")
     """How often the state is saved, from which a killed run goes on."""
+    walltime: Walltime | None = None
+    """Time after which the run stops with exit code 75; the same command goes on from the last checkpoint."""
     stop_if: StopConfig = StopConfig()
     deviation: DeviationConfig | None = None
     """How often the deviation of several models is written, e.g. {every: 50 steps}."""
@@ -340,16 +346,37 @@ class MDConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.script is not None:
+            self._check_script()
+            return self
+        if missing := [name for name in ("start", "run") if not getattr(self, name)]:
+            raise ValueError(f"md needs {' and '.join(missing)} (or a script of LAMMPS): add it")
         for index, segment in enumerate(self.run):
             if index and isinstance(segment, MinimizeSegment):
                 raise ValueError(f"run[{index}]: a minimisation can only be the first segment")
         self._check_velocities()
         self._check_deviation()
-        for name in ("rdf", "msd"):
+        for name in ("rdf", "msd", "vdos"):
             self._check_segments(name, getattr(self.analyse, name))
+        self._check_recorded()
         if self.reference is not None and self.analyse.rdf is None:
             raise ValueError("reference is only used by the rdf analysis: add 'analyse: [rdf]'")
         return self
+
+    def _check_script(self) -> None:
+        defaults = type(self).model_fields
+        own = ("run", "reference", "engine", "velocities", "checkpoint", "stop_if", "deviation")
+        for name in own:
+            if getattr(self, name) != defaults[name].default:
+                raise ValueError(f"{name} is what a script says itself: remove it, or the script")
+        asked = [name for name in type(self.analyse).model_fields if getattr(self.analyse, name) is not None]
+        assert self.script is not None
+        if asked and (asked != ["rdf"] or self.script.frames is None):
+            raise ValueError(
+                f"analyse.{asked[-1]}: of a script, only rdf is computed, from the dump that script.frames names"
+            )
+        if self.start is None and not self.script.types:
+            raise ValueError("script.types: name the element of each LAMMPS atom type, such as [O, H], or give start")
 
     def _check_velocities(self) -> None:
         moving = [(i, s) for i, s in enumerate(self.run) if not isinstance(s, MinimizeSegment)]
@@ -386,20 +413,79 @@ class MDConfig(Config):
         first = next(s for s in self.run if isinstance(s, _Dynamics))
         return interval_steps(self.deviation.every, first.step_length)
 
-    def _check_segments(self, name: str, analysis: RdfConfig | MsdConfig | None) -> None:
-        for index in (analysis.segments if analysis is not None else None) or ():
-            if not 0 <= index < len(self.run) or isinstance(self.run[index], MinimizeSegment):
-                raise ValueError(
-                    f"analyse.{name}.segments: {index} is not a dynamics segment of run (0 to {len(self.run) - 1})"
-                )
+    def _check_segments(self, name: str, analysis: RdfConfig | MsdConfig | VdosConfig | None) -> None:
         if analysis is None:
             return
-        if isinstance(self.run[-1], MinimizeSegment):
-            raise ValueError(f"analyse.{name} needs a segment of dynamics, but run only minimises")
-        used = [s for i in analysis.segments or (len(self.run) - 1,) if isinstance(s := self.run[i], _Dynamics)]
+        self._check_moving(name, analysis.segments)
+        used = [s for i in self.segments_of(analysis.segments) if isinstance(s := self.run[i], _Dynamics)]
         counts = [s.n_steps // interval_steps(s.dump.every, s.step_length) for s in used]
-        if sum(counts) < (needed := 4 if name == "msd" else 1):
+        if sum(counts) < (needed := 1 if name == "rdf" else 4):
             raise ValueError(
                 f"analyse.{name} needs at least {needed} frames, but dump.every {used[-1].dump.every} gives "
                 f"{sum(counts)}: dump more often"
             )
+
+    def _check_moving(self, name: str, segments: tuple[int, ...] | None) -> None:
+        for index in segments or ():
+            if not 0 <= index < len(self.run) or isinstance(self.run[index], MinimizeSegment):
+                raise ValueError(
+                    f"analyse.{name}.segments: {index} is not a dynamics segment of run (0 to {len(self.run) - 1})"
+                )
+        if isinstance(self.run[-1], MinimizeSegment):
+            raise ValueError(f"analyse.{name} needs a segment of dynamics, but run only minimises")
+
+    def _check_recorded(self) -> None:
+        if (density := self.analyse.density) is not None:
+            self._check_moving("density", density.segments)
+        if (drift := self.analyse.drift) is not None:
+            chosen = self.drift_segments
+            if not chosen or any(index not in self._nve for index in chosen):
+                raise ValueError(
+                    f"analyse.drift needs segments of nve, run has {', '.join(s.ensemble for s in self.run)}"
+                    f"{'' if drift.segments is None else f' and segments names {list(chosen)}'}: add one"
+                )
+
+    def segments_of(self, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Segments that an analysis uses: those it names, or the last."""
+        return wanted or (len(self.run) - 1,)
+
+    @property
+    def drift_segments(self) -> tuple[int, ...]:
+        """Segments whose drift `analyse` asks for."""
+        if self.analyse.drift is None:
+            return ()
+        return self.analyse.drift.segments or self._nve
+
+    @property
+    def _nve(self) -> tuple[int, ...]:
+        return tuple(i for i, s in enumerate(self.run) if isinstance(s, NVESegment))
+
+    def dumped(self, index: int) -> DumpConfig:
+        """What frames of a segment of dynamics hold: what it says, and velocities for a vdos of it."""
+        segment = self.run[index]
+        assert isinstance(segment, _Dynamics)
+        vdos = self.analyse.vdos
+        needed = vdos is not None and index in self.segments_of(vdos.segments)
+        return segment.dump.model_copy(update={"velocities": True}) if needed else segment.dump
+
+    def course(self) -> dict[str, Any]:
+        """What the course of the dynamics depends on beside start, models and seed, as JSON."""
+        silent = {
+            "start",
+            "analyse",
+            "reference",
+            "stop_if",
+            "walltime",
+            "script",
+            *(() if self.deviation else ("deviation",)),
+        }
+        settings: dict[str, Any] = self.model_dump(mode="json", exclude=silent)
+        for segment in settings["run"]:
+            for name in ("velocities", "forces"):
+                segment.get("dump", {}).pop(name, None)
+        return settings
+
+
+def place_of(config: MDConfig, segment: int) -> str:
+    """Name of a segment in a sentence."""
+    return f"segment {segment} ({config.run[segment].ensemble})"

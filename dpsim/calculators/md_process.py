@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -41,6 +42,8 @@ class LammpsProcess:
         Working directory.
     screen
         File for what it prints.
+    walltime
+        Seconds after which `check_signal` raises.
 
     Raises
     ------
@@ -48,7 +51,10 @@ class LammpsProcess:
         If the command cannot be started.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], folder: Path, screen: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], folder: Path, screen: Path, walltime: float | None = None
+    ) -> None:
+        self.walltime, self._begun = walltime, time.monotonic()
         self.argv, self.env, self.folder, self.screen = list(argv), dict(env), folder, screen
         self.signal: int | None = None
         self._old: Any = None
@@ -99,9 +105,12 @@ class LammpsProcess:
         return True
 
     def check_signal(self, message: str) -> None:
-        """Raise `Interrupted` if dpsim has been asked to stop."""
-        if self.signal is not None:
-            raise Interrupted(f"{message}; run again to continue from the last checkpoint")
+        """Raise `Interrupted` if dpsim has been asked to stop, or the time is over."""
+        if self.walltime is not None and time.monotonic() - self._begun > self.walltime:
+            message = f"the walltime of {self.walltime:g} s is over ({message})"
+        elif self.signal is None:
+            return
+        raise Interrupted(f"{message}; run again to continue from the last checkpoint")
 
     def _end(self) -> None:
         process = self._process

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +19,17 @@ from dpsim.calculators.analysis import (
     block_average,
     compare_rdf,
     energy_drift,
+    mass_density,
     msd,
     rdf,
     rdf_settings,
 )
-from dpsim.calculators.deviation_output import MAX_FORCE, merged_deviation
-from dpsim.calculators.lammps_deck import FINAL_DATA, FINAL_DUMP, Span
-from dpsim.calculators.lammps_output import LogFollower, ThermoRow, Trajectory, log_name, merged_thermo
-from dpsim.calculators.md_config import MDConfig, MinimizeSegment, RdfConfig
+from dpsim.calculators.deviation_output import MAX_FORCE
+from dpsim.calculators.lammps_deck import Span
+from dpsim.calculators.lammps_output import FORCES, MDFrame, ThermoRow
+from dpsim.calculators.md_config import MDConfig, MinimizeSegment
+from dpsim.calculators.md_record import Record, Stop, StoppedRecord
+from dpsim.calculators.vibrations import vdos
 from dpsim.data.files import new_file, write_json, write_text
 from dpsim.errors import DataError
 
@@ -67,64 +69,84 @@ class MDResult:
 
 
 def collect(
-    config: MDConfig, trajectory: Trajectory, out: Path, *, ranks: int, reference: Sequence[Atoms] | None
+    config: MDConfig,
+    record: Record,
+    out: Path,
+    *,
+    ranks: int,
+    reference: Sequence[Atoms] | None,
+    stop: Stop | None = None,
+    engine: str = "lammps",
 ) -> MDResult:
-    """Turn the work folder of a finished run into its outputs.
+    """Turn what a run left behind into its outputs.
 
     Parameters
     ----------
     config
         The run.
-    trajectory
-        Its frames.
+    record
+        What it left behind.
     out
         Folder to write into.
     ranks
         Recorded.
     reference
         Frames whose g(r) is put beside.
+    stop
+        Where a condition ended it: what lies beyond is left out, and so are analyses that need more.
+    engine
+        Recorded.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = merged_thermo(trajectory.work, trajectory.attempts, trajectory.layout)
-    write_thermo(out / "thermo.csv", rows, config, periodic=all(trajectory.box.pbc))
-    frames = write_trajectory(out / "trajectory.extxyz", trajectory, config)
-    write_frames(out / "final.extxyz", [trajectory.final(trajectory.work / FINAL_DUMP)])
-    shutil.copyfile(trajectory.work / FINAL_DATA, out / "final.data")
-    seconds, steps = _speed(trajectory)
+    if stop is not None:
+        record = StoppedRecord(record, stop)
+    rows, periodic = record.rows(), bool(all(record.start.pbc))
+    write_thermo(out / "thermo.csv", rows, config, periodic=periodic)
+    frames = write_trajectory(out / "trajectory.extxyz", record, config)
+    write_frames(out / "final.extxyz", [record.last()])
+    record.write_final_data(out / "final.data")
+    seconds, steps = record.speed()
     summary: dict[str, Any] = {
-        "atoms": len(trajectory.start), "formula": trajectory.start.get_chemical_formula(), "ranks": ranks,
-        "frames": frames, "attempts": len(trajectory.attempts),
+        "atoms": len(record.start), "formula": record.start.get_chemical_formula(), "ranks": ranks,
+        "engine": engine, "frames": frames, "attempts": record.starts,
         "steps_per_second": steps / seconds if seconds > 0 else None, "loop_seconds": seconds,
-        "segments": [_segment_summary(span, rows, trajectory) for span in trajectory.layout],
+        "segments": [_segment_summary(span, rows, record) for span in record.layout],
     }  # fmt: skip
-    if config.analyse.rdf is not None:
-        summary["rdf"] = _rdf_outputs(config.analyse.rdf, trajectory, out, reference)
-    if config.analyse.msd is not None:
-        summary["msd"] = _msd_outputs(config, trajectory, out)
+    if stop is not None:
+        summary["stopped"] = {
+            "segment": stop.segment, "step": stop.step, "time_ps": stop.time, "reason": stop.reason,
+        }  # fmt: skip
+    analyses: dict[str, Callable[[], dict[str, Any]]] = {
+        "rdf": lambda: _rdf_outputs(config, record, out, reference),
+        "msd": lambda: _msd_outputs(config, record, out),
+        "vdos": lambda: _vdos_outputs(config, record, out),
+        "density": lambda: _density_outputs(config, record, rows, out),
+        "drift": lambda: _drift_outputs(config, summary["segments"]),
+    }
+    for name, make in analyses.items():
+        if getattr(config.analyse, name) is None:
+            continue
+        try:
+            summary[name] = make()
+        except DataError as error:
+            if stop is None:
+                raise
+            summary[name] = {"left_out": str(error)}
     if config.deviation is not None:
-        summary["deviation"] = _deviation_outputs(trajectory, out)
+        summary["deviation"] = {**_deviation_outputs(record, out), "relative": config.deviation.relative}
     write_json(out / "analysis.json", summary)
     names = ("thermo.csv", "trajectory.extxyz", "final.extxyz", "final.data", "analysis.json")
     thermo, frames_path, final, final_data, analysis = (out / name for name in names)
     speed = steps / seconds if seconds > 0 else math.nan
-    return MDResult(thermo, frames_path, final, final_data, analysis, speed, len(trajectory.attempts), summary)
+    return MDResult(thermo, frames_path, final, final_data, analysis, speed, record.starts, summary)
 
 
-def _deviation_outputs(trajectory: Trajectory, out: Path) -> dict[str, Any]:
-    lines = merged_deviation(trajectory.work, trajectory.attempts)
+def _deviation_outputs(record: Record, out: Path) -> dict[str, Any]:
+    lines = record.deviations()
     write_text(out / DEVIATION, "".join(lines))
     forces = np.array([float(line.split()[MAX_FORCE]) for line in lines[1:]])
     largest = {"max": float(forces.max()), "mean": float(forces.mean())} if len(forces) else {}
     return {"lines": len(forces), "max_devi_f": largest}
-
-
-def _speed(trajectory: Trajectory) -> tuple[float, int]:
-    seconds, steps = 0.0, 0
-    for attempt in trajectory.attempts:
-        log = LogFollower(trajectory.work / log_name(attempt.number))
-        log.poll()
-        seconds, steps = seconds + log.loop_seconds, steps + log.loop_steps
-    return seconds, steps
 
 
 def write_thermo(path: Path, rows: Iterable[ThermoRow], config: MDConfig, *, periodic: bool) -> None:
@@ -133,19 +155,23 @@ def write_thermo(path: Path, rows: Iterable[ThermoRow], config: MDConfig, *, per
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(THERMO_HEADER)
     for row in rows:
-        cell = [repr(row.pressure), repr(row.volume)] if periodic else ["", ""]
+        cell = [repr(x) if periodic and math.isfinite(x) else "" for x in (row.pressure, row.volume)]
         numbers = (row.time, row.temperature, row.potential, row.kinetic, row.total)
         writer.writerow([row.segment, config.run[row.segment].ensemble, row.step, *map(repr, numbers), *cell])
     write_text(path, text.getvalue())
 
 
-def write_trajectory(path: Path, trajectory: Trajectory, config: MDConfig) -> int:
-    """Write all frames as extended XYZ with step and time; return their number."""
+def write_trajectory(path: Path, record: Record, config: MDConfig) -> int:
+    """Write all frames as extended XYZ with step and time, and what `dump` asks for; return their number."""
     count = 0
 
     def labelled() -> Iterator[Atoms]:
         nonlocal count
-        for frame in trajectory.frames():
+        for frame in record.frames():
+            wanted = config.dumped(frame.segment)
+            for name, kept in (("momenta", wanted.velocities), (FORCES, wanted.forces)):
+                if not kept:
+                    frame.atoms.arrays.pop(name, None)
             frame.atoms.info |= {
                 "step": frame.step, "time_ps": frame.time, "segment": frame.segment,
                 "ensemble": config.run[frame.segment].ensemble,
@@ -166,7 +192,7 @@ def write_frames(path: Path, frames: Iterable[Atoms]) -> None:
             write_extxyz(file, [atoms], write_results=False)
 
 
-def _segment_summary(span: Span, rows: Sequence[ThermoRow], trajectory: Trajectory) -> dict[str, Any]:
+def _segment_summary(span: Span, rows: Sequence[ThermoRow], record: Record) -> dict[str, Any]:
     own = [row for row in rows if row.segment == span.index]
     summary: dict[str, Any] = {"index": span.index, "ensemble": span.segment.ensemble, "rows": len(own)}
     if isinstance(span.segment, MinimizeSegment) or not own:
@@ -180,14 +206,17 @@ def _segment_summary(span: Span, rows: Sequence[ThermoRow], trajectory: Trajecto
     # A thermostat needs a moment to reach its temperature; NVE has nothing to reach.
     used = own if span.segment.ensemble == "nve" else own[int(SETTLED * len(own)) :]
     quantities = {"temperature_K": [row.temperature for row in used], "potential_eV": [row.potential for row in used]}
-    if all(trajectory.box.pbc):
+    if all(record.start.pbc):
         quantities |= {"pressure_bar": [row.pressure for row in used], "volume_A3": [row.volume for row in used]}
     for name, values in quantities.items():
+        if not np.isfinite(values).all():  # a calculator without stress
+            continue
         summary[name] = block_average(np.array(values))._asdict()
     if span.segment.ensemble == "nve" and len(own) >= 3:
         times, totals = np.array([row.time for row in own]), np.array([row.total for row in own])
-        drift = energy_drift(times, totals, len(trajectory.start))
+        drift = energy_drift(times, totals, len(record.start))
         summary["energy_drift"] = {
+            "slope_meV_atom_ns": drift.slope_per_ns, "error_meV_atom_ns": drift.error_per_ns,
             "slope_meV_atom_ps": drift.slope, "error_meV_atom_ps": drift.error,
             "fluctuation_meV_atom": drift.fluctuation, "intercept_eV": drift.intercept,
         }  # fmt: skip
@@ -205,8 +234,12 @@ def check_analyses(config: MDConfig, atoms: Atoms) -> None:
     if (wanted := config.analyse.rdf) is not None:
         rdf_settings(atoms, wanted.pairs, wanted.r_max, images=wanted.images)
     present = set(atoms.get_chemical_symbols())
-    if config.analyse.msd is not None and (absent := [e for e in config.analyse.msd.species or () if e not in present]):
-        raise DataError(f"analyse.msd.species: no {absent[0]} in the start structure, which holds {sorted(present)}")
+    for name in ("msd", "vdos"):
+        chosen = getattr(getattr(config.analyse, name), "species", None) or ()
+        if absent := [element for element in chosen if element not in present]:
+            raise DataError(
+                f"analyse.{name}.species: no {absent[0]} in the start structure, which holds {sorted(present)}"
+            )
 
 
 def reference_frames(paths: Sequence[Path], type_map: Sequence[str], elements: Sequence[str]) -> list[Atoms]:
@@ -236,11 +269,11 @@ def reference_frames(paths: Sequence[Path], type_map: Sequence[str], elements: S
     return used
 
 
-def _rdf_outputs(
-    config: RdfConfig, trajectory: Trajectory, out: Path, reference: Sequence[Atoms] | None
-) -> dict[str, Any]:
-    segments = config.segments or (len(trajectory.layout) - 1,)
-    frames = (frame.atoms for frame in trajectory.frames(segments))
+def _rdf_outputs(whole: MDConfig, record: Record, out: Path, reference: Sequence[Atoms] | None) -> dict[str, Any]:
+    config = whole.analyse.rdf
+    assert config is not None
+    segments = whole.segments_of(config.segments)
+    frames = (frame.atoms for frame in record.frames(segments))
     found = rdf(frames, config.pairs, config.r_max, config.bins, images=config.images)
     r_max = float(found.r[-1] + 0.5 * found.width)
     other = None
@@ -309,28 +342,24 @@ def write_rdf(path: Path, found: Rdf, reference: Rdf | None) -> None:
         columns["-".join(pair)] = g
         if reference is not None:
             columns["-".join(pair) + "_reference"] = reference.g[pair]
-    _write_columns(path, columns)
+    write_columns(path, columns)
 
 
-def _msd_outputs(config: MDConfig, trajectory: Trajectory, out: Path) -> dict[str, Any]:
+def _msd_outputs(config: MDConfig, record: Record, out: Path) -> dict[str, Any]:
     settings = config.analyse.msd
     assert settings is not None
-    segments = settings.segments or (len(trajectory.layout) - 1,)
-    frames = list(trajectory.frames(segments))
-    times = np.array([frame.time for frame in frames])
-    steps = np.diff(times)
-    if len(steps) and not np.allclose(steps, steps[0], rtol=1e-6):
-        raise DataError(
-            f"msd: frames of segments {list(segments)} are not evenly spaced in time: give them the same dump.every"
-        )
+    segments = config.segments_of(settings.segments)
+    frames = list(record.frames(segments))
+    interval = _spacing("msd", segments, frames)
     positions = np.array([frame.atoms.positions for frame in frames])
-    interval = float(steps[0]) if len(steps) else 0.0
-    found = msd(positions, trajectory.start.get_chemical_symbols(), interval, settings.species, settings.fit)
+    symbols = record.start.get_chemical_symbols()
+    found = msd(positions, symbols, interval, settings.species, settings.fit, settings.blocks)
     write_msd(out / "msd.csv", found)
     species = {
         element: {
             "diffusion_A2_per_ps": value,
-            "error_A2_per_ps": error if math.isfinite(error) else None,
+            "error_A2_per_ps": _finite(error),
+            "block_error_A2_per_ps": _finite(found.block_errors[element]),
             "last_A2": float(found.values[element][-1]),
         }
         for element, (value, error) in found.diffusion.items()
@@ -338,14 +367,80 @@ def _msd_outputs(config: MDConfig, trajectory: Trajectory, out: Path) -> dict[st
     return {"frames": len(frames), "segments": list(segments), "species": species}
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _spacing(name: str, segments: Sequence[int], frames: Sequence[MDFrame]) -> float:
+    """Time in ps between frames, which must be the same throughout."""
+    steps = np.diff([frame.time for frame in frames])
+    if len(steps) and not np.allclose(steps, steps[0], rtol=1e-6):
+        raise DataError(
+            f"{name}: frames of segments {list(segments)} are not evenly spaced in time: give them the same dump.every"
+        )
+    return float(steps[0]) if len(steps) else 0.0
+
+
+def _vdos_outputs(config: MDConfig, record: Record, out: Path) -> dict[str, Any]:
+    settings = config.analyse.vdos
+    assert settings is not None
+    segments = config.segments_of(settings.segments)
+    frames = list(record.frames(segments))
+    velocities = np.array([frame.atoms.get_velocities() for frame in frames])
+    start = record.start
+    found = vdos(
+        velocities, start.get_masses(), start.get_chemical_symbols(), _spacing("vdos", segments, frames),
+        settings.species, settings.max_lag,
+    )  # fmt: skip
+    states = {f"{element}_per_THz": values for element, values in found.species.items()}
+    write_columns(out / "vdos.csv", {"frequency_THz": found.frequency, "total_per_THz": found.total, **states})
+    write_columns(out / "vacf.csv", {"time_ps": found.time, "correlation": found.correlation})
+    peaks = {element: float(found.frequency[np.argmax(values)]) for element, values in found.species.items()}
+    return {
+        "frames": len(frames), "segments": list(segments), "highest_THz": found.highest,
+        "resolution_THz": 1.0 / float(found.time[-1] + found.time[1]), "highest_peak_THz": peaks,
+    }  # fmt: skip
+
+
+def _density_outputs(config: MDConfig, record: Record, rows: Sequence[ThermoRow], out: Path) -> dict[str, Any]:
+    settings = config.analyse.density
+    assert settings is not None
+    segments = config.segments_of(settings.segments)
+    own = [row for row in rows if row.segment in segments]
+    if not own:
+        raise DataError(f"density: no line of thermo was recorded in segments {list(segments)}: run longer")
+    values = mass_density(record.start.get_masses(), np.array([row.volume for row in own]))
+    write_columns(out / "density.csv", {"time_ps": np.array([row.time for row in own]), "density_g_cm3": values})
+    settled = [config.run[row.segment].ensemble == "nve" for row in own]
+    used = values if all(settled) else values[int(SETTLED * len(values)) :]
+    return {"segments": list(segments), "density_g_cm3": block_average(used)._asdict()}
+
+
+def _drift_outputs(config: MDConfig, segments: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    found = {}
+    for index in config.drift_segments:
+        drift = segments[index].get("energy_drift")
+        if drift is None:
+            raise DataError(
+                f"drift: segment {index} has {segments[index]['rows']} lines of thermo, a drift needs 3: record them "
+                "more often (thermo.every) or run longer"
+            )
+        found[str(index)] = {
+            "slope_meV_atom_ns": drift["slope_meV_atom_ns"],
+            "error_meV_atom_ns": drift["error_meV_atom_ns"],
+        }
+    return {"segments": found}
+
+
 def write_msd(path: Path, found: Msd) -> None:
     """Write ``msd.csv``: ``time_ps`` and one column in Å² for each element."""
-    _write_columns(
+    write_columns(
         path, {"time_ps": found.time, **{f"{element}_A2": values for element, values in found.values.items()}}
     )
 
 
-def _write_columns(path: Path, columns: dict[str, Any]) -> None:
+def write_columns(path: Path, columns: dict[str, Any]) -> None:
+    """Write a CSV file with one column of numbers for each name."""
     lines = [",".join(columns)]
     lines += [",".join(f"{value:.8g}" for value in row) for row in zip(*columns.values(), strict=True)]
     write_text(path, "\n".join(lines) + "\n")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsim.calculators.md_config import FramesStart
+from dpsim.calculators.md_config import FramesStart, MDConfig
 from dpsim.calculators.md_results import read_frames
 from dpsim.data.frame import check_cell, check_finite
-from dpsim.errors import ConfigError, DataError
+from dpsim.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,3 +77,29 @@ def _frame(start: FramesStart, path: Path, type_map: Sequence[str]) -> Atoms:
     except IndexError:
         raise DataError(f"start.index {start.index}: {path} holds {len(found)} frames") from None
     return atoms.repeat(start.supercell)
+
+
+def model_files(config: MDConfig, potentials: Sequence[Path]) -> list[Path]:
+    """Resolve the model files of a run, of which there must be as many as the settings say.
+
+    Raises
+    ------
+    ConfigError
+        If several are given without `deviation`, or one with it.
+    ModelError
+        If one does not exist.
+    """
+    if not potentials:
+        raise ConfigError("potential: no model is given: name one")
+    if len(potentials) > 1 and config.deviation is None:
+        raise ConfigError(
+            f"potential: {len(potentials)} models are given, the first of which drives: say how often their deviation "
+            "is written, deviation: {every: 100 steps}, or name one model"
+        )
+    if len(potentials) == 1 and config.deviation is not None:
+        raise ConfigError("deviation is that between models, but potential names one: name two or more")
+    models = [Path(potential).resolve() for potential in potentials]
+    for model in models:
+        if not model.is_file():
+            raise ModelError(f"{model} does not exist: freeze a model first")
+    return models

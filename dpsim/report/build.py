@@ -28,11 +28,13 @@ MAX_BYTES = 2_000_000
 """The page stays below this, so that it can be sent by mail and opens at once."""
 _RESOLUTIONS = (150, 100, 60)
 _CARD_ORDER = (
+    "MD ended early",
     "Force RMSE",
     "Energy RMSE",
     "Virial RMSE",
     "NVE energy drift",
     "RDF overlap",
+    "Density",
     "MD speed",
     "Training speed",
     "Freeze checks",

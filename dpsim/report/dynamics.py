@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,15 +9,26 @@ import numpy as np
 from dpsim.errors import DataError
 from dpsim.report.artifacts import Array, read_columns, read_object, read_rows
 from dpsim.report.blocks import Block, Card, Picture, Section, Table, duration, number
-from dpsim.report.figures import INK, MUTED, SERIES, Canvas, shade, smooth, thin
+from dpsim.report.figures import INK, MUTED, SERIES, Canvas, thin
+from dpsim.report.motion import (
+    Draw,
+    Spans,
+    density_pictures,
+    deviation_pictures,
+    msd_pictures,
+    msd_table,
+    over_time,
+    stopped_card,
+    vdos_pictures,
+    with_error,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Draw = Callable[["Figure", "Axes"], None]
-Spans = list[tuple[float, float, str]]
 REFERENCE = "_reference"
+_ANALYSES = ("rdf", "msd", "vdos", "density", "drift")
 
 
 def md_block(section: Section, canvas: Canvas) -> Block | None:
@@ -27,12 +37,15 @@ def md_block(section: Section, canvas: Canvas) -> Block | None:
     if not analysis and not thermo:
         return None
     segments = [s for s in analysis.get("segments") or [] if s.get("ensemble") != "minimize"]
+    engine = {"ase": "ASE"}.get(str(analysis.get("engine")), "LAMMPS")
     pictures: list[Picture] = []
     if thermo:
         pictures += _thermo_pictures(section, thermo, segments, analysis.get("atoms"), canvas)
     pictures += _rdf_pictures(section, analysis, canvas)
-    pictures += _msd_pictures(section, analysis, canvas)
-    candidates = (_segment_table(segments), _rdf_table(analysis), _msd_table(analysis))
+    pictures += msd_pictures(section, canvas)
+    pictures += vdos_pictures(section, analysis, canvas) + density_pictures(section, analysis, canvas)
+    pictures += deviation_pictures(section, analysis, canvas)
+    candidates = (_segment_table(segments), _rdf_table(analysis), msd_table(analysis))
     tables = [table.compact() for table in candidates if table.rows]
     facts = [(k, number(analysis[k])) for k in ("atoms", "ranks", "frames") if analysis.get(k) is not None]
     if analysis.get("formula"):
@@ -40,12 +53,17 @@ def md_block(section: Section, canvas: Canvas) -> Block | None:
     if isinstance(speed := analysis.get("steps_per_second"), int | float):
         facts.append(("speed", f"{number(speed)} steps/s"))
     if isinstance(seconds := analysis.get("loop_seconds"), int | float):
-        facts.append(("time in LAMMPS", duration(seconds)))
+        facts.append((f"time in {engine}", duration(seconds)))
     if (attempts := analysis.get("attempts", 1)) > 1:
         facts.append(("continued from checkpoints", "once" if attempts == 2 else f"{attempts - 1} times"))
-    lead = "A simulation driven by the frozen model in LAMMPS."
+    lead = f"A simulation driven by the frozen model in {engine}."
     if any(s.get("energy_drift") for s in segments):
         lead += " The constant-energy segment shows whether forces are the derivative of the energy."
+    if stopped := analysis.get("stopped"):
+        lead += f" It was ended at step {number(stopped.get('step'))} because {stopped.get('reason')}."
+    left_out = [f"{n} ({e['left_out']})" for n in _ANALYSES if (e := analysis.get(n) or {}).get("left_out")]
+    if left_out:
+        lead += f" Left out: {'; '.join(left_out)}."
     return Block(
         f"md-{''.join(c if c.isalnum() else '-' for c in section.name)}", "Molecular dynamics", section.name, lead,
         facts, [], pictures, tables, _cards(analysis, segments), {k: v for k, v in analysis.items() if k != "frames"},
@@ -53,11 +71,14 @@ def md_block(section: Section, canvas: Canvas) -> Block | None:
 
 
 def _cards(analysis: dict[str, Any], segments: list[dict[str, Any]]) -> list[Card]:
-    cards = []
+    cards = stopped_card(analysis)
     drift = next((s["energy_drift"] for s in reversed(segments) if s.get("energy_drift")), None)
     if drift:
         note = f"rms fluctuation {number(drift.get('fluctuation_meV_atom'))} meV/atom"
-        cards.append(Card("NVE energy drift", number(drift.get("slope_meV_atom_ps")), "meV/atom/ps", note))
+        cards.append(Card("NVE energy drift", number(_per_ns(drift)), "meV/atom/ns", note))
+    density = (analysis.get("density") or {}).get("density_g_cm3")
+    if density:
+        cards.append(Card("Density", number(density.get("mean"), 4), "g/cm³", f"± {number(density.get('error'), 2)}"))
     overlaps = {pair: e["overlap"] for pair, e in _pairs(analysis).items() if isinstance(e.get("overlap"), int | float)}
     if overlaps:
         worst = min(overlaps, key=lambda pair: overlaps[pair])
@@ -71,6 +92,11 @@ def _cards(analysis: dict[str, Any], segments: list[dict[str, Any]]) -> list[Car
         ranks = f"{number(analysis['ranks'])} MPI ranks" if analysis.get("ranks") else ""
         cards.append(Card("MD speed", number(speed), "steps/s", ", ".join(part for part in (ranks, rate) if part)))
     return cards
+
+
+def _per_ns(drift: dict[str, Any]) -> float | None:
+    slope = drift.get("slope_meV_atom_ps")
+    return 1000.0 * slope if isinstance(slope, int | float) else None
 
 
 def _pairs(analysis: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -94,13 +120,13 @@ def _thermo_pictures(
     temperature, total = table["temperature_K"], (table["total_eV"] - table["total_eV"][0]) * scale
     pictures = [
         canvas.picture(
-            _over_time(table["time_ps"], temperature, "temperature (K)", spans, SERIES[1]),
+            over_time(table["time_ps"], temperature, "temperature (K)", spans, SERIES[1]),
             f"Temperature over {number(float(table['time_ps'][-1]))} ps: mean {number(float(temperature.mean()))} K, "
             f"from {number(float(temperature.min()))} to {number(float(temperature.max()))} K.",
             "Temperature, with a running average.",
         ),
         canvas.picture(
-            _over_time(table["time_ps"], total, f"total energy change ({unit})", spans, SERIES[0]),
+            over_time(table["time_ps"], total, f"total energy change ({unit})", spans, SERIES[0]),
             f"Total energy relative to the first step: it ends at {number(float(total[-1]))} {unit}.",
             "Total energy; a thermostat exchanges heat, constant energy (nve) should be flat.",
         ),
@@ -113,7 +139,7 @@ def _thermo_pictures(
         shown, name = (pressure / 1000, "kbar") if np.nanmax(np.abs(pressure)) > 3000 else (pressure, "bar")
         mean, std = number(float(np.nanmean(shown))), number(float(np.nanstd(shown)))
         said = f"mean {mean} {name}, standard deviation {std} {name}"
-        draw = _over_time(table["time_ps"], shown, f"pressure ({name})", spans, SERIES[3])
+        draw = over_time(table["time_ps"], shown, f"pressure ({name})", spans, SERIES[3])
         pictures.append(
             canvas.picture(draw, f"Pressure over time: {said}.", f"Pressure, with a running average; {said}.")
         )
@@ -127,19 +153,6 @@ def _spans(table: dict[str, Array], ensembles: list[str]) -> Spans:
         times = table["time_ps"][used]
         spans.append((float(times[0]), float(times[-1]), ensembles[int(used[0])].upper()))
     return spans
-
-
-def _over_time(time: Array, values: Array, label: str, spans: Spans, color: str) -> Draw:
-    def draw(figure: Figure, axes: Axes) -> None:
-        shade(axes, spans)
-        axes.plot(*thin(time, values), color=color, alpha=0.45, linewidth=0.8)
-        axes.plot(*thin(time, smooth(values, max(1, len(values) // 80))), color=color)
-        axes.margins(y=0.14)
-        axes.set_xlim(float(time[0]), float(time[-1]) or 1.0)
-        axes.set_xlabel("time (ps)")
-        axes.set_ylabel(label)
-
-    return draw
 
 
 def _drift_picture(table: dict[str, Array], entry: dict[str, Any], atoms: int, canvas: Canvas) -> Picture:
@@ -165,8 +178,8 @@ def _drift_picture(table: dict[str, Array], entry: dict[str, Any], atoms: int, c
         axes.set_ylabel("energy (meV/atom)")
 
     error = drift.get("error_meV_atom_ps")
-    slope = number(drift["slope_meV_atom_ps"], 2) + (f" ± {number(error, 1)}" if isinstance(error, int | float) else "")
-    said = f"drift {slope} meV/atom/ps, rms fluctuation {number(drift.get('fluctuation_meV_atom'))} meV/atom"
+    slope = number(_per_ns(drift), 2) + (f" ± {number(1000 * error, 1)}" if isinstance(error, int | float) else "")
+    said = f"drift {slope} meV/atom/ns, rms fluctuation {number(drift.get('fluctuation_meV_atom'))} meV/atom"
     return canvas.picture(
         draw, f"Energy conservation at constant energy: {said}.", f"Energy conservation in NVE: {said}."
     )
@@ -233,26 +246,6 @@ def _rdf(r: Array, g: Array, reference: Array | None, pair: str) -> Draw:
     return draw
 
 
-def _msd_pictures(section: Section, analysis: dict[str, Any], canvas: Canvas) -> list[Picture]:
-    table = read_columns(section.out / "msd.csv")
-    if not table or "time_ps" not in table or len(table) < 2:
-        return []
-    curves = {name.removesuffix("_A2"): values for name, values in table.items() if name != "time_ps"}
-
-    def draw(figure: Figure, axes: Axes) -> None:
-        for index, (element, values) in enumerate(curves.items()):
-            axes.plot(*thin(table["time_ps"], values), color=SERIES[index % len(SERIES)], label=element)
-        axes.set_xlim(0, float(table["time_ps"][-1]) or 1.0)
-        axes.set_ylim(0, None)
-        axes.set_xlabel("time difference (ps)")
-        axes.set_ylabel("mean squared displacement (Å²)")
-
-    said = ", ".join(f"{element} {number(float(values[-1]))} Å²" for element, values in curves.items())
-    return [
-        canvas.picture(draw, f"Mean squared displacement; at the longest time: {said}.", "Mean squared displacement.")
-    ]
-
-
 def _segment_table(segments: list[dict[str, Any]]) -> Table:
     rows: list[tuple[str, ...]] = []
     for s in segments:
@@ -263,10 +256,10 @@ def _segment_table(segments: list[dict[str, Any]]) -> Table:
                 f"{s.get('index')} {s.get('ensemble')}",
                 number(s.get("time_ps")),
                 number(1000 * s["timestep_ps"]) if s.get("timestep_ps") else "–",
-                _with_error(t),
+                with_error(t),
                 number(t.get("std")),
-                _with_error(p),
-                number(drift.get("slope_meV_atom_ps")),
+                with_error(p),
+                number(_per_ns(drift)),
                 number(drift.get("fluctuation_meV_atom")),
             )
         )
@@ -277,7 +270,7 @@ def _segment_table(segments: list[dict[str, Any]]) -> Table:
         "temperature (K)",
         "its std (K)",
         "pressure (bar)",
-        "drift (meV/atom/ps)",
+        "drift (meV/atom/ns)",
         "fluctuation (meV/atom)",
     )
     return Table(
@@ -285,13 +278,6 @@ def _segment_table(segments: list[dict[str, Any]]) -> Table:
         header,
         rows,
     )
-
-
-def _with_error(average: dict[str, Any]) -> str:
-    mean, error = average.get("mean"), average.get("error")
-    if not isinstance(mean, int | float):
-        return "–"
-    return f"{number(mean)} ± {number(error, 2)}" if isinstance(error, int | float) else number(mean)
 
 
 def _rdf_table(analysis: dict[str, Any]) -> Table:
@@ -305,16 +291,3 @@ def _rdf_table(analysis: dict[str, Any]) -> Table:
         for pair, e in _pairs(analysis).items()
     ]
     return Table("First peaks of g(r)", ("pair", "model", "reference", "overlap"), rows)
-
-
-def _msd_table(analysis: dict[str, Any]) -> Table:
-    species = (analysis.get("msd") or {}).get("species") or {}
-    rows: list[tuple[str, ...]] = [
-        (
-            element,
-            _with_error({"mean": e.get("diffusion_A2_per_ps"), "error": e.get("error_A2_per_ps")}),
-            number(e.get("last_A2")),
-        )
-        for element, e in species.items()
-    ]
-    return Table("Diffusion", ("element", "coefficient (Å²/ps = 10⁻⁴ cm²/s)", "last displacement (Å²)"), rows)

@@ -31,7 +31,7 @@ def grants(plan: Plan, available: Machine) -> dict[str, Granted]:
 
 
 def _grant(task: Task, plan: Plan, available: Machine) -> Granted:
-    asked, wanted = task.resources, task.config.wants
+    asked, wanted = task.resources, task.config.wanted()
     for name, number, limit in (
         ("ranks", asked.ranks, available.cpus),
         ("cpus", asked.cpus, available.cpus),

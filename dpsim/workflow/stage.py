@@ -153,6 +153,10 @@ class Stage(Config):
         """Return the outputs by name; fixed for all types but ``command``."""
         return self.outputs
 
+    def wanted(self) -> Resources:
+        """Return what the stage prefers; `wants`, unless it depends on the settings."""
+        return self.wants
+
     def main_output(self) -> str:
         """Return the name of the output meant by the bare name of the stage."""
         return self.main

@@ -83,7 +83,7 @@ def test_intervals(text: Any, steps: int) -> None:
         ({"run": {**NVT, "thermostat": "berendsen"}}, "nose-hoover"),
         ({"run": {**NVT, "dump": {"every": "5 furlongs"}}}, "is not an interval"),
         ({"run": {**NVT, "dump": {"every": 0}}}, "at least 1 step"),
-        ({"run": []}, "at least 1 item"),
+        ({"run": []}, "md needs run"),
         ({"run": [NVT, {"ensemble": "minimize"}]}, "only be the first segment"),
         ({"run": {"ensemble": "nve", "time": "1 ps"}}, "needs a temperature"),
         ({"run": [NVT, {"ensemble": "nve", "time": "1 ps", "temperature": 300}]}, "remove temperature"),

