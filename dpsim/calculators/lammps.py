@@ -180,7 +180,12 @@ def run_lammps(
     run.prepare(files or {}, fingerprint)
     stop = run.watch.first(run.record())
     if stop is None and not run.finished:
-        run.launch(ranks, launcher or product_launcher(progress, run.total_steps), progress)
+        try:
+            run.launch(ranks, launcher or product_launcher(progress, run.total_steps), progress)
+        except StageError:
+            # What went wrong may have come after a condition that ends the run, before that was seen.
+            if (stop := run.watch.first(run.record())) is None:
+                raise
         stop = run.watch.first(run.record())
     if stop is not None and config.stop_if.then == "fail":
         raise StageError(f"md stopped in {place_of(config, stop.segment)} at step {stop.step}: {stop.reason}")

@@ -2,7 +2,8 @@
 
 The lines are put behind every command that makes a box (``read_data``, ``read_restart``, ``create_box``), or wherever
 the input says ``# dpsim: pair``. The input gets these variables: ``start`` (data file of the start structure, where one
-is declared), ``seed``, ``resume`` (newest restart file that an earlier attempt left, else ``none``), and its own.
+is declared), ``seed``, ``resumed`` (``yes`` where an earlier attempt left a restart file, else ``no``), ``resume`` (the
+newest of them, else ``none``), and its own.
 """
 
 from __future__ import annotations
@@ -247,7 +248,8 @@ def _launch(
     folder.attempts += 1
     folder.save()
     argv, env = launcher(ranks, (folder.path / INPUT).absolute())
-    words = [word for name, value in {**variables, "resume": resume}.items() for word in ("-var", name, value)]
+    given = {**variables, "resumed": "no" if resume == "none" else "yes", "resume": resume}
+    words = [word for name, value in given.items() for word in ("-var", name, value)]
     log, screen = folder.path / LOG, folder.path / "screen.txt"
     if log.exists():
         log.rename(folder.path / f"log-{folder.attempts - 1:03d}.lammps")

@@ -234,7 +234,8 @@ class ScriptConfig(Config):
 
     They go behind every command that makes a box (``read_data``, ``read_restart``, ``create_box``), or wherever the
     input says ``# dpsim: pair``. Variables of LAMMPS that it gets: ``start`` (a data file, where `start` is given),
-    ``seed``, ``resume`` (the newest file named ``*restart*`` of an earlier attempt, else ``none``), and `variables`.
+    ``seed``, ``resumed`` (``yes`` or ``no``), ``resume`` (the newest file named ``*restart*`` of an earlier attempt, else
+    ``none``), and `variables`; such as ``if "${resumed} == no" then "read_data ${start}" else "read_restart ${resume}"``.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -254,7 +255,7 @@ class ScriptConfig(Config):
         for name in self.variables:
             if not re.fullmatch(r"\w+", name):
                 raise ValueError(f"variables: {name!r} is not a name of a LAMMPS variable: use letters, digits and _")
-            if name in ("start", "seed", "resume"):
+            if name in ("start", "seed", "resume", "resumed"):
                 raise ValueError(f"variables: {name} is given by dpsim, choose another name")
         return self
 
@@ -311,7 +312,8 @@ class MDConfig(Config):
     """Molecular dynamics with a frozen model."""
 
     start: Start | None = None
-    """A structure to build, ``{frames: label.frames, index: 0, supercell: [2, 2, 2]}``, or just a reference."""
+    """A structure to build, ``{frames: label.frames, index: 0, supercell: [2, 2, 2]}``, or just a reference. From
+    several (``{path: start/*.xyz, sample: 8}``), there is one run after the other."""
     run: Annotated[tuple[Segment, ...], Field(json_schema_extra=_one_or_many)] = ()
     """One segment or a list of segments, run in order."""
     script: Annotated[ScriptConfig | None, BeforeValidator(_read_script)] = None

@@ -25,7 +25,27 @@ def start_structure(
     frames: Path | None = None,
     type_map: Sequence[str] = (),
 ) -> Atoms:
-    """Build or read the one structure that a run starts with.
+    """Build or read the one structure that a run starts with; see `start_structures`.
+
+    Raises
+    ------
+    ConfigError
+        If the declaration gives several.
+    """
+    built = start_structures(start, seed=seed, frames=frames, type_map=type_map)
+    if len(built) != 1:
+        raise ConfigError(f"start gives {len(built)} structures, this takes one: give index, sample: 1 or count: 1")
+    return built[0]
+
+
+def start_structures(
+    start: FramesStart | PrototypeConfig | FileConfig | MoleculesConfig,
+    *,
+    seed: int = 0,
+    frames: Path | None = None,
+    type_map: Sequence[str] = (),
+) -> list[Atoms]:
+    """Build or read the structures that runs start with.
 
     Parameters
     ----------
@@ -41,15 +61,16 @@ def start_structure(
     Raises
     ------
     ConfigError
-        If the declaration gives no single structure.
+        If the declaration asks for sampling, or gives nothing.
     DataError
         If a file cannot be read or does not hold the frame, a number is not finite, or the box has no volume.
     """
-    atoms = _build(start, seed, frames, type_map)
-    check_finite(atoms.positions, "coordinates", "the start structure")
-    if atoms.pbc.all():
-        check_cell(atoms.cell.array, len(atoms), "the start structure")
-    return atoms
+    built = _build(start, seed, frames, type_map)
+    for atoms in built:
+        check_finite(atoms.positions, "coordinates", "the start structure")
+        if atoms.pbc.all():
+            check_cell(atoms.cell.array, len(atoms), "the start structure")
+    return built
 
 
 def _build(
@@ -57,17 +78,17 @@ def _build(
     seed: int,
     frames: Path | None,
     type_map: Sequence[str],
-) -> Atoms:
+) -> list[Atoms]:
     if isinstance(start, FramesStart):
-        return _frame(start, frames or Path(start.frames), type_map)
+        return [_frame(start, frames or Path(start.frames), type_map)]
     from data_tools.structures import build_structures
 
     if start.sampling is not None:
         raise ConfigError("start.sampling: md starts from a structure as it is built, remove sampling")
     built = build_structures(start, seed)
-    if len(built) != 1:
-        raise ConfigError(f"start gives {len(built)} structures, md starts from one: give index, sample: 1 or count: 1")
-    return built[0]
+    if not built:
+        raise ConfigError("start gives no structure: look at path, index and sample")
+    return built
 
 
 def _frame(start: FramesStart, path: Path, type_map: Sequence[str]) -> Atoms:

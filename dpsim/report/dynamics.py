@@ -36,6 +36,8 @@ def md_block(section: Section, canvas: Canvas) -> Block | None:
     analysis, thermo = read_object(section.out / "analysis.json"), read_columns(section.out / "thermo.csv")
     if not analysis and not thermo:
         return None
+    if analysis.get("starts"):
+        return _many_block(section, analysis, canvas)
     segments = [s for s in analysis.get("segments") or [] if s.get("ensemble") != "minimize"]
     engine = {"ase": "ASE"}.get(str(analysis.get("engine")), "LAMMPS")
     pictures: list[Picture] = []
@@ -92,6 +94,27 @@ def _cards(analysis: dict[str, Any], segments: list[dict[str, Any]]) -> list[Car
         ranks = f"{number(analysis['ranks'])} MPI ranks" if analysis.get("ranks") else ""
         cards.append(Card("MD speed", number(speed), "steps/s", ", ".join(part for part in (ranks, rate) if part)))
     return cards
+
+
+def _many_block(section: Section, analysis: dict[str, Any], canvas: Canvas) -> Block:
+    """Runs from several structures: a table of them, and the deviation of the models in all."""
+    rows: list[tuple[str, ...]] = []
+    for index, run in enumerate(analysis["starts"]):
+        last = (run.get("segments") or [{}])[-1]
+        ended = run.get("stopped")
+        hot = with_error(last.get("temperature_K") or {})
+        end = f"{number(ended['time_ps'])} ps: {ended['reason']}" if ended else "–"
+        rows.append((str(index), str(run.get("formula", "")), number(run.get("frames")), hot, end))
+    header = ("start", "formula", "frames", "temperature of the last segment (K)", "ended early")
+    table = Table("Runs from each start structure", header, rows, text=(1, 4))
+    stopped = len(analysis.get("stopped_starts") or ())
+    lead = f"Runs from {len(rows)} structures; {stopped or 'none'} of them ended early."
+    facts = [(name, number(analysis[name])) for name in ("frames", "ranks") if analysis.get(name) is not None]
+    return Block(
+        f"md-{''.join(c if c.isalnum() else '-' for c in section.name)}", "Molecular dynamics", section.name, lead,
+        facts, [], deviation_pictures(section, analysis, canvas), [table.compact()], [],
+        {"frames": analysis.get("frames"), "stopped_starts": analysis.get("stopped_starts")},
+    )  # fmt: skip
 
 
 def _per_ns(drift: dict[str, Any]) -> float | None:

@@ -253,3 +253,33 @@ def test_deviation_of_two_models(tmp_path: Path) -> None:
     np.testing.assert_allclose(table[:, 1:7], [one.columns for one in found], rtol=1e-5)
     np.testing.assert_allclose(table[:, 7:], [one.forces for one in found], rtol=1e-5)
     assert result.summary["engine"] == "ase"
+
+
+def test_several_starts(tmp_path: Path) -> None:
+    """Each has its own velocities; what they give follows each other, and what is done is not done again."""
+    from dpsim.calculators.md_many import run_many
+
+    cfg = config({"ensemble": "nve", "temperature": 300, "steps": 20}, stop_if={"max_bond_stretch": 1.01})
+    loose = cfg.model_copy(update={"stop_if": type(cfg.stop_if)()})
+    calls: list[int] = []
+
+    def one(number: int, atoms: Atoms, work: Path, out: Path, progress: Any) -> Any:
+        calls.append(number)
+        return run_ase(loose if number else cfg, atoms, EMT(), work, out, seed=number, progress=progress)
+
+    seen: list[tuple[float, float]] = []
+    summary = run_many(
+        one, [copper(2), bulk("Cu", cubic=True)], tmp_path / "work", tmp_path / "out",
+        lambda done, total, *_, **__: seen.append((done, total)),
+    )  # fmt: skip
+    frames = read(tmp_path / "out/trajectory.extxyz", ":")
+    ended = summary["starts"][0]["stopped"]["step"]
+    assert summary["stopped_starts"] == [0]
+    assert [(f.info["start"], f.info["step"], len(f)) for f in frames] == [
+        *((0, step, 32) for step in (0, 20) if step <= ended), (1, 0, 4), (1, 20, 4)
+    ]  # fmt: skip
+    table = np.genfromtxt(tmp_path / "out/thermo.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    assert sorted(set(table["start"])) == [0, 1]
+    assert [len(atoms) for atoms in read(tmp_path / "out/final.extxyz", ":")] == [32, 4]
+    assert seen[-1] == (40, 40)
+    assert seen == sorted(seen)

@@ -23,7 +23,7 @@ SCRIPT = """\
 # copper # of mine
 units metal
 atom_style atomic
-if "${resume} == none" then "read_data ${start}" else "read_restart ${resume}"
+if "${resumed} == no" then "read_data ${start}" else "read_restart ${resume}"
 # dpsim: pair
 velocity all create ${T} ${seed} loop all
 fix n all nve
@@ -140,7 +140,7 @@ def test_a_script_that_was_stopped_gets_its_restart_file(
     text = (
         SCRIPT.replace("run 200 upto", "run 400000 upto")
         .replace("dump_modify d sort id\n", "")
-        .replace("velocity all create", 'if "${resume} == none" then "velocity all create')
+        .replace("velocity all create", 'if "${resumed} == no" then "velocity all create')
         .replace("loop all", 'loop all"')
     )
     cfg = config(variables={"T": 450, "every": 100})
@@ -155,7 +155,8 @@ def test_a_script_that_was_stopped_gets_its_restart_file(
     newest = max(int(path.suffix[1:]) for path in work.glob("mine.restart.*"))
 
     def stop_again(*_: Any, **__: Any) -> None:
-        if read_thermo((work / "log.lammps").read_text(errors="replace")) if (work / "log.lammps").exists() else False:
+        log = work / "log.lammps"
+        if (work / "log-001.lammps").exists() and log.exists() and read_thermo(log.read_text(errors="replace")):
             raise Interrupted("stopped by a signal")
 
     with pytest.raises(Interrupted):

@@ -79,3 +79,20 @@ def test_damaged_deviations(tmp_path: Path) -> None:
         read_deviation(path)
     path.write_text("# step\n")
     assert read_deviation(path) is None
+
+
+def test_runs_from_several_starts(tmp_path: Path) -> None:
+    section = _section(tmp_path / "md")
+    one = json.loads((section.out / "analysis.json").read_text())
+    both = {
+        "starts": [one, {**one, "stopped": None}],
+        "stopped_starts": [0],
+        "frames": 240,
+        "engine": "lammps",
+        "ranks": 2,
+    }
+    (section.out / "analysis.json").write_text(json.dumps(both))
+    text = build_report([section], tmp_path / "report").read_text()
+    assert "Runs from 2 structures; 1 of them ended early." in text
+    assert f"0.395 ps: {REASON}" in text
+    assert "Histogram of the largest deviation" in text

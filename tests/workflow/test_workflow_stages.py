@@ -12,7 +12,7 @@ from unittest.mock import MagicMock, create_autospec
 import numpy as np
 import pytest
 
-from dpsim.errors import ConfigError, DataError
+from dpsim.errors import DataError
 from dpsim.workflow.context import Artifact, Context, Granted
 from dpsim.workflow.files import read_json
 from dpsim.workflow.plan import load
@@ -203,10 +203,11 @@ def test_what_md_starts_from(
     md({"frames": "data", "supercell": [2, 1, 1]}, start=tmp_path / "data")
     assert run_md.call_args.args[1].get_chemical_formula() == "Cu2"
 
-    # More than one structure is refused instead of taking the first.
+    # Of more than one structure, each is run.
     write(tmp_path / "two.xyz", [bulk("Cu"), bulk("Cu", cubic=True)], format="extxyz")
-    with pytest.raises(ConfigError, match="start gives 2 structures, md starts from one"):
-        md({"path": "two.xyz"})
+    many = library("dpsim.calculators.md_many", "run_many")
+    md({"path": "two.xyz"})
+    assert [len(atoms) for atoms in many.call_args.args[1]] == [1, 4]
     md({"path": "two.xyz", "index": 1})
     assert len(run_md.call_args.args[1]) == 4
 

@@ -13,8 +13,12 @@ from dpsim.workflow.stage import Files, Inputs, MaybeReference, Output, Resource
 from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ase import Atoms
 
+    from dpsim.calculators.lammps import Progress
+    from dpsim.calculators.md_results import MDResult
     from dpsim.workflow.context import Context
 
 _ANALYSIS = ("analyse", "reference", "stop_if")
@@ -129,36 +133,48 @@ class MDStage(MDConfig, SeededStage):
         return {**parts, "options": options, "inputs": inputs}
 
     def execute(self, context: Context) -> None:
-        """Run in the work folder, from the newest checkpoint there is."""
-        from dpsim.calculators.md_start import start_structure
-
+        """Run in the work folder, from the newest checkpoint there is; from several starts, one after the other."""
         config = MDConfig.model_validate({name: getattr(self, name) for name in MDConfig.model_fields})
-        frames = context.input("start") if isinstance(self.start, FramesStart) else None
-        with contextlib.chdir(context.base):  # paths inside of the declaration are relative to the workflow file
-            start = (
-                None
-                if self.start is None
-                else start_structure(self.start, seed=context.seed, frames=frames, type_map=context.type_map)
-            )
+        starts = self._starts(context)
         if self.script is not None:
-            self._execute_script(context, config, start)
+            self._execute_script(context, config, starts[0] if starts else None)
             return
-        assert start is not None
         more: dict[str, Any] = {
             "type_map": context.type_map,
             "seed": context.seed,
-            "progress": context.progress,
             "reference": context.paths("reference"),
         }
         if self.engine == "ase":
-            from dpsim.calculators.ase_md import run_md_ase
+            from dpsim.calculators.ase_md import run_md_ase as run
+        else:
+            from dpsim.calculators.lammps import run_md as run
 
-            run_md_ase(config, start, context.paths("potential"), context.work, context.out, **more)
+            more["ranks"] = context.resources.ranks
+        potentials = context.paths("potential")
+        if len(starts) == 1:
+            more |= {"seed": context.seed, "progress": context.progress}
+            run(config, starts[0], potentials, context.work, context.out, **more)
             return
-        from dpsim.calculators.lammps import run_md
+        from dpsim.calculators.md_many import run_many
 
-        more["ranks"] = context.resources.ranks
-        run_md(config, start, context.paths("potential"), context.work, context.out, **more)
+        def one(number: int, atoms: Atoms, work: Path, out: Path, progress: Progress | None) -> MDResult:
+            seed = (context.seed if self.seed is None else self.seed) + number
+            numbered = config.model_copy(update={"seed": seed})
+            return run(numbered, atoms, potentials, work, out, seed=seed, progress=progress, **more)
+
+        run_many(one, starts, context.work, context.out, context.progress)
+
+    def _starts(self, context: Context) -> list[Atoms]:
+        from dpsim.calculators.md_start import start_structure, start_structures
+
+        if self.start is None:
+            return []
+        frames = context.input("start") if isinstance(self.start, FramesStart) else None
+        given: dict[str, Any] = {"seed": context.seed, "frames": frames, "type_map": context.type_map}
+        with contextlib.chdir(context.base):  # paths inside of the declaration are relative to the workflow file
+            if self.script is not None:
+                return [start_structure(self.start, **given)]
+            return start_structures(self.start, **given)
 
     def main_output(self) -> str:
         """Return the frames, where there are some."""
