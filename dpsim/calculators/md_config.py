@@ -234,8 +234,8 @@ class ScriptConfig(Config):
 
     They go behind every command that makes a box (``read_data``, ``read_restart``, ``create_box``), or wherever the
     input says ``# dpsim: pair``. Variables of LAMMPS that it gets: ``start`` (a data file, where `start` is given),
-    ``seed``, ``resumed`` (``yes`` or ``no``), ``resume`` (the newest file named ``*restart*`` of an earlier attempt, else
-    ``none``), and `variables`; such as ``if "${resumed} == no" then "read_data ${start}" else "read_restart ${resume}"``.
+    ``seed``, ``resumed`` (``yes`` or ``no``), ``resume`` (newest file named ``*restart*`` of an earlier attempt, or
+    ``none``), and `variables`: ``if "${resumed} == no" then "read_data ${start}" else "read_restart ${resume}"``.
     """
 
     path: Annotated[str, Field(min_length=1)]
