@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, str]] = {
     "schema": "Print the JSON Schema of workflow files, for editors.",
     "report": "Build the report of a run.",
     "compare": "Lay runs side by side.",
+    "export": "Describe a run for archives.",
     "clean": "Delete results that nothing refers to.",
     "doctor": "Check the installation and say what mends it.",
     "train": "Train a model.",

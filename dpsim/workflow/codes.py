@@ -29,10 +29,10 @@ CODES: dict[str, Code] = {
         "YAML readers usually keep the last one silently. Remove one of the two.",
     ),
     "E103": Code(
-        "The file is too large or its aliases expand too far",
-        "A workflow file may have 1 MB, 64 levels and 100,000 values after its aliases (*name) are "
-        "expanded. A file that needs more holds data; put those in a file of their own and name it with "
-        "{path: ...}.",
+        "The file is too large, or means too much",
+        "A workflow file may have 1 MB, 64 levels, 100,000 values after its aliases (*name) are expanded, and "
+        "2,000,000 values after ${...} and every matrix are filled in. A file that needs more holds data; put "
+        "those in a file of their own and name it with {path: ...}.",
     ),
     "E104": Code(
         "A YAML tag that is not allowed",
@@ -112,7 +112,7 @@ CODES: dict[str, Code] = {
     "E211": Code(
         "A bad matrix",
         "'matrix:' maps names to lists of values: matrix: {T: [300, 600], P: [1 bar]}. Every combination "
-        "becomes one run of the stage, so values of an axis must differ.",
+        "becomes one run of the stage, so values of an axis must differ. All stages of a file together may have 10,000.",
     ),
     "E212": Code(
         "The type_map is missing or wrong",

@@ -198,6 +198,29 @@ def test_show(dpsim: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Non
     assert dpsim("show", "nope")[0] == 3
 
 
+def test_a_run_as_an_ro_crate(dpsim: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    assert dpsim("run", "w.yaml", "--quiet")[0] == 0
+    assert dpsim("export")[0] == 2
+    assert dpsim("export", "--ro-crate") == (0, "wrote runs/demo/ro-crate-metadata.json\n", "")
+    found = json.loads((tmp_path / "runs/demo/ro-crate-metadata.json").read_text())
+    items = {item["@id"]: item for item in found["@graph"]}
+    assert len(items) == len(found["@graph"])
+    assert items["ro-crate-metadata.json"]["about"] == {"@id": "./"}
+    for part in items["./"]["hasPart"]:
+        assert (tmp_path / "runs/demo" / part["@id"]).exists()
+    first, second = items["#stage-a"], items["#stage-b"]
+    assert second["object"] == first["result"]
+    assert first["startTime"] <= first["endTime"] <= second["endTime"]
+
+    def references(value: object) -> list[str]:
+        if isinstance(value, dict):
+            own = [value["@id"]] if set(value) == {"@id"} else []
+            return own + [one for item in value.values() for one in references(item)]
+        return [one for item in value for one in references(item)] if isinstance(value, list) else []
+
+    assert {one for one in references(found["@graph"]) if "://" not in one} <= set(items)
+
+
 def test_explain_codes(dpsim: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = dpsim("explain", "e304")
     assert (code, out.splitlines()[0]) == (0, "E304: An unknown output")

@@ -71,6 +71,15 @@ def test_includes_merge_and_contradictions_are_errors(tmp_path: Path) -> None:
         doc(tmp_path, "dpsim: 1\ninclude: [sub/more.yaml]\nvars: {T: 2}")
 
 
+def test_names_in_included_files_are_relative_to_those(tmp_path: Path) -> None:
+    """Of other includes; paths of data stay relative to the workflow file, so that a machine's file can be shared."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "one.yaml").write_text("include: b/two.yaml\nvars: {x: 1}\n")
+    (tmp_path / "a" / "b" / "two.yaml").write_text("include: [../three.yaml]\nvars: {y: 2}\n")
+    (tmp_path / "a" / "three.yaml").write_text("vars: {z: 3}\n")
+    assert doc(tmp_path, "dpsim: 1\ninclude: a/one.yaml")["vars"] == {"x": 1, "y": 2, "z": 3}
+
+
 def test_wrong_includes(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("include: b.yaml")
     (tmp_path / "b.yaml").write_text("include: [a.yaml]")
