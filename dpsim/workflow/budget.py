@@ -38,7 +38,7 @@ class Budget:
         """
         if isinstance(found, str):
             self.characters += len(found)
-        self.values += _size(found, MAX_VALUES)
+        self.values += _size(found, MAX_VALUES - self.values)
         if self.values > MAX_VALUES or self.characters > MAX_CHARACTERS:
             raise TooMuch(TOO_MUCH)
 
