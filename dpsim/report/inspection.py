@@ -1,0 +1,49 @@
+"""The part of a report about what was found in a data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpsim.report.artifacts import read_object
+from dpsim.report.blocks import Block, Section, Table, number
+from dpsim.report.figures import Canvas
+from dpsim.report.training import anchor
+
+WORDS = {
+    "nan": "numbers that are none",
+    "bad_cell": "broken cell",
+    "missing_type": "element outside of the type map",
+    "missing_label": "missing label",
+    "duplicate": "the same structure twice",
+    "too_close": "atoms too close",
+    "force_outlier": "force far from the others",
+    "energy_outlier": "energy far from the others",
+}
+
+
+def inspect_block(section: Section, canvas: Canvas) -> Block | None:
+    """What stands out in a data set, from ``inspect.json``."""
+    found = read_object(section.out / "inspect.json")
+    if not found:
+        return None
+    problems: list[dict[str, Any]] = found.get("problems") or []
+    frames = sum(int((part or {}).get("frames") or 0) for part in (found.get("parts") or {}).values())
+    rows = [
+        (_words(str(p.get("kind"))), number(len(p.get("frames") or [])), str(p.get("message") or "")) for p in problems
+    ]
+    header = ("what", "frames", "first or worst case")
+    tables = [Table("What stands out", header, rows, text=(2,))] if rows else []
+    facts = [("frames", number(frames)), ("kinds of problems", number(len(problems)))]
+    if found.get("largest_force") is not None:
+        facts.append(("largest force", f"{number(found['largest_force'])} eV/Å"))
+    lead = "Broken values, missing labels, duplicates and leaks between parts, collisions, outliers."
+    summary = {str(p.get("kind")): len(p.get("frames") or []) for p in problems}
+    return Block(anchor(section), "Inspection", section.name, lead, facts, tables=tables, summary=summary)
+
+
+def _words(kind: str) -> str:
+    """Say what a kind of problem is."""
+    if kind in WORDS:
+        return WORDS[kind]
+    first, _, parts = kind.partition("_")
+    return f"the same structure in {parts.replace('_', ' and ')}" if first == "duplicate" else kind
