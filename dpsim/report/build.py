@@ -14,6 +14,7 @@ from dpsim.report.blocks import Block, Card, Section, duration
 from dpsim.report.comparison import compare_block
 from dpsim.report.dynamics import md_block
 from dpsim.report.figures import Canvas
+from dpsim.report.inspection import inspect_block
 from dpsim.report.provenance import pipeline, provenance_tables, started, time_shares
 from dpsim.report.training import data_block, freeze_block, label_block, test_block, train_block
 
@@ -22,7 +23,7 @@ __all__ = ["MAX_BYTES", "Section", "build_report"]
 Maker = Callable[[Section, Canvas], Block | None]
 MAKERS: Mapping[str, Maker] = {
     "label": label_block, "convert": data_block, "train": train_block, "test": test_block, "freeze": freeze_block,
-    "md": md_block,
+    "md": md_block, "inspect": inspect_block,
 }  # fmt: skip
 MAX_BYTES = 2_000_000
 """The page stays below this, so that it can be sent by mail and opens at once."""

@@ -7,7 +7,6 @@ from typing import Any
 from dpsim.report.artifacts import read_object
 from dpsim.report.blocks import Block, Section, Table, number
 from dpsim.report.figures import Canvas
-from dpsim.report.training import anchor
 
 WORDS = {
     "nan": "numbers that are none",
@@ -28,7 +27,7 @@ def inspect_block(section: Section, canvas: Canvas) -> Block | None:
         return None
     problems: list[dict[str, Any]] = found.get("problems") or []
     frames = sum(int((part or {}).get("frames") or 0) for part in (found.get("parts") or {}).values())
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (_words(str(p.get("kind"))), number(len(p.get("frames") or [])), str(p.get("message") or "")) for p in problems
     ]
     header = ("what", "frames", "first or worst case")
@@ -38,7 +37,8 @@ def inspect_block(section: Section, canvas: Canvas) -> Block | None:
         facts.append(("largest force", f"{number(found['largest_force'])} eV/Å"))
     lead = "Broken values, missing labels, duplicates and leaks between parts, collisions, outliers."
     summary = {str(p.get("kind")): len(p.get("frames") or []) for p in problems}
-    return Block(anchor(section), "Inspection", section.name, lead, facts, tables=tables, summary=summary)
+    anchor = "".join(c if c.isalnum() else "-" for c in f"inspect-{section.name}")
+    return Block(anchor, "Inspection", section.name, lead, facts, tables=tables, summary=summary)
 
 
 def _words(kind: str) -> str:

@@ -67,7 +67,10 @@ def facts(done: Run, warmup: int) -> dict[str, Any]:
 def compiled(folder: Path, threads: int, warmup: int) -> dict[str, Any]:
     """What is said of dpsim with a compiled step; the first of two trainings compiles it, unless that was done."""
     first = ours(folder, threads, "true", "first")
-    return {"to_first_step_before": round(first.marks[0][0], 2), **facts(ours(folder, threads, "true", "second"), warmup)}
+    return {
+        "to_first_step_before": round(first.marks[0][0], 2),
+        **facts(ours(folder, threads, "true", "second"), warmup),
+    }
 
 
 def measure(

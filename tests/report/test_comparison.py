@@ -101,3 +101,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert cli.run(["compare", "runs/x", "runs/nope"]) == 3
     assert cli.run(["compare", "runs/x", "runs/y", "--stage", "b"]) == 3
     assert "has numbers to compare" in capfd.readouterr().err
+
+
+def test_an_inspection_is_part_of_the_report(tmp_path: Path) -> None:
+    problems = [
+        {"kind": "duplicate_train_valid", "message": "valid: a#1 is the same as <b>", "frames": ["valid: a#1"]},
+        {"kind": "too_close", "message": "atoms", "frames": ["x", "y"]},
+    ]
+    parts = {"train": {"frames": 8}, "valid": {"frames": 2}}
+    write(tmp_path / "inspect.json", {"problems": problems, "parts": parts, "largest_force": 3.5})
+    page = build_report([Section("check", "inspect", tmp_path)], tmp_path / "report").read_text()
+    for words in ("the same structure in train and valid", "atoms too close", "3.50 eV/Å", "is the same as &lt;b&gt;"):
+        assert words in page
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert summary["stages"]["check"]["too_close"] == 2
