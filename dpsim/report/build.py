@@ -129,7 +129,7 @@ def summary(blocks: Sequence[Block], sections: Sequence[Section], manifest: Mapp
         "cards": [
             {"label": c.label, "value": c.value, "unit": c.unit, "note": c.note} for c in key_figures(blocks, manifest)
         ],
-        "stages": {block.stage: {"kind": block.kind, **block.summary} for block in blocks},
+        "stages": {block.stage or block.anchor: {"kind": block.kind, **block.summary} for block in blocks},
         "reported": [section.name for section in sections],
         "wall_seconds": time_shares(manifest)[1],
     }

@@ -14,6 +14,7 @@ from dpsim.report.artifacts import read_columns
 from dpsim.report.blocks import Block, Picture, Section, Table
 from dpsim.report.figures import SERIES, Canvas
 from dpsim.report.metrics import Row, percent, rows, stage_metrics, table
+from dpsim.report.training import plain_decades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,20 +36,23 @@ def compare_block(sections: Sequence[Section], canvas: Canvas) -> Block | None:
         tables.append(table(title, header, rows([metrics for _, metrics in alike]), change=False))
         summary[kind] = {section.name: metrics for section, metrics in alike}
         if kind == "train":
-            picture = curves([(section.name, section.out) for section, _ in alike], canvas)
-            pictures += [picture] if picture else []
+            trainings = [(section.name, section.out) for section, _ in alike]
+            drawn = [
+                curves(trainings, canvas, *what) for what in (("forces", "force", "Å"), ("energy", "energy", "atom"))
+            ]
+            pictures += [picture for picture in drawn if picture is not None]
     if not tables:
         return None
     lead = "Stages of the same type, side by side."
     return Block("comparison", "Comparison", "", lead, pictures=pictures, tables=tables, summary=summary)
 
 
-def curves(trainings: Sequence[tuple[str, Path]], canvas: Canvas) -> Picture | None:
-    """Return the validation errors of forces of several trainings; None if fewer than two have them."""
+def curves(trainings: Sequence[tuple[str, Path]], canvas: Canvas, quantity: str, word: str, per: str) -> Picture | None:
+    """Return the validation errors of several trainings; None if fewer than two have them."""
     lines = []
     for name, out in trainings:
         columns = read_columns(out / "lcurve.csv") or {}
-        steps, errors = columns.get("step"), columns.get("rmse_forces_valid")
+        steps, errors = columns.get("step"), columns.get(f"rmse_{quantity}_valid")
         if steps is not None and errors is not None and (shown := np.isfinite(errors)).any():
             lines.append((name, steps[shown], errors[shown]))
     if len(lines) < 2:
@@ -57,12 +61,12 @@ def curves(trainings: Sequence[tuple[str, Path]], canvas: Canvas) -> Picture | N
     def draw(figure: Figure, axes: Axes) -> None:
         for index, (name, steps, errors) in enumerate(lines):
             axes.plot(steps, 1000 * errors, color=SERIES[index % len(SERIES)], label=name)
-        axes.set(xlabel="step", ylabel="force RMSE (meV/Å)", yscale="log")
-        axes.legend()
+        axes.set(xlabel="step", ylabel=f"{word} RMSE (meV/{per})", xscale="log", yscale="log")
+        plain_decades(axes)
 
     last = ", ".join(f"{name} {1000 * errors[-1]:.3g}" for name, _, errors in lines)
-    alt = f"Force errors on the validation part over steps; the last, in meV/Å: {last}."
-    return canvas.picture(draw, alt, "Force error on the validation part of the data during training.")
+    alt = f"Errors of the {word} on the validation part over steps; the last, in meV/{per}: {last}."
+    return canvas.picture(draw, alt, f"{word.capitalize()} error on the validation part of the data during training.")
 
 
 @dataclass(frozen=True)

@@ -165,14 +165,14 @@ def _learning(step: Array, lines: dict[str, Array], label: str) -> Any:
                 axes.plot(*thin(x, y), color=SERIES[1], marker=marker, markersize=3, label="validation")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        _plain_decades(axes)
+        plain_decades(axes)
         axes.set_xlabel("step")
         axes.set_ylabel(label)
 
     return draw
 
 
-def _plain_decades(axes: Axes) -> None:
+def plain_decades(axes: Axes) -> None:
     """Write 0.1, 1, 10 rather than powers, with marks between where an axis spans less than two decades."""
     _plain_numbers(axes.xaxis, axes.get_xlim())
     _plain_numbers(axes.yaxis, axes.get_ylim())
@@ -200,7 +200,7 @@ def _loss(curve: dict[str, Array]) -> Any:
         axes.plot(*thin(x, np.exp(smooth(np.log(y), widening=0.12))), color=SERIES[0], label="loss")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        _plain_decades(axes)
+        plain_decades(axes)
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
         rate = curve.get("learning_rate")

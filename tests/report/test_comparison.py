@@ -74,7 +74,7 @@ def test_stages_of_one_type_in_one_report(tmp_path: Path) -> None:
     page = build_report(sections, tmp_path / "report").read_text()
     assert page.index("Comparison") < page.index("Training")
     assert "Force error on the validation part of the data during training." in page
-    found = json.loads((tmp_path / "report" / "summary.json").read_text())["stages"][""]
+    found = json.loads((tmp_path / "report" / "summary.json").read_text())["stages"]["comparison"]
     assert found["train"]["second"]["best.rmse_forces"] == 0.1
     alone = build_report(sections[:1], tmp_path / "alone").read_text()
     assert "Comparison" not in alone
