@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpsim.cli.common import json_option, print_json, shown
+from dpsim.cli.grant import Grant
 from dpsim.errors import ConfigError
 from dpsim.train.place import recognised
 
@@ -35,8 +36,8 @@ class Request:
     start: Path | None
     type_map: tuple[str, ...] | None
     old_data: list[Path] | None = None
-    ranks: int | None = None
-    """Processes to start."""
+    grant: Grant = field(default_factory=Grant)
+    """Processes to start, cores and GPUs to use."""
 
 
 @dataclass
@@ -153,22 +154,32 @@ def _train(
         request = read()
         from dpsim.train.ranks import train_on
 
+        number = request.grant.number(ranks)
+        request.grant.hide_others()
         with _reporting() as progress:
-            arguments = _arguments(request, output, restart, device)
-            return train_on(ranks or request.ranks or 1, **arguments, progress=progress)
+            arguments = _arguments(request, output, restart, device, number)
+            return train_on(number, **arguments, progress=progress)
     if ranks is not None:
         raise ConfigError(f"--ranks {ranks}: this process was started with others already: leave the option out")
     from dpsim.train.launcher import joined
     from dpsim.train.trainer import train
 
     with joined(launcher, device) as workers, _reporting(workers.first) as progress:
-        arguments = _arguments(workers.once(read), output, restart, device)
+        request = workers.once(read)
+        request.grant.check(workers.number, workers.local_number)
+        arguments = _arguments(request, output, restart, device, workers.local_number)
         result = train(**arguments, progress=progress, workers=workers)
         return result if workers.first else None
 
 
-def _arguments(request: Request, output: Path, restart: Path | None, device: str) -> dict[str, Any]:
-    """Arguments of `dpsim.train.trainer.train`."""
+def _arguments(request: Request, output: Path, restart: Path | None, device: str, ranks_here: int) -> dict[str, Any]:
+    """Arguments of `dpsim.train.trainer.train`.
+
+    Parameters
+    ----------
+    ranks_here
+        Processes of the training on this machine.
+    """
     from dpsim.train.config import TrainConfig
 
     return {
@@ -180,7 +191,8 @@ def _arguments(request: Request, output: Path, restart: Path | None, device: str
         "restart": restart,
         "init_model": request.start,
         "old_data": request.old_data,
-        "device": device,
+        "device": request.grant.device(device),
+        "threads": request.grant.threads(ranks_here),
     }
 
 
@@ -238,10 +250,10 @@ def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start, conver
         if found is not None:
             valid[name] = found
     first = start[0] if start else None
-    ranks = None if isinstance(stage.resources, str) else stage.resources.ranks
+    grant = Grant.of(stage.resources)
     if stage.heads is None:
-        return Request(settings, train[""], valid.get(""), first, type_map, old or None, ranks)
-    return Request(settings, train, valid, first, type_map, ranks=ranks)
+        return Request(settings, train[""], valid.get(""), first, type_map, old or None, grant)
+    return Request(settings, train, valid, first, type_map, grant=grant)
 
 
 def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Request:
@@ -300,6 +312,10 @@ def _peer_heads(file: Path, found: TrainingInput, start: Start) -> Request:
     return Request(settings, data, valid, start.path, found.type_map)
 
 
+_OF_WORKFLOWS = ("matrix", "when", "cache", "retries", "timeout", "env")
+"""Keys of a stage that say how a workflow runs it."""
+
+
 def read_input(file: Path, overrides: tuple[str, ...], start: Start) -> tuple[TrainStage, tuple[str, ...] | None]:
     """Read the keys of one train stage, with those of the command line, and the type map.
 
@@ -333,6 +349,8 @@ def read_input(file: Path, overrides: tuple[str, ...], start: Start) -> tuple[Tr
         for key in ("data", "valid", "start_from", "old_data") if isinstance(owner, dict) else ():
             if key in owner:
                 owner[key] = _as_files(owner[key])
+    if found := [key for key in _OF_WORKFLOWS if key in raw]:
+        raise ConfigError(f"{file}: {found[0]} has an effect in a workflow only: leave it out")
     if start.path is not None and "start_from" in raw:
         raise ConfigError(f"{file} has start_from, and the command --init-model or --finetune: give one of them")
     if start.settings:

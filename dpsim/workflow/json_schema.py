@@ -42,6 +42,7 @@ def json_schema() -> dict[str, Any]:
     for (definition, key), short in _SHORTHAND.items():
         properties = definitions[definition]["properties"]
         properties[key] = {"anyOf": [properties[key], short]}
+    _add_sections_of_deepmd(definitions["TrainStage"]["properties"])
     whole = {**{key: value for key, value in schema.items() if key != "title"}, "$defs": definitions}
     relaxed = {key: value if key == "$defs" else _relax(value, top=True) for key, value in whole.items()}
     relaxed["$defs"] = {name: _open(_relax_inside(value)) for name, value in definitions.items()}
@@ -54,6 +55,25 @@ def json_schema() -> dict[str, Any]:
         "title": "dpsim workflow",
         **_open(relaxed),
     }
+
+
+def _add_sections_of_deepmd(properties: dict[str, Any]) -> None:
+    """Let sections of a train stage be those of DeePMD-kit: of an ``input.json`` that is named, or written out.
+
+    What such a section holds is checked when it is translated, see `dpsim.workflow.peer_parts`.
+    """
+    from dpsim.model.peer.input import PART_TYPES, PARTS
+
+    file = {"type": "string", "description": "An input.json of DeePMD-kit: its section of this name is taken."}
+    named = {"type": "object", "required": ["deepmd"], "properties": {"deepmd": file}, "additionalProperties": False}
+    for key, words in PARTS.items():
+        told_by: list[dict[str, Any]] = [{"required": [word]} for word in words]
+        if key in PART_TYPES:
+            told_by.append({"required": ["type"], "properties": {"type": {"const": PART_TYPES[key]}}})
+        own = properties[key]
+        kept = {name: own[name] for name in ("description", "default", "title") if name in own}
+        choices = own["anyOf"] if "anyOf" in own else [{k: v for k, v in own.items() if k not in kept}]
+        properties[key] = {"anyOf": [*choices, named, {"type": "object", "anyOf": told_by}], **kept}
 
 
 def _stage(definitions: dict[str, Any], stages: dict[str, Any]) -> dict[str, Any]:

@@ -247,6 +247,8 @@ def _tasks(
     body = {
         key: value for key, value in raw.items() if key not in ("matrix", *(() if resources_ok else ("resources",)))
     }
+    if isinstance(body.get("resources"), str):
+        body["resources"] = granted.model_dump(exclude_none=True)
     result = []
     for task_name, point in zip(matrices.names(name, all_points), all_points, strict=True):
         filled = fill(body, Scope(matrix=point), collector, path)

@@ -88,8 +88,8 @@ class MaybeReference(str):
 
 
 class Resources(Config):
-    """What a stage is granted on the machine; none of it changes the cache key, and only the ranks of a training change
-    the result."""
+    """What a stage is granted on the machine. None of it changes the result or the cache key, but for the ranks of a
+    training: each of them makes batches of its own."""
 
     ranks: Annotated[int, Field(ge=1)] | None = None
     """MPI ranks; by default what the stage type prefers. Of a training: processes that train together, each with

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import yaml
 
+from dpsim.cli.grant import Grant
 from dpsim.cli.main import run as cli
 from dpsim.cli.train import Start, read_stage
 from dpsim.data import Frame, open_dataset, write_mixed
@@ -292,8 +293,81 @@ def test_train_stage_on_two_ranks(emt: Path, tmp_path: Path, monkeypatch: pytest
 def test_ranks_of_a_train_file(declared: Callable[..., Path], tmp_path: Path) -> None:
     """What a stage is granted in a workflow counts on the command line too."""
     request = read_stage(declared(resources={"ranks": 3}), (), Start.of(None, None, None, False), tmp_path)
-    assert request.ranks == 3
-    assert read_stage(declared(), (), Start.of(None, None, None, False), tmp_path).ranks is None
+    assert request.grant.number(None) == 3
+    assert request.grant.number(2) == 2
+    plain = read_stage(declared(), (), Start.of(None, None, None, False), tmp_path).grant
+    assert (plain.number(None), plain.threads(1), plain.device("auto")) == (1, None, "auto")
+
+
+def test_cores_of_a_train_file(emt: Path, declared: Callable[..., Path], tmp_path: Path) -> None:
+    """They are the threads of torch, divided among the processes, whatever the environment says."""
+    cores = len(os.sched_getaffinity(0))
+    said: list[Any] = []
+
+    def told(*_: Any, **options: Any) -> Any:
+        said.append((options["threads"], options["device"]))
+        raise ConfigError("enough")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpsim.train.ranks.train_on", told)
+        file = declared(resources={"cpus": cores, "gpus": 0})
+        for more in ([], ["--ranks", "2"]):
+            assert cli(["train", str(file), "--output", str(tmp_path / "out"), *more]) != 0
+    assert said == [(cores, "cpu"), (max(1, cores // 2), "cpu")]
+
+
+def test_threads_that_are_given_count(emt: Path, declared: Callable[..., Path], tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "dpsim", "train", str(declared(resources={"cpus": 1})), "--output"]
+    made = subprocess.run([*line, str(tmp_path / "out")], env=environment(OMP_NUM_THREADS="2"), capture_output=True,
+                          text=True, timeout=300, check=False)  # fmt: skip
+    assert made.returncode == 0, made.stderr[-3000:]
+    assert "on cpu with 1 threads" in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("resources", "arguments", "message"),
+    [
+        ({"cpus": 10**6}, (), "resources.cpus: 1000000 is more than the [0-9]+ cores"),
+        ({"gpus": 10**6}, (), "resources.gpus: 1000000 is more than the [0-9]+ GPUs of this machine"),
+        ("big", (), "resources: 'big' names an entry of a workflow"),
+        ({"gpus": 0}, ("--device", "cuda"), "--device cuda contradicts resources.gpus: 0"),
+    ],
+)
+def test_resources_that_cannot_be_had(
+    resources: Any, arguments: tuple[str, ...], message: str, declared: Callable[..., Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    line = ["train", str(declared(resources=resources)), "--output", str(tmp_path / "out"), *arguments]
+    assert cli(line) != 0
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+@pytest.mark.parametrize("key", ["matrix: {x: [1]}", "retries: 2", "timeout: 1 h", "env: {A: 1}", "cache: 'off'"])
+def test_keys_of_workflows_in_a_train_file(
+    key: str, declared: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = declared()
+    file.write_text(file.read_text() + f"\n{key}\n")
+    assert cli(["train", str(file), "--output", str(tmp_path / "out")]) != 0
+    assert f"{key.partition(':')[0]} has an effect in a workflow only" in capsys.readouterr().err
+
+
+def test_resources_beside_processes_that_were_started_already() -> None:
+    Grant(ranks=2, gpus=2).check(2, 2)
+    with pytest.raises(ConfigError, match=r"resources\.ranks is 3, but 2 processes were started"):
+        Grant(ranks=3).check(2, 2)
+    with pytest.raises(ConfigError, match=r"resources\.gpus is 1, but 2 processes were started on this machine"):
+        Grant(gpus=1).check(2, 2)
+
+
+def test_further_gpus_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, after in ((None, "0,1"), ("5,3,1", "5,3")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if before is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+        Grant(gpus=2).hide_others()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == after
+    assert Grant(gpus=2).device("auto") == "cuda"
 
 
 def test_other_numbers_of_processes_go_on(emt: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -51,6 +51,25 @@ def test_what_decides_the_result_is_in_the_key(tmp_path: Path, extra: str) -> No
     assert key(tmp_path, extra) != key(tmp_path)
 
 
+def train_options(tmp_path: Path, resources: str) -> dict[str, object]:
+    """Options in the key of a train stage that is granted something."""
+    path = tmp_path / "w.yaml"
+    path.write_text(
+        "dpsim: 1\ntype_map: [Cu]\nresources: {two: {ranks: 2}, cores: {cpus: 2}}\nstages:\n"
+        f"  s: {{uses: train, data: {{path: .}}, model: dpa3-tiny, steps: 2, resources: {resources}}}\n"
+    )
+    return load(path, check_files=False).workflow.tasks["s"].config.key_options()
+
+
+def test_ranks_of_a_training_are_in_its_key(tmp_path: Path) -> None:
+    """A step of two has the frames of two: the result is another one. Cores change nothing."""
+    plain = train_options(tmp_path, "{}")
+    for same in ("{ranks: 1}", "cores", "{cpus: 1, gpus: 0}"):
+        assert train_options(tmp_path, same) == plain
+    for other in ("{ranks: 2}", "two", "{ranks: 2, cpus: 2}"):
+        assert train_options(tmp_path, other) == plain | {"ranks": 2}
+
+
 def test_names_and_files_are_not_in_the_key(tmp_path: Path) -> None:
     assert key(tmp_path, first="other") == key(tmp_path)
     assert key(tmp_path, seed=3) != key(tmp_path)

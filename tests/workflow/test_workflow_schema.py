@@ -91,3 +91,36 @@ def test_values_may_be_filled_in_later(validator: Any, tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(text)
     assert read_document(tmp_path / "w.yaml").data["stages"]["m"]["steps"] == 5
     assert load(tmp_path / "w.yaml").order == ("m", "c@x=1")
+
+
+def _train(section: str) -> str:
+    return f"dpsim: 1\ntype_map: [Cu]\nstages:\n  m:\n    uses: train\n    data: {{path: .}}\n    {section}\n"
+
+
+@pytest.mark.parametrize("key", ["model", "learning_rate", "loss", "optimizer"])
+def test_sections_may_be_those_of_a_named_input_of_deepmd(key: str, validator: Any) -> None:
+    model = "" if key == "model" else "\n    model: dpa3-tiny"
+    assert not list(validator.iter_errors(load_text(_train(f"{key}: {{deepmd: input.json}}{model}"), "w").data))
+    for wrong in ("{deepmd: 3}", "{deepmd: input.json, more: 1}"):
+        assert list(validator.iter_errors(load_text(_train(f"{key}: {wrong}{model}"), "w").data))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "model: {descriptor: {type: se_e2_a, sel: [20], rcut: 4.0}, fitting_net: {neuron: [4]}}",
+        "model: {type: linear_ener, models: []}",
+        "learning_rate: {type: exp, start_lr: 0.001, stop_lr: 1.0e-5, decay_steps: 10}",
+        "loss: {type: ener, start_pref_e: 0.02, limit_pref_e: 1, start_pref_f: 1000, limit_pref_f: 1}",
+        "optimizer: {type: HybridMuon}",
+        "optimizer: {type: Adam, adam_beta1: 0.9}",
+    ],
+)
+def test_sections_may_be_written_in_the_words_of_deepmd(section: str, validator: Any) -> None:
+    model = "" if section.startswith("model") else "\n    model: dpa3-tiny"
+    assert not list(validator.iter_errors(load_text(_train(section + model), "w").data))
+
+
+@pytest.mark.parametrize("section", ["loss: {force: 1}", "optimizer: {type: Nope}", "model: {fitting: 1, sel: 2}"])
+def test_other_words_are_wrong_for_the_schema(section: str, validator: Any) -> None:
+    assert list(validator.iter_errors(load_text(_train(section), "w").data))

@@ -192,11 +192,13 @@ PARTS = {
     "optimizer": ("adam_beta1", "adam_beta2", "lr_adjust", "muon_mode", "kf_blocksize", "kf_start_pref_e"),
 }
 """Sections of the input that a train stage may have as well, and keys by which they are told from dpsim's own."""
+PART_TYPES = {"model": "linear_ener", "optimizer": "HybridMuon"}
+"""A ``type`` by which they are told as well."""
 
 
 def is_part(key: str, node: Any) -> bool:
     """Whether a section of a train stage is written in the words of the peer."""
-    own_type = {"model": "linear_ener", "optimizer": "HybridMuon"}.get(key, "")
+    own_type = PART_TYPES.get(key, "")
     return isinstance(node, dict) and (node.get("type") == own_type or any(name in node for name in PARTS[key]))
 
 

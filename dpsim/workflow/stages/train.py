@@ -112,6 +112,12 @@ class TrainStage(TrainConfig, SeededStage):
         """Yield the reference of the model."""
         yield "DPA-3: D. Zhang et al., arXiv:2506.01686 (2025)"
 
+    def key_options(self) -> dict[str, Any]:
+        """Return the options with the number of ranks where there are several: each makes batches of its own."""
+        options = super().key_options()
+        ranks = self.resources.ranks if isinstance(self.resources, Resources) else None
+        return options | ({"ranks": ranks} if ranks is not None and ranks > 1 else {})
+
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep checkpoints under the key without the number of steps, so that raising it continues."""
         options = {name: value for name, value in parts["options"].items() if name not in ("steps", "epochs")}
