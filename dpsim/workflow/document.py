@@ -138,6 +138,8 @@ def _merge(loaded: Loaded, other: Loaded) -> None:
 
     def into(mine: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
         for key, value in theirs.items():
+            if key.startswith("x-"):
+                continue  # notes, which each file may have for itself
             inner = (*path, key)
             if key not in mine:
                 mine[key] = value

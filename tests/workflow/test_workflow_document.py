@@ -80,6 +80,12 @@ def test_names_in_included_files_are_relative_to_those(tmp_path: Path) -> None:
     assert doc(tmp_path, "dpsim: 1\ninclude: a/one.yaml")["vars"] == {"x": 1, "y": 2, "z": 3}
 
 
+def test_notes_of_included_files_do_not_contradict(tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("x-note: one\nx-base: &b {cpus: 2}\nresources: {big: *b}\n")
+    data = doc(tmp_path, "dpsim: 1\nx-note: two\ninclude: more.yaml\n")
+    assert data == {"dpsim": 1, "resources": {"big": {"cpus": 2}}}
+
+
 def test_wrong_includes(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("include: b.yaml")
     (tmp_path / "b.yaml").write_text("include: [a.yaml]")

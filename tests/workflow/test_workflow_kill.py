@@ -195,13 +195,16 @@ def test_kill_ranks_of_a_training(tmp_path: Path) -> None:
             process = start(folder, workflow=TRAINING)
             while name == "broken" and hit < 4 and process.poll() is None:
                 time.sleep(0.02)
-                below = psutil.Process(process.pid).children(recursive=True)
-                if list((folder / "run").rglob("*.ckpt")) and len(below) > 3:
-                    time.sleep(rng.uniform(0.0, 1.5))
-                    with contextlib.suppress(psutil.Error):
-                        rng.choice(below[2:]).kill()
+                if not any((folder / "run").glob("store/*/*/work/*.ckpt")):
+                    continue
+                time.sleep(rng.uniform(0.0, 1.0))
+                with contextlib.suppress(psutil.Error):
+                    below = psutil.Process(process.pid).children(recursive=True)
+                    ranks = [one for one in below if "RANK" in one.environ() and one.cpu_times().user > 0.5]
+                    if ranks:
+                        rng.choice(ranks).kill()
                         hit += 1
-                    break
+                break
             code, output = finish(process)
             if code == 0:
                 break
