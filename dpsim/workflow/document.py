@@ -111,13 +111,18 @@ def _include(path: FilePath, chain: tuple[FilePath, ...], files: list[FilePath])
     for index, name in enumerate(names):
         place: Path = ("include", index)
         target = path.parent / name
-        resolved = target.resolve()
+        try:
+            resolved, exists = target.resolve(), target.is_file()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+            reason = getattr(error, "strerror", None) or str(error)
+            _raise(loaded, "E106", place, f"the included file {name[:80]!r} cannot be read: {reason.lower()}")
+            raise
         if resolved in (*(p.resolve() for p in chain), path.resolve()):
             chained = " -> ".join(p.name for p in (*chain, path, target))
             _raise(loaded, "E108", place, f"files include each other in a circle: {chained}")
         if len(files) >= MAX_INCLUDES:
             _raise(loaded, "E103", place, f"more than {MAX_INCLUDES} files are included")
-        if not target.is_file():
+        if not exists:
             _raise(loaded, "E106", place, f"the included file {target} does not exist")
         other = _include(target, (*chain, path), files)
         if not isinstance(other.data, dict):

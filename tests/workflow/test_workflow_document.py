@@ -92,6 +92,10 @@ def test_wrong_includes(tmp_path: Path) -> None:
     assert codes(tmp_path, "dpsim: 1\ninclude: [a.yaml]") == ["E108"]
     assert codes(tmp_path, "dpsim: 1\ninclude: [absent.yaml]") == ["E106"]
     assert codes(tmp_path, "dpsim: 1\ninclude: 3") == ["E205"]
+    assert codes(tmp_path, 'dpsim: 1\ninclude: "a\\0b"') == ["E106"]
+    assert codes(tmp_path, f"dpsim: 1\ninclude: {'a' * 300}/b") == ["E106"]
+    (tmp_path / "round").symlink_to("round")
+    assert codes(tmp_path, "dpsim: 1\ninclude: round") == ["E106"]
 
 
 def test_overrides(tmp_path: Path) -> None:
