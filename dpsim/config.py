@@ -127,3 +127,5 @@ Fraction = Annotated[float, Field(ge=0, le=1), *_quantity("fraction")]
 """A number between 0 and 1, or a percentage."""
 Density = Annotated[float, Field(gt=0), *_quantity("density")]
 """A mass density in g/cm³."""
+Frequency = Annotated[float, *_quantity("frequency")]
+"""A frequency of vibrations (not an angular one) in THz."""

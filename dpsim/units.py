@@ -47,6 +47,12 @@ _UNITS: Final[dict[str, dict[str, float]]] = {
     "walltime": {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
     "fraction": {"": 1.0, "%": 0.01},
     "density": {"g/cm3": 1.0, "kg/m3": 1e-3},
+    "frequency": {"THz": 1.0, "cm-1": 0.0299792458, "meV": 0.2417989242084},
+    "modulus": {"GPa": 1.0, "kbar": 0.1, "eV/angstrom3": GPA_PER_EV_A3},
+    "surface energy": {"J/m2": 1.0, "eV/angstrom2": 16.021766208, "meV/angstrom2": 0.016021766208},
+    "energy of an atom": {"eV/atom": 1.0, "meV/atom": 1e-3, "kJ/mol": 1 / (KCAL_PER_MOL_PER_EV * 4.184)},
+    "volume of an atom": {"angstrom3/atom": 1.0, "bohr3/atom": ANGSTROM_PER_BOHR**3},
+    "angle": {"deg": 1.0},
 }
 
 _QUANTITY = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*$")
@@ -66,7 +72,8 @@ def parse_quantity(text: str | float | int, dimension: str, *, bare: bool = True
         For example ``"0.5 fs"``; a bare number is taken to be in the internal unit if `bare` is true.
     dimension
         One of length (Å), energy (eV), force (eV/Å), time (ps), temperature (K), pressure (bar),
-        walltime (s), fraction (1), density (g/cm3).
+        walltime (s), fraction (1), density (g/cm3), frequency (THz), modulus (GPa), surface energy (J/m2), energy of
+        an atom (eV/atom), volume of an atom (angstrom3/atom), angle (deg).
     bare
         Whether a number without a unit is accepted.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dpsim.cli.common import run_dir_option, shown
+from dpsim.cli.common import run_dir_option
+from dpsim.cli.one_stage import run_one_stage, slug
 
 
 @click.command("md")
@@ -66,7 +66,7 @@ def command(
 
     This is a workflow with one stage: running the same command again resumes it.
     """
-    from dpsim.workflow.describe import to_yaml
+    from dpsim.data.files import read_json
 
     if pressure is not None and ensemble != "npt":
         raise click.UsageError(f"--pressure has no effect with --ensemble {ensemble}; use npt")
@@ -97,30 +97,15 @@ def command(
         stage["stop_if"] = stop_if
     if ranks is not None:
         stage["resources"] = {"ranks": ranks}
-    name = f"md-{_slug(start.stem)}"
-    text = to_yaml({"dpsim": 1, "name": name, "type_map": _type_map(models[0]), "seed": seed, "stages": {"md": stage}})
-    if print_yaml:
-        click.echo(text, nl=False)
-        return 0
-    return _run(text, (run_dir or Path("runs") / name).absolute(), quiet)
+    name = f"md-{slug(start.stem)}"
+    code = run_one_stage(name, stage, models[0], run_dir, seed=seed, print_yaml=print_yaml, quiet=quiet)
+    if code == 0 and not print_yaml:
+        _tell(read_json((run_dir or Path("runs") / name) / "stages" / "md" / "out" / "analysis.json"))
+    return code
 
 
 def _listed(values: list[dict[str, str]]) -> Any:
     return values if len(values) > 1 else values[0]
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)
-
-
-def _type_map(model: Path) -> list[str]:
-    from dpsim.export.metadata import read_metadata
-
-    if model.suffix == ".pt2":
-        return list(read_metadata(model).type_map)
-    from dpsim.calculators.evaluate import load
-
-    return list(load(model).facts.type_map)
 
 
 def _tell(analysis: dict[str, Any]) -> None:
@@ -129,30 +114,3 @@ def _tell(analysis: dict[str, Any]) -> None:
         click.echo(f"ended at step {stopped['step']}: {stopped['reason']}")
     if largest := (analysis.get("deviation") or {}).get("max_devi_f"):
         click.echo(f"deviation of the models: largest {largest['max']:.4g}, mean {largest['mean']:.4g} eV/angstrom")
-
-
-def _run(text: str, folder: Path, quiet: bool) -> int:
-    from dpsim.cli.run import print_outcome
-    from dpsim.data.files import read_json
-    from dpsim.workflow.files import write_atomic
-    from dpsim.workflow.plan import load
-    from dpsim.workflow.progress import make_view
-    from dpsim.workflow.resources import machine
-    from dpsim.workflow.runner import Runner
-    from dpsim.workflow.store import Store
-
-    with tempfile.TemporaryDirectory() as scratch:  # nothing is written where the workflow turns out to be wrong
-        trial = Path(scratch) / "md.yaml"
-        trial.write_text(text, encoding="utf-8")
-        load(trial)
-    Store(folder).prepare()
-    file = folder / "md.yaml"
-    write_atomic(file, text)
-    plan = load(file)
-    outcome = Runner(plan, folder, machine(plan.workflow.slots), make_view(quiet=quiet)).run()
-    print_outcome(plan, folder, outcome)
-    out = folder / "stages" / "md" / "out"
-    if outcome.code == 0:
-        _tell(read_json(out / "analysis.json"))
-        click.echo(f"results: {shown(out)}")
-    return outcome.code

@@ -20,7 +20,8 @@ class Section:
     name
         Of the stage.
     type
-        Of the stage: train, test, freeze, md, convert, label; others have no part of the page of their own.
+        Of the stage: train, test, freeze, md, relax, phonon, properties, convert, label; others have no part of the
+        page of their own.
     out
         Folder of its outputs.
     options

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dpsim.workflow.stages.inspect import InspectStage
     from dpsim.workflow.stages.label import LabelStage
     from dpsim.workflow.stages.md import MDStage
+    from dpsim.workflow.stages.phonon import PhononStage
+    from dpsim.workflow.stages.properties import PropertiesStage
+    from dpsim.workflow.stages.relax import RelaxStage
     from dpsim.workflow.stages.report import ReportStage
     from dpsim.workflow.stages.test import TestStage
     from dpsim.workflow.stages.train import TrainStage
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
         | TrainStage
         | FreezeStage
         | TestStage
+        | RelaxStage
+        | PhononStage
+        | PropertiesStage
         | MDStage
         | ReportStage
         | CommandStage
@@ -44,6 +50,9 @@ STAGE_TYPES: Final = {
     "train": "TrainStage",
     "freeze": "FreezeStage",
     "test": "TestStage",
+    "relax": "RelaxStage",
+    "phonon": "PhononStage",
+    "properties": "PropertiesStage",
     "md": "MDStage",
     "report": "ReportStage",
     "command": "CommandStage",

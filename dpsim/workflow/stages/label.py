@@ -104,9 +104,7 @@ class LabelStage(SeededStage):
     def citations(self) -> Iterator[str]:
         """Yield the references of ASE and of the method."""
         yield "ASE: A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017)"
-        method = getattr(self.calculator, "method", self.calculator.name)
-        if method in _CITATIONS:
-            yield _CITATIONS[method]
+        yield from citation_of(self.calculator)
 
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep one journal for a calculator: it knows every frame by its structure, so more structures add to it."""
@@ -137,6 +135,13 @@ class LabelStage(SeededStage):
         shutil.copy2(result.frames, context.out / "frames.extxyz")
         shutil.copy2(result.failed, context.out / "failed.json")
         write_json(context.out / "metrics.json", {"frames": result.n_frames, "failed": result.n_failed})
+
+
+def citation_of(calculator: CalculatorConfig) -> Iterator[str]:
+    """Yield the reference of the method of a calculator, where it has one."""
+    method = getattr(calculator, "method", calculator.name)
+    if method in _CITATIONS:
+        yield _CITATIONS[method]
 
 
 def files_of_structure(slot: str, place: tuple[str | int, ...], config: Structure) -> Iterator[Source]:
