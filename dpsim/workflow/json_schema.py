@@ -14,6 +14,7 @@ _INTERPOLATED = {"type": "string", "pattern": r"\$\{"}
 _SHORTHAND: dict[tuple[str, str], dict[str, Any]] = {
     ("MDStage", "analyse"): {"type": "array", "items": {"type": ["string", "object"]}},
     ("MDStage", "start"): {"type": "string"},
+    ("PropertiesStage", "compute"): {"type": "array", "items": {"type": ["string", "object"]}},
 }
 """Short forms that validators expand before pydantic sees them, by definition and key."""
 _WRAPPED = ("integer", "number", "boolean", "array", "object")

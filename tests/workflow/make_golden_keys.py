@@ -30,6 +30,9 @@ stages:
     start: {frames: label.frames}
     run: [{ensemble: nvt, temperature: 300 K, timestep: 0.5 fs, time: 1 ps}]
     analyse: [rdf]
+  relaxed: {uses: relax, potential: frozen, on: label.frames}
+  phonons: {uses: phonon, potential: frozen, on: {frames: relaxed.frames, index: 0}}
+  properties: {uses: properties, potential: frozen, on: relaxed.frames, compute: [relax, eos, elastic]}
   report: {uses: report, from: [model, md]}
   command: {uses: command, run: [sh, -c, "cp {inputs.m} {out}/m"], inputs: {m: frozen}, outputs: [m]}
 """

@@ -111,8 +111,9 @@ def vacancies(atoms: Atoms, source: Any, settings: VacancyConfig | None = None) 
         (before,) = evaluate_all([defect], make)
         relaxed = relaxed_or_error(defect, make, settings.settings())
         assert relaxed.after is not None
-        energies = (one + potential - whole.energy for one in (relaxed.after.energy, before.energy))
-        found.append(Vacancy(element, site, *energies, len(cell), relaxed.atoms))
+        rest = whole.energy - potential
+        energy, unrelaxed = relaxed.after.energy - rest, before.energy - rest
+        found.append(Vacancy(element, site, energy, unrelaxed, len(cell), relaxed.atoms))
     return found
 
 

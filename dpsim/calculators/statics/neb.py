@@ -101,7 +101,7 @@ def barrier(
 
 
 def _relaxed_band(images: list[Atoms], settings: NebConfig, on_step: OnStep | None) -> Neb:
-    from ase.mep import NEB, NEBTools
+    from ase.mep import NEB
 
     band = NEB(images, k=settings.spring, climb=False, method="improvedtangent")
     # A band that climbs from the start may be pulled off its path: it climbs when it has found it.
@@ -121,7 +121,7 @@ def _relaxed_band(images: list[Atoms], settings: NebConfig, on_step: OnStep | No
             f"neb: the band of {name_of(images[0])} has a force of {longest:.3g} eV/Å after {steps} steps, expected "
             f"{settings.fmax:g}: raise max_steps or fmax, or give ends that are nearer"
         )
-    return _found(NEBTools(images), images, longest, steps)
+    return _found(images, longest, steps)
 
 
 def _moved(band: Any, fmax: float, steps: int, max_steps: int, on_step: OnStep | None) -> tuple[bool, int]:
@@ -140,16 +140,18 @@ def _longest(band: Any) -> float:
     return float(np.linalg.norm(band.get_forces(), axis=1).max())
 
 
-def _found(tools: Any, images: list[Atoms], longest: float, steps: int) -> Neb:
-    high, reaction = tools.get_barrier(fit=True)
-    fit = tools.get_fit()
+def _found(images: list[Atoms], longest: float, steps: int) -> Neb:
+    from ase.utils.forcecurve import fit_images
+
+    fit = fit_images(images)
+    high, reaction = float(np.max(fit.fit_energies)), float(fit.energies[-1] - fit.energies[0])
     copies = []
     for image in images:
         copy = image.copy()
         copy.info = {"name": name_of(images[0]), "dpsim_energy": float(image.get_potential_energy())}
         copies.append(copy)
     return Neb(
-        float(high), float(high - reaction), float(reaction), np.array(fit.path), np.array(fit.energies),
+        high, high - reaction, reaction, np.array(fit.path), np.array(fit.energies),
         np.array([fit.fit_path, fit.fit_energies]), longest, steps, copies,
     )  # fmt: skip
 

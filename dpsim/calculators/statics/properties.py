@@ -144,7 +144,7 @@ def _elastic(atoms: Atoms, source: Any, config: ComputeConfig) -> Found:
 
 def _vacancy(atoms: Atoms, source: Any, config: ComputeConfig) -> Found:
     values: dict[str, float] = {}
-    sites = []
+    sites: list[dict[str, Any]] = []
     for one in vacancies(atoms, source, config.vacancy or None):
         earlier = sum(other["element"] == one.element for other in sites)
         name = f"vacancy_{one.element}" + (f"_{earlier + 1}" if earlier else "")

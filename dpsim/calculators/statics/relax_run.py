@@ -160,10 +160,10 @@ def _row(one: Relaxed, config: RelaxConfig) -> list[str]:
     periodic = atoms.cell.rank == 3 and bool(atoms.pbc.all())
     stress = excess_stress(after, config.model_copy(update={"cell": "full"})) if periodic and after else None
     cell = [f"{value:.6f}" for value in atoms.cell.cellpar()] if periodic else [""] * 6
-    numbers = [
-        _text(before and before.energy), _text(after and after.energy), _text(before and before.fmax),
-        _text(after and after.fmax), _text(before and before.volume), _text(after and after.volume), _text(stress),
-    ]  # fmt: skip
+    energies = [None if state is None else state.energy for state in (before, after)]
+    forces = [None if state is None else state.fmax for state in (before, after)]
+    volumes = [None if state is None else state.volume for state in (before, after)]
+    numbers = [_text(value) for value in (*energies, *forces, *volumes, stress)]
     converged = "yes" if one.converged else "no"
     head = [name_of(atoms), atoms.get_chemical_formula(), str(len(atoms)), converged, str(one.steps)]
     return [*head, *numbers, *cell, one.reason]
