@@ -152,7 +152,8 @@ def _derived(atoms: Atoms, settings: ElasticConfig, matrix: Array, asymmetry: fl
     return Elastic(
         matrix, standard, constants, system, asymmetry, voigt, reuss, hill,
         9 * bulk * shear / (3 * bulk + shear), (3 * bulk - 2 * shear) / (2 * (3 * bulk + shear)),
-        5 * voigt[1] / reuss[1] + voigt[0] / reuss[0] - 6, np.array(np.linalg.eigvalsh(matrix), dtype=np.float64), residual,
+        5 * voigt[1] / reuss[1] + voigt[0] / reuss[0] - 6, np.array(np.linalg.eigvalsh(matrix), dtype=np.float64),
+        residual,
     )  # fmt: skip
 
 
