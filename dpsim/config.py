@@ -123,6 +123,8 @@ Pressure = Annotated[float, *_quantity("pressure")]
 """A pressure in bar."""
 Walltime = Annotated[float, Field(gt=0), *_quantity("walltime")]
 """A wall-clock time in s."""
+Memory = Annotated[float, Field(gt=0), *_quantity("memory")]
+"""Memory in bytes."""
 Fraction = Annotated[float, Field(ge=0, le=1), *_quantity("fraction")]
 """A number between 0 and 1, or a percentage."""
 Density = Annotated[float, Field(gt=0), *_quantity("density")]

@@ -45,6 +45,7 @@ _UNITS: Final[dict[str, dict[str, float]]] = {
     "temperature": {"K": 1.0},
     "pressure": {"bar": 1.0, "kbar": 1e3, "Pa": 1e-5, "kPa": 1e-2, "MPa": 10.0, "GPa": 1e4, "atm": 1.01325},
     "walltime": {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
+    "memory": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "MiB": 2.0**20, "GiB": 2.0**30},
     "fraction": {"": 1.0, "%": 0.01},
     "density": {"g/cm3": 1.0, "kg/m3": 1e-3},
     "frequency": {"THz": 1.0, "cm-1": 0.0299792458, "meV": 0.2417989242084},
@@ -72,8 +73,8 @@ def parse_quantity(text: str | float | int, dimension: str, *, bare: bool = True
         For example ``"0.5 fs"``; a bare number is taken to be in the internal unit if `bare` is true.
     dimension
         One of length (Å), energy (eV), force (eV/Å), time (ps), temperature (K), pressure (bar),
-        walltime (s), fraction (1), density (g/cm3), frequency (THz), modulus (GPa), surface energy (J/m2), energy of
-        an atom (eV/atom), volume of an atom (angstrom3/atom), angle (deg).
+        walltime (s), memory (B), fraction (1), density (g/cm3), frequency (THz), modulus (GPa), surface energy
+        (J/m2), energy of an atom (eV/atom), volume of an atom (angstrom3/atom), angle (deg).
     bare
         Whether a number without a unit is accepted.
 

@@ -124,6 +124,12 @@ CODES: dict[str, Code] = {
         "An unknown profile",
         "--profile names an entry of 'profiles:' in the file.",
     ),
+    "E214": Code(
+        "A profile or a cluster that cannot be used",
+        "'machine:' of a profile is dpdispatcher's description of a cluster: a mapping, a JSON or YAML file with one, "
+        "or a name under 'machines:'. The smallest: {batch_type: Slurm, context_type: LazyLocalContext}. "
+        "'here:' lists names or types of stages of this workflow.",
+    ),
     "E301": Code(
         "An unknown stage",
         "The reference names a stage that does not exist, or that 'when: false' or a filter removed. A file "

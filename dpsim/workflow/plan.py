@@ -16,6 +16,7 @@ from pathlib import Path as FilePath
 from dpsim.errors import DataError
 from dpsim.workflow.patterns import expand
 from dpsim.workflow.problems import Collector, Path, closest, dotted
+from dpsim.workflow.profiles import choose
 from dpsim.workflow.schema import Task, Workflow, read_workflow
 from dpsim.workflow.stage import Files, MaybeReference, Output, Slot, Source, is_reference, sources_of
 
@@ -276,6 +277,7 @@ _KIND = {
 def check_surroundings(plan: Plan) -> None:
     """Check files, elements and packages that the tasks need; problems go to the workflow's collector."""
     workflow = plan.workflow
+    choose(workflow)
     for name in plan.order:
         task = workflow.tasks[name]
         for link in plan.links[name]:

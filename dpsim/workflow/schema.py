@@ -21,29 +21,11 @@ from dpsim.workflow.interpolate import Scope, fill
 from dpsim.workflow.messages import report
 from dpsim.workflow.peer_parts import translated
 from dpsim.workflow.problems import Collector, Path, closest
+from dpsim.workflow.profiles import Profile, Slots
 from dpsim.workflow.stage import STAGE_NAME, Resources, Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-
-
-class Slots(Config):
-    """What the stages of a run may use together."""
-
-    cpu: Annotated[int, Field(ge=1)] | None = None
-    """Cores; by default all that this process may use."""
-    gpu: Annotated[int, Field(ge=0)] | None = None
-    """GPUs; by default all of the machine."""
-
-
-class Profile(Config):
-    """Settings of one machine, chosen with ``--profile``."""
-
-    executor: Literal["local"] = "local"
-    """Where stages run."""
-    slots: Slots = Slots()
-    overrides: dict[str, Any] = {}
-    """``stages.model.steps: 500`` and the like, as with ``--set``."""
 
 
 class WorkflowFile(Config):
@@ -62,7 +44,9 @@ class WorkflowFile(Config):
     vars: dict[str, Any] = {}
     """Values used as ``${vars.NAME}``."""
     profiles: dict[str, Profile] = {}
-    """Settings of machines."""
+    """Where stages run, and other settings of machines."""
+    machines: dict[str, str | dict[str, Any]] = {}
+    """Clusters by name, as dpdispatcher describes them: mappings, or files with one."""
     resources: dict[str, Resources] = {}
     """Named grants that stages refer to."""
     stages: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
@@ -102,7 +86,6 @@ class Workflow:
     path: FilePath
     type_map: tuple[str, ...]
     seed: int
-    slots: Slots
     tasks: dict[str, Task]
     document: Document
     left_out: tuple[str, ...] = ()
@@ -111,6 +94,17 @@ class Workflow:
     """Whether the seed is that of the command line."""
     broken: Mapping[str, tuple[type[Stage], Mapping[str, Any]]] = field(default_factory=dict)
     """Type and plain values of the stages with something wrong, by name, for what can still be said of them."""
+    profile: Profile = field(default_factory=Profile)
+    """The chosen profile."""
+    resources: Mapping[str, Resources] = field(default_factory=dict)
+    """Entries of ``resources:``."""
+    machines: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of ``machines:``."""
+
+    @property
+    def slots(self) -> Slots:
+        """What the stages of a run may use together."""
+        return self.profile.slots
 
     @property
     def base(self) -> FilePath:
@@ -174,10 +168,21 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
     for name in left_out:
         tasks = {key: task for key, task in tasks.items() if task.stage != name}
     name = top.name if top and top.name else document.path.stem
-    slots = top.profiles[document.profile].slots if top and document.profile in top.profiles else Slots()
+    profile = top.profiles[document.profile] if top and document.profile in top.profiles else Profile()
     chosen_seed = seed if seed is not None else (top.seed if top else 0)
     return Workflow(
-        name, document.path, type_map, chosen_seed, slots, tasks, document, tuple(left_out), seed is not None, broken
+        name,
+        document.path,
+        type_map,
+        chosen_seed,
+        tasks,
+        document,
+        tuple(left_out),
+        seed is not None,
+        broken,
+        profile,
+        resources,
+        top.machines if top else {},
     )
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from dpsim.config import Config, Walltime
+from dpsim.config import Config, Memory, Walltime
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
@@ -88,16 +88,43 @@ class MaybeReference(str):
 
 
 class Resources(Config):
-    """What a stage is granted on the machine. None of it changes the result or the cache key, but for the ranks of a
-    training: each of them makes batches of its own."""
+    """What a stage is granted. None of it changes the result or the cache key, but for the ranks of a training: each of
+    them makes batches of its own. Nodes, wall-clock time, queue and lines are for jobs of a cluster."""
 
+    nodes: Annotated[int, Field(ge=1)] | None = None
+    """Nodes of a cluster; by default one."""
     ranks: Annotated[int, Field(ge=1)] | None = None
     """MPI ranks; by default what the stage type prefers. Of a training: processes that train together, each with
     batches of ``batch_size`` for every step."""
     cpus: Annotated[int, Field(ge=1)] | None = None
-    """Cores; by default what the stage type prefers."""
+    """Cores of each node; by default what the stage type prefers, on a cluster as many as there are ranks on a node."""
     gpus: Annotated[int, Field(ge=0)] | None = None
-    """GPUs; by default one where the stage type can use it and the machine has one."""
+    """GPUs of each node; by default one where the stage type can use it and the machine has one, on a cluster none."""
+    memory: Memory | None = None
+    """Memory of each node, in bytes if it is a bare number (``16 GB``). On this machine a stage that takes more is
+    ended; on a cluster the job asks for it."""
+    walltime: Walltime | None = None
+    """Longest time of one job on a cluster, s; the stage saves before it is over, and goes on in another job."""
+    queue: Annotated[str, Field(min_length=1)] | None = None
+    """Queue of a cluster, by default that of the machine."""
+    partition: Annotated[str, Field(min_length=1)] | None = None
+    """Another word for `queue`."""
+    lines: list[str] = []
+    """Further lines for the head of the job's script, as ``#SBATCH --account=chem``."""
+
+    @field_validator("lines")
+    @classmethod
+    def _one_line_each(cls, lines: list[str]) -> list[str]:
+        for line in lines:
+            if not line.startswith("#") or "\n" in line:
+                raise ValueError(f"{line!r} must be one line that begins with '#', as '#SBATCH --account=chem'")
+        return lines
+
+    @model_validator(mode="after")
+    def _one_queue(self) -> Resources:
+        if self.queue is not None and self.partition is not None:
+            raise ValueError("'queue' and 'partition' are two words for the same; give one of them")
+        return self
 
 
 class Stage(Config):
