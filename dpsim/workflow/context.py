@@ -21,6 +21,10 @@ class Granted:
     ranks: int = 1
     cpus: int = 1
     gpus: int = 0
+    nodes: int = 1
+    """Of a cluster; cores and GPUs are those of all nodes together."""
+    memory: float | None = None
+    """Bytes on each node; None if there is no limit."""
 
 
 @dataclass(frozen=True)

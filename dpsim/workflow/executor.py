@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dpsim.workflow import locks
 from dpsim.workflow.context import Granted
 from dpsim.workflow.nursery import Nursery, Process
 from dpsim.workflow.store import Entry
+
+if TYPE_CHECKING:
+    from dpsim.workflow.executors.base import Ending
 
 GRACE_S: Final = 30.0
 """Time between asking a stage to stop and ending it."""
@@ -60,6 +63,11 @@ class Job:
     ) -> None:
         self.task, self.entry, self.granted, self.gpus = task, entry, granted, gpus
         self.timeout = timeout
+        self.state: Literal["queued", "running"] = "running"
+        self.where = self.job_id = ""
+        self.ending: Ending = ""
+        """What ended it beside its exit status."""
+        self.counts: Mapping[str, int] = {}
         self.started = time.time()
         self.error: dict[str, Any] = {}
         """The last ``error`` event."""
@@ -72,7 +80,7 @@ class Job:
         self.log_offset = entry.log.stat().st_size if entry.log.exists() else 0
         read, write = os.pipe()
         os.set_blocking(read, False)
-        self.descriptor = read
+        self.descriptor: int | None = read
         arguments = [str(entry.path), "--follow-driver", *(["--fresh"] if fresh else [])]
         variables = _environment(granted, gpus, environment or {})
         given, self._stdin = os.pipe()
@@ -98,6 +106,7 @@ class Job:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield the events that have arrived."""
+        assert self.descriptor is not None
         with contextlib.suppress(BlockingIOError):
             while block := os.read(self.descriptor, 65536):
                 self._buffer += block
@@ -136,6 +145,7 @@ class Job:
 
     def close(self) -> None:
         """Free what belonged to the process; end what it left running, if it did not end by itself."""
+        assert self.descriptor is not None
         os.close(self.descriptor)
         os.close(self._stdin)
         owner = locks.read_owner(self.entry.lock)

@@ -23,6 +23,8 @@ from dpsim.workflow.files import write_atomic
 
 MARK: Final = "DPSIM_STAGE_OWNER"
 """Environment variable of the children of a lock's owner."""
+JOB: Final = "DPSIM_JOB_TICKET"
+"""Environment variable of a worker that a cluster runs: the ticket of its job."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Owner:
     """Seconds since 1970 at which the process was started, which tells it from a later one with its number."""
     since: str
     """Time at which the lock was taken, for people."""
+    job: str = ""
+    """Ticket of the job that the owner belongs to; the driver knows when that is over, wherever it ran."""
 
     def alive(self) -> bool | None:
         """Return whether the owner lives; None if it is on another machine."""
@@ -62,7 +66,8 @@ class Busy(DpsimError):
 def this_process() -> Owner:
     """Return this process as the owner of a lock."""
     start = process_start(os.getpid()) or 0.0
-    return Owner(socket.gethostname(), os.getpid(), start, time.strftime("%Y-%m-%d %H:%M:%S"))
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    return Owner(socket.gethostname(), os.getpid(), start, since, os.environ.get(JOB, ""))
 
 
 def process_start(pid: int) -> float | None:
@@ -80,7 +85,8 @@ def read_owner(path: Path) -> Owner | None:
     """Return who holds a lock, None if nobody does."""
     try:
         content = json.loads(path.read_text())
-        return Owner(str(content["host"]), int(content["pid"]), float(content["start"]), str(content["since"]))
+        host, pid, start = str(content["host"]), int(content["pid"]), float(content["start"])
+        return Owner(host, pid, start, str(content["since"]), str(content.get("job", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -21,20 +21,19 @@ from dpsim.workflow.decide import Decider, Decision
 from dpsim.workflow.describe import lock_file
 from dpsim.workflow.digest import Digester
 from dpsim.workflow.events import EventLog
-from dpsim.workflow.executor import Job
+from dpsim.workflow.executors.base import Handle, StageJob
+from dpsim.workflow.executors.choice import Executors
 from dpsim.workflow.files import disk_problem, link_folder, write_atomic
 from dpsim.workflow.manifest import Manifest
-from dpsim.workflow.nursery import Nursery
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.progress import View
 from dpsim.workflow.resources import Machine, grants
+from dpsim.workflow.retrying import Attempts
 from dpsim.workflow.store import Entry, Store
 from dpsim.workflow.worker import EXIT_BUSY
 
-State = Literal["waiting", "running", "done", "cached", "failed", "blocked", "interrupted", "left out"]
+State = Literal["waiting", "queued", "running", "done", "cached", "failed", "blocked", "interrupted", "left out"]
 _FINAL: Final = {"done", "cached", "failed", "blocked", "interrupted", "left out"}
-_NO_RETRY: Final = {3, 4, 6, Interrupted.exit_code}
-"""Exit codes of wrong input and wrong setup, which another attempt cannot mend, and of being told to stop."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +96,19 @@ class Runner:
         self.store = Store(run_dir.resolve())
         self.machine = machine
         self.granted = grants(plan, machine)
+        self.executors = Executors(plan, self.store.run_dir, machine)
         plan.workflow.collector.check()
         self.states: dict[str, str] = dict.fromkeys(plan.order, "waiting")
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, Handle] = {}
         self.decisions: dict[str, Decision] = {}
-        self.attempts: dict[str, int] = {}
+        self.attempts = Attempts(plan.workflow.profile.retries)
         self.not_before: dict[str, float] = {}
         self.failures: list[Failure] = []
         self.stopped_by: int | None = None
         self.needs = {name: plan.needs(name) for name in plan.order}
         self.changed = True
         """Whether a task has changed its state since all were looked at."""
-        self.free_gpus = [str(number) for number in range(machine.gpus)]
+        self.shown: dict[str, str] = {}
 
     def run(self) -> Outcome:
         """Run until all is done, something failed, or a signal came.
@@ -161,16 +161,11 @@ class Runner:
             self.options.use_cache,
         )
         self.selector = selectors.DefaultSelector()
-        self.nursery = Nursery()
         self.watched: tuple[int, int] | None = None
         self.events.write("run_start", pid=os.getpid(), stages=list(self.plan.order))
 
     def _close(self, code: int) -> None:
-        for job in list(self.jobs.values()):  # only after an unexpected error
-            job.kill()
-            job.process.wait()
-            job.close()
-        self.nursery.close()
+        self.executors.close()
         self.view.finish()
         with contextlib.suppress(OSError):  # a full disk is told already, and nothing here is needed to go on
             self.digester.save()
@@ -185,8 +180,8 @@ class Runner:
     def _signals(self) -> dict[int, Any]:
         def stop(number: int, frame: FrameType | None) -> None:
             if self.stopped_by is not None:
-                for job in list(self.jobs.values()):  # asked twice: do not wait any longer
-                    job.kill()
+                for name, job in list(self.jobs.items()):  # asked twice: do not wait any longer
+                    self.executors[name].cancel(job, now=True)
             self.stopped_by = number
 
         previous: dict[int, Any] = {}
@@ -213,9 +208,7 @@ class Runner:
         while True:
             if self.stopped_by is not None and not stopping:
                 stopping = True
-                self.view.message("stopping; the stages that run save their work (again to end them at once)")
-                for job in self.jobs.values():
-                    job.stop()
+                self._stop()
             if not stopping:
                 self._advance()
             if not self.jobs and (stopping or not self._can_go_on()):
@@ -226,6 +219,20 @@ class Runner:
                 self._set(name, "blocked", "an earlier stage failed")
             elif state not in _FINAL:
                 self.manifest.state(name, state)
+
+    def _stop(self) -> None:
+        """Ask what runs to save and stop; leave jobs of a cluster where they are if that is wanted."""
+        leave = self.stopped_by == signal.SIGHUP or self.plan.workflow.profile.on_stop == "leave"
+        left = [name for name in self.jobs if leave and self.executors[name].survives]
+        for name in left:
+            job = self.jobs.pop(name)
+            self.view.message(f"{name}: {job.where} is left alone; 'dpsim run' finds it again")
+            self._set(name, "interrupted", f"{job.where}, left alone", job.entry)
+            self.executors[name].release(job)
+        if self.jobs or not left:
+            self.view.message("stopping; the stages that run save their work (again to end them at once)")
+        for name, job in self.jobs.items():
+            self.executors[name].cancel(job)
 
     def _can_go_on(self) -> bool:
         if self.failures and not self.options.keep_going:
@@ -274,13 +281,8 @@ class Runner:
             return
         if self.failures and not self.options.keep_going:
             return
-        if self._room_for(name):
+        if self.executors[name].room_for(self.granted[name]):
             self._start(name, decision)
-
-    def _room_for(self, name: str) -> bool:
-        used = sum(job.granted.cpus for job in self.jobs.values())
-        granted = self.granted[name]
-        return used + granted.cpus <= self.machine.cpus and granted.gpus <= len(self.free_gpus)
 
     def _start(self, name: str, decision: Decision) -> None:
         entry, key = decision.entry, decision.key
@@ -310,28 +312,35 @@ class Runner:
         entry.write("inputs.json", {"inputs": [r.as_dict(self.store.run_dir) for r in decision.inputs]})
         if work.path != entry.path:
             link_folder(entry.path / "work", work.path / "work")
-        gpus = tuple(self.free_gpus[: granted.gpus])
-        del self.free_gpus[: granted.gpus]
-        job = Job(
+        job = StageJob(
             name,
             entry,
             granted=granted,
-            gpus=gpus,
+            resources=task.resources,
             environment=task.config.env,
             timeout=task.config.timeout,
             fresh=decision.fresh,
-            nursery=self.nursery,
+            run=self.plan.workflow.name,
+            counts=self.attempts.counts(name),
         )
-        self.jobs[name] = job
-        self.attempts[name] = self.attempts.get(name, 0) + 1
-        self._watch_nursery()
-        self.selector.register(job.descriptor, selectors.EVENT_READ)
         self.store.link(name, entry)
-        self._set(name, "running", decision.reason, entry)
+        handle = self.executors[name].reattach(job)
+        reason = decision.reason if handle is None else "found again"
+        try:
+            handle = handle or self.executors[name].submit(job)
+        except DpsimError as error:
+            self._fail(name, Failure(name, str(error), error.exit_code, self.store.run_dir), entry)
+            return
+        self.attempts.restore(name, handle.counts)
+        self.jobs[name] = handle
+        self._watch_nursery()
+        if handle.descriptor is not None:
+            self.selector.register(handle.descriptor, selectors.EVENT_READ)
+        self._set(name, handle.state, "; ".join(part for part in (handle.where, reason) if part), entry)
 
     def _watch_nursery(self) -> None:
         """Wake up when a forked stage has ended; a nursery that died has been replaced by another."""
-        now = self.nursery.descriptor
+        now = self.executors.nursery
         if now != self.watched:
             if self.watched is not None:
                 self.selector.unregister(self.watched[1])
@@ -344,15 +353,19 @@ class Runner:
         self.selector.select(timeout=0.02 if any(job.silent for job in self.jobs.values()) else 0.2)
         self.manifest.flush()
         for name, job in list(self.jobs.items()):
-            code = job.poll()
-            for event in job.events():
+            executor = self.executors[name]
+            code = executor.poll(job)
+            for event in executor.events(job):
                 self._event(name, event)
             if job.silent and job.descriptor in self.selector.get_map():
                 self.selector.unregister(job.descriptor)  # at its end it would be ready for ever
             if code is not None:
-                for event in job.events():
+                for event in executor.events(job):
                     self._event(name, event)
                 self._ended(name, job, code)
+            elif job.where != self.shown.get(name, ""):
+                self.shown[name] = job.where
+                self._set(name, job.state, job.where, job.entry)
 
     def _event(self, name: str, event: dict[str, Any]) -> None:
         kind = event.pop("event", "")
@@ -364,12 +377,12 @@ class Runner:
 
     # --- what became of a task -------------------------------------------------------------------------------
 
-    def _ended(self, name: str, job: Job, code: int) -> None:
-        if job.descriptor in self.selector.get_map():
+    def _ended(self, name: str, job: Handle, code: int) -> None:
+        if job.descriptor is not None and job.descriptor in self.selector.get_map():
             self.selector.unregister(job.descriptor)
-        job.close()
+        self.executors[name].release(job)
         del self.jobs[name]
-        self.free_gpus = sorted([*self.free_gpus, *job.gpus], key=int)
+        self.shown.pop(name, None)
         if code == EXIT_BUSY:
             self.decisions.pop(name, None)
             self.not_before[name] = time.time() + 1.0
@@ -378,15 +391,23 @@ class Runner:
             return
         if job.timed_out:
             code = StageError.exit_code
-        self.manifest.attempt(name, start=round(job.started, 3), end=round(time.time(), 3), exit=code, **_memory(job))
+        self.manifest.attempt(
+            name,
+            start=round(job.started, 3),
+            end=round(time.time(), 3),
+            exit=code,
+            max_rss=job.usage.get("max_rss"),
+            gpu_mem=job.usage.get("gpu_mem"),
+            **({"job_id": job.job_id, "where": job.where} if job.job_id else {}),
+        )
         if code == 0 and job.entry.is_done():
             self.decider.ran.add(name)
             self._finish(name, "done", job.entry)
         elif self.stopped_by is not None:
             self._set(name, "interrupted", "stopped", job.entry)
-        elif code not in _NO_RETRY and self.attempts[name] <= self.plan.workflow.tasks[name].config.retries:
-            self.view.message(f"{name}: attempt {self.attempts[name]} failed ({_how(job, code)}); trying again")
-            self.events.write("retry", name, exit=code)
+        elif again := self.attempts.again(name, self.plan.workflow.tasks[name].config, code, job.ending):
+            self.view.message(f"{name}: {again} ({_how(job, code)})")
+            self.events.write("retry", name, exit=code, why=job.ending)
             self.decider.ran.add(name)
             self.decisions.pop(name, None)
             self.states[name] = "waiting"
@@ -423,7 +444,7 @@ class Runner:
         self.view.state(name, state, reason)
 
 
-def _how(job: Job, code: int) -> str:
+def _how(job: Handle, code: int) -> str:
     if job.timed_out:
         return f"ran longer than its timeout of {job.timeout:g} s"
     if job.error:
@@ -433,7 +454,3 @@ def _how(job: Job, code: int) -> str:
     if code == -signal.SIGKILL:
         return "was ended by signal 9 (Killed), as happens when the machine runs out of memory"
     return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with status {code}"
-
-
-def _memory(job: Job) -> dict[str, Any]:
-    return {"max_rss": job.usage.get("max_rss"), "gpu_mem": job.usage.get("gpu_mem")}

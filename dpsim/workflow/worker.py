@@ -93,12 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dpsim.workflow.worker")
     parser.add_argument("entry", type=Path, help="folder of the stage in the store")
     parser.add_argument("--events-fd", type=int, default=None, help="descriptor to which events are written")
+    parser.add_argument("--events-file", type=Path, default=None, help="file to which events are appended instead")
     parser.add_argument("--fresh", action="store_true", help="throw away earlier outputs and work")
     parser.add_argument("--follow-driver", action="store_true", help="stop when standard input is closed")
     options = parser.parse_args(arguments)
     entry = Entry(options.entry.resolve())
     _log_to_stderr()
-    channel = Channel(options.events_fd)
+    channel = Channel(_appended(options.events_file) if options.events_file else options.events_fd)
     channel.install_signals()
     if options.follow_driver:
         threading.Thread(target=_watch_driver, daemon=True).start()
@@ -118,6 +119,11 @@ def main(arguments: list[str] | None = None) -> int:
         _end_children()
         for path in reversed(held):
             locks.release(path)
+
+
+def _appended(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 def _log_to_stderr() -> None:

@@ -1,0 +1,205 @@
+"""A cluster behind SSH that does not see the run directory: what a stage needs is sent, what it makes is fetched.
+
+On the cluster, ``REMOTE_ROOT/RUN-xxxxxxxx/`` is a run directory of its own that holds the stages sent there:
+
+    store/4f/4f9c.../{stage.json, inputs.json, job.json, job/, work/, out/, ...}
+    store/../out/...        outputs of other stages that are inputs
+    files/DIGEST/NAME       inputs from outside of the run
+    sent/DIGEST             inputs that are there already
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shlex
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from dpsim.errors import SetupError
+from dpsim.workflow.executors.base import StageJob
+from dpsim.workflow.executors.machines import dispatcher
+from dpsim.workflow.executors.tickets import FILE, Ticket, folder
+from dpsim.workflow.files import read_json, write_atomic
+from dpsim.workflow.store import Entry
+
+_BLOCK: Final = 1 << 20
+_SMALL: Final = ("started.json", "exit.json")
+
+
+class RemotePlace:
+    """Files of stages on a machine behind SSH.
+
+    Parameters
+    ----------
+    machine
+        dpdispatcher's description, with ``remote_root`` and ``remote_profile``.
+    run_dir
+        The run directory here.
+    """
+
+    def __init__(self, machine: Mapping[str, Any], run_dir: Path) -> None:
+        self._run_dir = run_dir
+        mark = hashlib.blake2b(os.fsencode(run_dir), digest_size=4).hexdigest()
+        self._root = PurePosixPath(machine["remote_root"]) / f"{run_dir.name}-{mark}"
+        try:
+            self._machine = dispatcher().Machine.load_from_dict({"create_remote_root": True, **machine})
+        except Exception as error:  # paramiko and the system raise many kinds
+            host = (machine.get("remote_profile") or {}).get("hostname")
+            raise SetupError(f"cannot log in on {host!r} by SSH: {error or type(error).__name__}") from None
+
+    def path(self, entry: Entry) -> str:
+        """Return where the cluster finds the folder of a stage."""
+        return str(self._root / self._relative(entry.path))
+
+    @contextlib.contextmanager
+    def at(self, entry: Entry, ticket: Ticket) -> Iterator[Any]:
+        """Give dpdispatcher's machine, working in the folder of a ticket."""
+        root = f"{self.path(entry)}/job/{ticket.ticket}"
+        self._call(f"mkdir -p {shlex.quote(root)}")
+        self._machine.context.local_root = str(folder(entry, ticket.ticket))
+        self._machine.context.remote_root = root
+        yield self._machine
+
+    def send(self, job: StageJob, ticket: Ticket) -> None:
+        """Send the stage with its inputs, and with its work if the cluster has none of it."""
+        entry = job.entry
+        described = entry.read("stage.json")
+        work = f"store/{described['work']}"
+        root = shlex.quote(str(self._root))
+        found = self._call(f"mkdir -p {root}/sent && cd {root} && ls sent; test -d {shlex.quote(work)} && echo work")
+        there = found.split()
+        records, members, new = [], [], []
+        for record in entry.read("inputs.json").get("inputs", []):
+            sent = record["digest"] in there
+            paths = [self._input(path, record["digest"]) for path in record["paths"]]
+            records.append({**record, "paths": [str(remote) for _, remote in paths]})
+            for local, remote in paths:
+                if record["task"] is not None:  # what the stage asks about where an input comes from
+                    producer = Path(*remote.parts[:3]) / "stage.json"
+                    members.append((self._run_dir / producer, str(producer)))
+                if not sent:
+                    members.append((local, str(remote)))
+            new += [] if sent else [record["digest"]]
+        home = self._relative(entry.path)
+        members += [(entry.path / name, f"{home}/{name}") for name in ("stage.json", FILE)]
+        if "work" not in there and (self._run_dir / work).is_dir():
+            members.append((self._run_dir / work, work))
+        inputs = json.dumps({"inputs": records}, indent=1).encode()
+        self._put(members, {f"{home}/inputs.json": inputs, **{f"sent/{digest}": b"" for digest in new}})
+
+    def refresh(self, entry: Entry, ticket: Ticket) -> None:
+        """Fetch what a job has written so far: where it runs, events, log, exit status."""
+        root, local = f"{self.path(entry)}/job/{ticket.ticket}", folder(entry, ticket.ticket)
+        local.mkdir(parents=True, exist_ok=True)
+        self._append(f"{root}/events.jsonl", local / "events.jsonl", local / "events.jsonl")
+        self._append(f"{self.path(entry)}/log.txt", entry.log, local / "log.copy")
+        self._append(f"{root}/job.out", local / "job.out", local / "job.out")
+        for name in _SMALL:
+            if not (local / name).exists():
+                text = self._call(f"cat {shlex.quote(f'{root}/{name}')} 2>/dev/null || true")
+                if text:
+                    write_atomic(local / name, text)
+
+    def fetch(self, entry: Entry, ticket: Ticket) -> None:
+        """Fetch the outputs and the work folder of a stage that is done."""
+        self.refresh(entry, ticket)
+        here = folder(entry, ticket.ticket) / "fetched"
+        shutil.rmtree(here, ignore_errors=True)
+        here.mkdir(parents=True)
+        work = f"store/{entry.read('stage.json')['work']}"
+        home = self._relative(entry.path)
+        names = [f"{home}/out", f"{home}/outputs.json", f"{home}/metrics.json", work]
+        words = " ".join(shlex.quote(name) for name in names)
+        _, stdout, stderr = self._exec(f"cd {shlex.quote(str(self._root))} && tar -cf - $(ls -d {words} 2>/dev/null)")
+        with tarfile.open(fileobj=stdout, mode="r|") as archive:
+            archive.extractall(here, filter="data")
+        if stdout.channel.recv_exit_status() != 0:
+            raise SetupError(f"the outputs of {ticket.name} could not be fetched: {stderr.read().decode().strip()}")
+        if (here / work).is_dir():
+            _replace(here / work, self._run_dir / work)
+        _replace(here / home / "out", entry.out)
+        for name in ("metrics.json", "outputs.json"):  # with the last one the stage is done
+            if (here / home / name).exists():
+                (here / home / name).replace(entry.path / name)
+        shutil.rmtree(here)
+
+    def clean(self, entry: Entry, ticket: Ticket) -> None:
+        """Take the copy of a stage that is done away from the cluster; inputs stay, for other stages."""
+        if entry.is_done():
+            work = f"{self._root}/store/{entry.read('stage.json')['work']}"
+            words = [f"{self.path(entry)}/{name}" for name in ("out", "outputs.json", "log.txt", "job")]
+            self._call(f"rm -rf {shlex.join([*words, work])}")
+
+    def job_id(self, entry: Entry, ticket: Ticket) -> str:
+        """Return the number of a job that its driver did not write down, an empty string if there is no trace of it."""
+        root = f"{self.path(entry)}/job/{ticket.ticket}"
+        written = self._call(f"cat {shlex.quote(root)}/*_job_id 2>/dev/null || true").strip()
+        if not written:
+            self.refresh(entry, ticket)
+        return written or str(read_json(folder(entry, ticket.ticket) / "started.json").get("job_id", ""))
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._run_dir).as_posix()
+
+    def _input(self, path: str, digest: str) -> tuple[Path, PurePosixPath]:
+        """Return where an input is here, and there relative to the run."""
+        if os.path.isabs(path):
+            return Path(path), PurePosixPath("files") / digest / Path(path).name
+        return self._run_dir / path, PurePosixPath(path)
+
+    def _put(self, members: list[tuple[Path, str]], texts: Mapping[str, bytes]) -> None:
+        """Send files and folders as one archive; `texts` are written as they are, at the end."""
+        stdin, stdout, stderr = self._exec(f"tar -xf - -C {shlex.quote(str(self._root))}")
+        with tarfile.open(fileobj=stdin, mode="w|", dereference=True, bufsize=_BLOCK) as archive:
+            for source, name in _unique(members):
+                archive.add(source, name)
+            for name, text in texts.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(text)
+                archive.addfile(info, io.BytesIO(text))
+        stdin.channel.shutdown_write()
+        if stdout.channel.recv_exit_status() != 0:
+            raise SetupError(f"files could not be sent to {self._root}: {stderr.read().decode().strip()}")
+
+    def _append(self, remote: str, local: Path, counted: Path) -> None:
+        """Append what is new in a file there to a file here; the size of `counted` says how much is known."""
+        known = counted.stat().st_size if counted.exists() else 0
+        _, stdout, _ = self._exec(f"tail -c +{known + 1} {shlex.quote(remote)} 2>/dev/null")
+        text = stdout.read()
+        if text:
+            for path in {local, counted}:
+                with path.open("ab") as file:
+                    file.write(text)
+
+    def _call(self, command: str) -> str:
+        _, stdout, _ = self._exec(command)
+        return stdout.read().decode("utf-8", "replace")
+
+    def _exec(self, command: str) -> tuple[Any, Any, Any]:
+        session = self._machine.context.ssh_session
+        session.ensure_alive()
+        return session.exec_command(command)
+
+
+def _unique(members: list[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
+    seen = set()
+    for source, name in members:
+        if name not in seen:
+            seen.add(name)
+            yield source, name
+
+
+def _replace(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.with_name(f".old.{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    source.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
