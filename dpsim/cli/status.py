@@ -42,12 +42,14 @@ def collect(store: Store) -> dict[str, Any]:
     stages = {}
     for name, record in manifest.get("stages", {}).items():
         state = record.get("state", "waiting")
-        if state == "running" and alive is False:
+        job = record.get("job", "")
+        if state in ("queued", "running") and alive is False and not job:
             state = "interrupted"  # the driver was killed
         attempts = record.get("attempts", [])
         stages[name] = {
             "state": state,
             "reason": record.get("reason", ""),
+            "job": job,
             "seconds": round(attempts[-1]["end"] - attempts[-1]["start"], 1) if attempts else None,
             "progress": progress.get(name),
         }
@@ -70,7 +72,9 @@ def render(found: dict[str, Any], store: Store) -> str:
         seconds = stage["seconds"]
         detail = stage["reason"] if stage["reason"] != stage["state"] else ""
         if stage["state"] == "running" and stage["progress"]:
-            detail = describe(stage["progress"])
+            detail = "  ".join(part for part in (describe(stage["progress"]), stage["job"]) if part)
+        if stage["job"] and found["running"] is False:
+            detail = f"{stage['job']} when last seen; 'dpsim run' finds it again"
         rows.append([name, stage["state"], duration(seconds) if seconds is not None else "", detail])
     if found["running"] is None:
         head = f"{found['name']}: driven by {found['driver']}, another machine"

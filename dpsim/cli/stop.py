@@ -16,8 +16,9 @@ from dpsim.errors import ConfigError, StageError
 @click.command("stop")
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option("--wait", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
-def command(run: Path | None, wait: float) -> None:
-    """Ask the process that drives RUN to save and stop; 'dpsim run' goes on later."""
+@click.option("--detach", is_flag=True, help="Leave jobs of a cluster alone; the next 'dpsim run' finds them again.")
+def command(run: Path | None, wait: float, detach: bool) -> None:
+    """Ask the process that drives RUN to save and stop, and its jobs with it; 'dpsim run' goes on later."""
     from dpsim.workflow import locks
 
     store = find_run(run)
@@ -27,7 +28,7 @@ def command(run: Path | None, wait: float) -> None:
         return
     if owner.alive() is None:
         raise ConfigError(f"the run is driven by {owner}; stop it there")
-    os.kill(owner.pid, signal.SIGTERM)
+    os.kill(owner.pid, signal.SIGHUP if detach else signal.SIGTERM)
     end = time.monotonic() + wait
     while owner.alive() and time.monotonic() < end:
         time.sleep(0.1)

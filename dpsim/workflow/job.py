@@ -105,7 +105,8 @@ class Supervisor:
 
     def _write(self, name: str, **values: Any) -> None:
         job_id = next((os.environ[word] for word in _JOB_IDS if word in os.environ), self.ticket.job_id)
-        record = {"ticket": self.ticket.ticket, "job_id": job_id, "host": socket.gethostname(), **values}
+        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        record = {"ticket": self.ticket.ticket, "job_id": job_id, "host": host, **values}
         write_atomic(self.folder / name, json.dumps(record, indent=1) + "\n")
 
 

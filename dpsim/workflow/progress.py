@@ -21,6 +21,7 @@ _WIDE: Final = 100
 """Columns of a terminal from which on the bars are long."""
 _MARKS: Final = {
     "waiting": ("·", "dim"),
+    "queued": ("…", "cyan"),
     "running": ("▶", "bold cyan"),
     "done": ("✔", "green"),
     "cached": ("✔", "dim green"),

@@ -336,7 +336,8 @@ class Runner:
         self._watch_nursery()
         if handle.descriptor is not None:
             self.selector.register(handle.descriptor, selectors.EVENT_READ)
-        self._set(name, handle.state, "; ".join(part for part in (handle.where, reason) if part), entry)
+        why = "; ".join(part for part in (handle.where, reason) if part)
+        self._set(name, handle.state, why, entry, job=handle.where)
 
     def _watch_nursery(self) -> None:
         """Wake up when a forked stage has ended; a nursery that died has been replaced by another."""
@@ -365,7 +366,7 @@ class Runner:
                 self._ended(name, job, code)
             elif job.where != self.shown.get(name, ""):
                 self.shown[name] = job.where
-                self._set(name, job.state, job.where, job.entry)
+                self._set(name, job.state, job.where, job.entry, job=job.where)
 
     def _event(self, name: str, event: dict[str, Any]) -> None:
         kind = event.pop("event", "")
@@ -436,10 +437,10 @@ class Runner:
         self.failures.append(failure)
         self._set(name, "failed", failure.message, entry)
 
-    def _set(self, name: str, state: State, reason: str = "", entry: Entry | None = None) -> None:
+    def _set(self, name: str, state: State, reason: str = "", entry: Entry | None = None, *, job: str = "") -> None:
         self.states[name] = state
         self.changed = True
-        self.manifest.state(name, state, entry, reason=reason)
+        self.manifest.state(name, state, entry, reason=reason, job=job)
         self.events.write("state", name, state=state, reason=reason)
         self.view.state(name, state, reason)
 

@@ -167,7 +167,7 @@ class Slurm(Scheduler):
 
 def _slurm_answer(state: str, reason: str, nodes: str) -> Answer:
     if state in ("PENDING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
-        return Answer(True, "queued", reason)
+        return Answer(True, "queued", "" if reason == "None" else reason)
     if state in ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"):
         return Answer(True, "running", nodes)
     endings: dict[str, Ending] = {
