@@ -285,13 +285,46 @@ class Runner:
             self._start(name, decision)
 
     def _start(self, name: str, decision: Decision) -> None:
+        entry = decision.entry
+        assert entry is not None
+        task = self.plan.workflow.tasks[name]
+        job = StageJob(
+            name,
+            entry,
+            granted=self.granted[name],
+            resources=task.resources,
+            environment=task.config.env,
+            timeout=task.config.timeout,
+            fresh=decision.fresh,
+            run=self.plan.workflow.name,
+            counts=self.attempts.counts(name),
+        )
+        reason = "found again"
+        try:
+            handle = self.executors[name].reattach(job)
+            if handle is None:
+                self._write_inputs(name, decision)
+                handle, reason = self.executors[name].submit(job), decision.reason
+        except DpsimError as error:
+            self._fail(name, Failure(name, str(error), error.exit_code, self.store.run_dir), entry)
+            return
+        self.attempts.restore(name, handle.counts)
+        self.jobs[name] = handle
+        self._watch_nursery()
+        if handle.descriptor is not None:
+            self.selector.register(handle.descriptor, selectors.EVENT_READ)
+        self.store.link(name, entry)
+        why = "; ".join(part for part in (handle.where, reason) if part)
+        self._set(name, handle.state, why, entry, job=handle.where)
+
+    def _write_inputs(self, name: str, decision: Decision) -> None:
+        """Write what the process of a stage is told: its options, what it is granted, its inputs."""
         entry, key = decision.entry, decision.key
         assert entry is not None
         assert key is not None
-        task = self.plan.workflow.tasks[name]
-        granted = self.granted[name]
         entry.path.mkdir(parents=True, exist_ok=True)
         work = self.store.entry(key.work_digest)
+        task = self.plan.workflow.tasks[name]
         entry.write(
             "stage.json",
             {
@@ -304,7 +337,7 @@ class Runner:
                 "soft": dict(key.soft),
                 "options": task.config.model_dump(mode="json", by_alias=True, exclude={"resources", "matrix"}),
                 "seed": key.seed,
-                "resources": asdict(granted),
+                "resources": asdict(self.granted[name]),
                 "type_map": list(self.plan.workflow.type_map),
                 "base": str(self.plan.workflow.base),
             },
@@ -312,32 +345,6 @@ class Runner:
         entry.write("inputs.json", {"inputs": [r.as_dict(self.store.run_dir) for r in decision.inputs]})
         if work.path != entry.path:
             link_folder(entry.path / "work", work.path / "work")
-        job = StageJob(
-            name,
-            entry,
-            granted=granted,
-            resources=task.resources,
-            environment=task.config.env,
-            timeout=task.config.timeout,
-            fresh=decision.fresh,
-            run=self.plan.workflow.name,
-            counts=self.attempts.counts(name),
-        )
-        self.store.link(name, entry)
-        handle = self.executors[name].reattach(job)
-        reason = decision.reason if handle is None else "found again"
-        try:
-            handle = handle or self.executors[name].submit(job)
-        except DpsimError as error:
-            self._fail(name, Failure(name, str(error), error.exit_code, self.store.run_dir), entry)
-            return
-        self.attempts.restore(name, handle.counts)
-        self.jobs[name] = handle
-        self._watch_nursery()
-        if handle.descriptor is not None:
-            self.selector.register(handle.descriptor, selectors.EVENT_READ)
-        why = "; ".join(part for part in (handle.where, reason) if part)
-        self._set(name, handle.state, why, entry, job=handle.where)
 
     def _watch_nursery(self) -> None:
         """Wake up when a forked stage has ended; a nursery that died has been replaced by another."""

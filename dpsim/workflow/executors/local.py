@@ -50,16 +50,7 @@ class LocalExecutor:
         )
 
     def submit(self, job: StageJob) -> Job:
-        """Start the process of a stage.
-
-        Raises
-        ------
-        SetupError
-            If a job of a cluster works on it.
-        """
-        ticket = read_ticket(job.entry)
-        if ticket is not None and ticket.state != "over":
-            raise SetupError(taken(job.entry, ticket))
+        """Start the process of a stage."""
         gpus = tuple(self._free_gpus[: job.granted.gpus])
         started = Job(
             job.task,
@@ -77,7 +68,16 @@ class LocalExecutor:
         return started
 
     def reattach(self, job: StageJob) -> Job | None:
-        """Return None: processes of this machine end with their driver."""
+        """Return None: processes of this machine end with their driver.
+
+        Raises
+        ------
+        SetupError
+            If a job of a cluster works on the stage.
+        """
+        ticket = read_ticket(job.entry)
+        if ticket is not None and ticket.state != "over":
+            raise SetupError(taken(job.entry, ticket))
         return None
 
     def events(self, handle: Job) -> Iterator[dict[str, Any]]:
