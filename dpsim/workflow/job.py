@@ -26,6 +26,8 @@ from dpsim.workflow.locks import JOB
 from dpsim.workflow.store import Entry
 from dpsim.workflow.worker import EXIT_BUSY
 
+STOP: Final = "stop"
+"""File in the folder of the ticket that tells a job to save and stop."""
 _JOB_IDS: Final = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 _LOOK_S: Final = 10.0
 """Time between two looks at the ticket."""
@@ -88,6 +90,8 @@ class Supervisor:
                 return self.worker.wait(timeout=0.5)
             if self._end is not None and time.time() > self._end:
                 self._end = None
+                self._stop(signal.SIGTERM, None)
+            if (self.folder / STOP).exists():
                 self._stop(signal.SIGTERM, None)
             if time.monotonic() - looked > _LOOK_S:
                 looked = time.monotonic()

@@ -309,7 +309,7 @@ class Runner:
             self._fail(name, Failure(name, str(error), error.exit_code, self.store.run_dir), entry)
             return
         self.attempts.restore(name, handle.counts)
-        self.jobs[name] = handle
+        self.jobs[name], self.shown[name] = handle, handle.where
         self._watch_nursery()
         if handle.descriptor is not None:
             self.selector.register(handle.descriptor, selectors.EVENT_READ)
