@@ -365,7 +365,7 @@ class Runner:
             code = executor.poll(job)
             for event in executor.events(job):
                 self._event(name, event)
-            if job.silent and job.descriptor in self.selector.get_map():
+            if job.silent and job.descriptor is not None and job.descriptor in self.selector.get_map():
                 self.selector.unregister(job.descriptor)  # at its end it would be ready for ever
             if code is not None:
                 for event in executor.events(job):

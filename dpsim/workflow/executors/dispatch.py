@@ -347,7 +347,7 @@ class DispatchExecutor:
         unclear = code == Interrupted.exit_code or code < 0
         if unclear and not handle.stop_at and not handle.gone:
             return  # the scheduler says whether its time was over, or something else happened
-        if code == 0 and is_remote(self.machine) and not handle.fetched:
+        if code == 0 and is_remote(self.machine) and not handle.fetched and handle.ticket is not None:
             handle.fetched = True
             handle.future = self._thread.submit(self._fetch, handle.job, handle.ticket)
             return

@@ -61,10 +61,10 @@ def new_ticket() -> str:
 
 def read_ticket(entry: Entry) -> Ticket | None:
     """Return the ticket of a stage, None if it has none."""
-    found = entry.read(FILE)
     names = {item.name for item in dataclasses.fields(Ticket)}
+    found: dict[str, Any] = {name: value for name, value in entry.read(FILE).items() if name in names}
     try:
-        return Ticket(**{k: tuple(v) if k == "earlier" else v for k, v in found.items() if k in names})
+        return Ticket(**{**found, "earlier": tuple(found.get("earlier", ()))})
     except TypeError:
         return None
 
