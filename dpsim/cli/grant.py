@@ -34,6 +34,11 @@ class Grant:
                 f"resources: {resources!r} names an entry of a workflow, and this is a training alone: write "
                 "{ranks: N, cpus: N, gpus: N}"
             )
+        for name in ("nodes", "memory", "walltime", "queue", "partition", "lines"):
+            if getattr(resources, name):
+                raise ConfigError(
+                    f"resources.{name} is for the stages of a workflow, and has no effect on a training alone"
+                )
         cores = len(os.sched_getaffinity(0))
         if resources.cpus is not None and resources.cpus > cores:
             raise ConfigError(f"resources.cpus: {resources.cpus} is more than the {cores} cores of this process")

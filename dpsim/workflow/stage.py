@@ -109,13 +109,13 @@ class Resources(Config):
     """Queue of a cluster, by default that of the machine."""
     partition: Annotated[str, Field(min_length=1)] | None = None
     """Another word for `queue`."""
-    lines: list[str] = []
+    lines: list[str] | None = None
     """Further lines for the head of the job's script, as ``#SBATCH --account=chem``."""
 
     @field_validator("lines")
     @classmethod
-    def _one_line_each(cls, lines: list[str]) -> list[str]:
-        for line in lines:
+    def _one_line_each(cls, lines: list[str] | None) -> list[str] | None:
+        for line in lines or ():
             if not line.startswith("#") or "\n" in line:
                 raise ValueError(f"{line!r} must be one line that begins with '#', as '#SBATCH --account=chem'")
         return lines

@@ -295,7 +295,7 @@ class PilotExecutor:
         seconds = int(pilot.walltime or _WALLTIME_S)
         walltime = f"{seconds // 3600:02d}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
         queue = pilot.queue or pilot.partition or self.chosen.resources.get("queue_name") or None
-        lines = "\n".join([*self.chosen.resources.get("custom_flags", ()), *pilot.lines])
+        lines = "\n".join([*self.chosen.resources.get("custom_flags", ()), *(pilot.lines or ())])
         common |= {"walltime": walltime, "scheduler_options": lines}
         if self.batch == "Slurm":
             return providers.SlurmProvider(

@@ -53,7 +53,7 @@ def head_lines(batch: str, resources: Resources, ticket: str, memory: float | No
         }.get(batch, [])
     if memory and batch == "Torque":
         lines += [f"#PBS -l mem={math.ceil(memory / 2**20)}mb"]
-    return [*lines, *resources.lines]
+    return [*lines, *(resources.lines or ())]
 
 
 def cannot(batch: str, resources: Resources) -> str:
