@@ -269,3 +269,18 @@ def test_a_job_that_is_refused(run: Run, resources: str, expected: str) -> None:
     assert code == 6, output
     assert "Slurm did not take the job jobs.a: " in output
     assert expected in output
+
+
+def test_points_of_a_matrix_share_a_pilot(run: Run) -> None:
+    pytest.importorskip("parsl")
+    run.write(
+        "  m:\n    uses: command\n    run: [sh, -c, 'echo $SLURM_JOB_ID > {out}/id']\n    outputs: [id]\n"
+        "    matrix: {T: [1, 2, 3]}\n    seed: '${matrix.T}'\n",
+        "fanout: parsl\n    pilot: {cpus: 2, walltime: 5 min, partition: main}",
+    )
+    code, output = run.finish(run.start())
+    assert code == 0, output
+    assert "pilot on node" in output
+    jobs = {(entry.out / "id").read_text().strip() for entry in Store(run.folder / "run").linked().values()}
+    assert len(jobs) == 1
+    assert run.state(jobs.pop()) in ("CANCELLED", "COMPLETED")

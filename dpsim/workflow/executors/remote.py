@@ -62,7 +62,6 @@ class RemotePlace:
     def at(self, entry: Entry, ticket: Ticket) -> Iterator[Any]:
         """Give dpdispatcher's machine, working in the folder of a ticket."""
         root = f"{self.path(entry)}/job/{ticket.ticket}"
-        self._call(f"mkdir -p {shlex.quote(root)}")
         self._machine.context.local_root = str(folder(entry, ticket.ticket))
         self._machine.context.remote_root = root
         yield self._machine
@@ -92,20 +91,28 @@ class RemotePlace:
         if "work" not in there and (self._run_dir / work).is_dir():
             members.append((self._run_dir / work, work))
         inputs = json.dumps({"inputs": records}, indent=1).encode()
-        self._put(members, {f"{home}/inputs.json": inputs, **{f"sent/{digest}": b"" for digest in new}})
+        keep = f"{home}/job/{ticket.ticket}/sent"
+        self._put(members, {f"{home}/inputs.json": inputs, keep: b"", **{f"sent/{digest}": b"" for digest in new}})
 
     def refresh(self, entry: Entry, ticket: Ticket) -> None:
         """Fetch what a job has written so far: where it runs, events, log, exit status."""
-        root, local = f"{self.path(entry)}/job/{ticket.ticket}", folder(entry, ticket.ticket)
+        local = folder(entry, ticket.ticket)
         local.mkdir(parents=True, exist_ok=True)
-        self._append(f"{root}/events.jsonl", local / "events.jsonl", local / "events.jsonl")
-        self._append(f"{self.path(entry)}/log.txt", entry.log, local / "log.copy")
-        self._append(f"{root}/job.out", local / "job.out", local / "job.out")
-        for name in _SMALL:
-            if not (local / name).exists():
-                text = self._call(f"cat {shlex.quote(f'{root}/{name}')} 2>/dev/null || true")
-                if text:
-                    write_atomic(local / name, text)
+        # The log of the stage grows by the attempts of this machine too, so what came from there is counted by a copy.
+        log, events, script = "log.txt", f"job/{ticket.ticket}/events.jsonl", f"job/{ticket.ticket}/job.out"
+        targets = {
+            log: (entry.log, local / "log.copy"),
+            events: (local / "events.jsonl",),
+            script: (local / "job.out",),
+        }
+        records = {f"job/{ticket.ticket}/{name}": local / name for name in _SMALL if not (local / name).exists()}
+        known = {name: _size(paths[-1]) for name, paths in targets.items()} | dict.fromkeys(records, 0)
+        for name, block in self._news(self.path(entry), known).items():
+            if name in records:
+                write_atomic(records[name], block.decode("utf-8", "replace"))
+            for path in targets.get(name, ()):
+                with path.open("ab") as file:
+                    file.write(block)
 
     def fetch(self, entry: Entry, ticket: Ticket) -> None:
         """Fetch the outputs and the work folder of a stage that is done."""
@@ -168,15 +175,19 @@ class RemotePlace:
         if stdout.channel.recv_exit_status() != 0:
             raise SetupError(f"files could not be sent to {self._root}: {stderr.read().decode().strip()}")
 
-    def _append(self, remote: str, local: Path, counted: Path) -> None:
-        """Append what is new in a file there to a file here; the size of `counted` says how much is known."""
-        known = counted.stat().st_size if counted.exists() else 0
-        _, stdout, _ = self._exec(f"tail -c +{known + 1} {shlex.quote(remote)} 2>/dev/null")
-        text = stdout.read()
-        if text:
-            for path in {local, counted}:
-                with path.open("ab") as file:
-                    file.write(text)
+    def _news(self, root: str, known: Mapping[str, int]) -> dict[str, bytes]:
+        """Return what is new in some files of a folder, of which so many bytes are known; one question for all."""
+        words = " ".join(shlex.quote(f"{name}:{size}") for name, size in known.items())
+        _, stdout, _ = self._exec(
+            f"cd {shlex.quote(root)} && for w in {words}; do f=${{w%:*}}; o=${{w##*:}}; [ -f $f ] || continue; "
+            "n=$(($(stat -c %s $f) - o)); [ $n -gt 0 ] || continue; "
+            "echo $f $n; tail -c +$((o + 1)) $f | head -c $n; done"
+        )
+        found = {}
+        while line := stdout.readline():
+            name, _, size = line.strip().rpartition(" ")
+            found[name] = stdout.read(int(size))
+        return {name: block for name, block in found.items() if name in known}
 
     def _call(self, command: str) -> str:
         _, stdout, _ = self._exec(command)
@@ -186,6 +197,10 @@ class RemotePlace:
         session = self._machine.context.ssh_session
         session.ensure_alive()
         return session.exec_command(command)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _unique(members: list[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
