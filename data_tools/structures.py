@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from data_tools.lammps_data import read_lammps_data, type_labels
 from dpsim.config import Config, Density, Distance, Fraction, Length, Temperature, Time
 from dpsim.errors import DataError
 
@@ -106,7 +107,7 @@ class FileConfig(_Perturbed):
     count: int = Field(default=1, ge=1)
     """Copies of each, perturbed differently."""
     types: tuple[str, ...] = ()
-    """For LAMMPS data files: the symbol of each atom type."""
+    """For LAMMPS data files: the symbol of each atom type; not needed where type labels are elements."""
 
     @model_validator(mode="after")
     def _check_file(self) -> FileConfig:
@@ -272,7 +273,12 @@ def _from_files(config: FileConfig, rng: np.random.Generator) -> list[Atoms]:
     found: list[Atoms] = []
     for file in files:
         try:
-            images = _read_lammps_data(file, config.types) if config.types else read(file, index=config.index)
+            if config.types or type_labels(file):
+                images = read_lammps_data(file, config.types)
+            else:
+                images = read(file, index=config.index)
+        except DataError:
+            raise
         except Exception as error:  # ASE raises whatever its parsers meet
             raise DataError(f"structures: {file} cannot be read: {type(error).__name__}: {error}") from error
         for number, atoms in enumerate(images if isinstance(images, list) else [images]):
@@ -284,18 +290,6 @@ def _from_files(config: FileConfig, rng: np.random.Generator) -> list[Atoms]:
     if config.sample > len(found):
         raise DataError(f"structures: sample is {config.sample}, but {config.path} holds {len(found)} structures")
     return [found[i] for i in sorted(rng.choice(len(found), config.sample, replace=False))]
-
-
-def _read_lammps_data(file: str, types: Sequence[str]) -> Atoms:
-    """Read a LAMMPS data file; the comment after ``Atoms``, which ASE takes for the style, may say something else."""
-    from ase.data import atomic_numbers
-    from ase.io import read
-
-    options = {"format": "lammps-data", "Z_of_type": {i: atomic_numbers[name] for i, name in enumerate(types, 1)}}
-    try:
-        return read(file, **options)
-    except RuntimeError:
-        return read(file, atom_style="atomic", **options)
 
 
 def _bare(atoms: Atoms, source: str) -> Atoms:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_tools.lammps_data import read_lammps_data, type_labels
 from dpsim.calculators.analysis import (
     Msd,
     Peak,
@@ -324,6 +325,9 @@ def read_frames(path: Path, type_map: Sequence[str]) -> Iterator[Atoms]:
             frame = data[index]
             real = frame.types >= 0
             yield Atoms(symbols[frame.types[real]], frame.positions[real], cell=frame.cell, pbc=frame.cell is not None)
+        return
+    if type_labels(path):
+        yield read_lammps_data(path)
         return
     try:
         yield from iread(path, index=":")

@@ -97,12 +97,13 @@ def vdos_pictures(section: Section, analysis: dict[str, Any], canvas: Canvas) ->
     )
     limits = f"resolution {number(facts.get('resolution_THz'))} THz, highest {number(facts.get('highest_THz'))} THz"
     folded = " Vibrations above the highest frequency are folded back: write frames more often (dump.every)."
+    said = f"{limits[0].upper()}{limits[1:]}."
     near = isinstance(facts.get("highest_THz"), int | float) and end > 0.9 * facts["highest_THz"]
     return [
         canvas.picture(
             draw,
             f"Vibrational density of states; highest peaks: {peaks}; {limits}.",
-            f"Vibrational density of states; highest peaks: {peaks}. {limits.capitalize()}.{folded if near else ''}",
+            f"Vibrational density of states; highest peaks: {peaks}. {said}{folded if near else ''}",
         )
     ]
 

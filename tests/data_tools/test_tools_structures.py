@@ -14,6 +14,7 @@ from ase.io import write
 from ase.neighborlist import neighbor_list
 from pydantic import TypeAdapter, ValidationError
 
+from data_tools.lammps_data import read_lammps_data
 from data_tools.structures import StructureConfig, build_structures
 from dpsim.errors import DataError
 
@@ -131,6 +132,60 @@ def test_files_are_sampled_and_stripped(tmp_path: Path) -> None:
     (tmp_path / "c.xyz").write_text("words")
     with pytest.raises(DataError, match=r"c\.xyz cannot be read: "):
         build(path=str(tmp_path / "c.xyz"))
+
+
+LABELLED = """a data file
+
+3 atoms
+2 atom types
+
+0 5 xlo xhi
+0 6 ylo yhi
+0 7 zlo zhi
+
+Atom Type Labels
+
+1 H
+2 O
+
+Masses
+
+H 1.008
+2 15.999
+
+Atoms # atomic
+
+1 O 0.1 0 0
+3 1 0 0.9 0
+2 H 0.9 0 0
+
+Velocities
+
+1 0 0 0
+2 1.5 0 0
+3 0 0 0
+"""
+
+
+def test_lammps_data_files_take_their_elements_from_type_labels(tmp_path: Path) -> None:
+    (tmp_path / "l.data").write_text(
+        LABELLED.replace("3 1 0 0.9 0 0 0 0", "3 1 0 0.9 0").replace("0.9 0 0 0 0 1", "0.9 0 0")
+    )
+    atoms = build(path=str(tmp_path / "l.data"))[0]
+    assert str(atoms.symbols) == "OH2"
+    np.testing.assert_allclose(atoms.positions, [[0.1, 0, 0], [0.9, 0, 0], [0, 0.9, 0]])
+    np.testing.assert_allclose(atoms.cell.lengths(), [5, 6, 7])
+    kept = read_lammps_data(tmp_path / "l.data")
+    assert kept.get_velocities()[1, 0] == pytest.approx(1.5 / 98.22694788)  # Å/ps
+    assert str(build(path=str(tmp_path / "l.data"), types=["F", "Cl"])[0].symbols) == "ClF2"
+    molecules = (
+        LABELLED.replace("# atomic", "# molecular").replace("1 O 0.1", "1 7 O 0.1").replace("2 H 0.9", "2 7 H 0.9")
+    )
+    (tmp_path / "m.data").write_text(molecules.replace("3 1 0 0.9", "3 7 1 0 0.9"))
+    assert str(build(path=str(tmp_path / "m.data"))[0].symbols) == "OH2"
+    (tmp_path / "w.data").write_text(LABELLED.replace(" O", " OW"))
+    with pytest.raises(DataError, match="the type label 'OW' is no element: give types"):
+        build(path=str(tmp_path / "w.data"))
 
 
 def test_lammps_data_files_take_their_elements_from_types(shared: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_run_that_was_ended_says_where_and_why(page: tuple[str, dict]) -> None
 
 def test_figures(page: tuple[str, dict]) -> None:
     text, summary = page
+    assert "Resolution 0.800 THz, highest 500 THz." in text
     assert "O 15 THz (500 cm⁻¹), H 105 THz (3\u2009502 cm⁻¹)" in text
     assert "Density over time: mean 0.998 ± 0.0020 g/cm³" in text
     assert re.search(
