@@ -139,6 +139,8 @@ def test_random_walk_has_its_diffusion_coefficient() -> None:
     value, error = found.diffusion["H"]
     assert value == pytest.approx(0.1**2 / 2 / 0.01, rel=0.05)  # <dx²> = 2 D dt
     assert 0 < error < 0.1 * value
+    assert 0 < found.block_errors["H"] < 0.1 * value
+    assert np.isnan(msd(np.cumsum(steps[:10], axis=0), ["O"] * 600, 0.01).block_errors["O"])
     assert list(found.values) == ["H"]
 
 
@@ -160,6 +162,8 @@ def test_energy_drift_finds_slope_and_fluctuation() -> None:
     energy = -400 + 0.02 * time + 0.005 * np.sin(80 * time)
     drift = energy_drift(time, energy, 100)
     assert drift.slope == pytest.approx(0.2, rel=1e-2)
+    assert drift.slope_per_ns == pytest.approx(200, rel=1e-2)
+    assert drift.error_per_ns == pytest.approx(1000 * drift.error)
     assert drift.fluctuation == pytest.approx(0.05 / 2**0.5, rel=1e-2)
     assert drift.intercept == pytest.approx(-400, abs=1e-3)
     with pytest.raises(DataError, match="at least 3 points, found 2"):

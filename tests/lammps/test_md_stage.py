@@ -16,6 +16,7 @@ from ensembles import swapped
 
 from dpsim.calculators.ase import DPCalculator
 from dpsim.calculators.lammps_data import lammps_box, write_data
+from dpsim.errors import ConfigError
 from dpsim.workflow.context import Artifact, Context, Granted
 from dpsim.workflow.stages.md import MDStage
 
@@ -30,13 +31,13 @@ def start() -> Atoms:
     return atoms
 
 
-def execute(folder: Path, model: Path, inputs: dict[str, Path], **options: Any) -> Path:
+def execute(folder: Path, model: Path, inputs: dict[str, Path], ranks: int = 2, **options: Any) -> Path:
     stage = MDStage.model_validate({"uses": "md", "potential": "frozen", **options})
     given = {name: (Artifact((path,)),) for name, path in {"potential": model, **inputs}.items()}
     out, work = folder / "out", folder / "work"
     out.mkdir(parents=True)
     work.mkdir()
-    stage.execute(Context(given, out, work, seed=3, resources=Granted(ranks=2), type_map=("O", "H"), base=folder))
+    stage.execute(Context(given, out, work, seed=3, resources=Granted(ranks=ranks), type_map=("O", "H"), base=folder))
     return out
 
 
@@ -51,6 +52,7 @@ def test_both_engines_take_the_same_steps(model64: Path, tmp_path: Path) -> None
             tmp_path / engine,
             model64,
             {"start": tmp_path / name},
+            1 if engine == "ase" else 2,
             engine=engine,
             start=name,
             run=NVE,
@@ -64,6 +66,19 @@ def test_both_engines_take_the_same_steps(model64: Path, tmp_path: Path) -> None
     calculated = outs[0][-1].copy()
     calculated.calc = DPCalculator(model64)
     np.testing.assert_allclose(outs[1][-1].arrays["dpsim_forces"], calculated.get_forces(), atol=1e-6)
+
+
+def test_ranks_of_ase_are_refused(model64: Path, tmp_path: Path) -> None:
+    write(tmp_path / "s.extxyz", start())
+    hot = {**NVE, "temperature": 300}
+    with pytest.raises(ConfigError, match="2 ranks, but engine: ase runs in one process"):
+        execute(tmp_path / "x", model64, {"start": tmp_path / "s.extxyz"}, start="s.extxyz", engine="ase", run=hot)
+    stage = MDStage.model_validate(
+        {"uses": "md", "potential": "f", "start": "l.frames", "run": hot, "engine": "ase",
+         "resources": {"ranks": 2}}
+    )  # fmt: skip
+    assert [place for place, _ in stage.problems()] == [("resources", "ranks")]
+    assert stage.wanted().ranks == 1
 
 
 SCRIPT = """\

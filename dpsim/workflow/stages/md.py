@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.calculators.md_config import FramesStart, MDConfig
+from dpsim.errors import ConfigError
 from dpsim.workflow.stage import Files, Inputs, MaybeReference, Output, Resources, SeededStage, Slot, Source, sources_of
 from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dpsim.calculators.md_results import MDResult
     from dpsim.workflow.context import Context
 
+_ONE_PROCESS = "engine: ase runs in one process: give cpus instead, or use engine: lammps"
 _ANALYSIS = ("analyse", "reference", "stop_if")
 _LATER: dict[str, dict[str, Any]] = {
     "stop_if": {"max_deviation_force": None, "max_bond_stretch": None, "then": "end"},
@@ -90,7 +92,7 @@ class MDStage(MDConfig, SeededStage):
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Check that what is asked for is something the engine has."""
         if self.engine == "ase" and isinstance(self.resources, Resources) and (self.resources.ranks or 1) > 1:
-            yield ("resources", "ranks"), "engine: ase runs in one process: give cpus, or use engine: lammps"
+            yield ("resources", "ranks"), _ONE_PROCESS
 
     def citations(self) -> Iterator[str]:
         """Yield the reference of the engine."""
@@ -146,6 +148,9 @@ class MDStage(MDConfig, SeededStage):
         }
         if self.engine == "ase":
             from dpsim.calculators.ase_md import run_md_ase as run
+
+            if context.resources.ranks > 1:
+                raise ConfigError(f"resources: {context.resources.ranks} ranks, but {_ONE_PROCESS}")
         else:
             from dpsim.calculators.lammps import run_md as run
 
