@@ -241,6 +241,7 @@ def main(descriptor: int) -> int:
         _prepare(Path(request["arguments"][0]))
         pid = os.fork()
         if pid == 0:
+            channel.detach()  # its descriptor is closed, and may be that of another file by the time this object goes
             _become_stage(request, descriptors)
             return worker.main([*request["arguments"], "--events-fd", str(_EVENTS)])
         for number in descriptors:
@@ -271,7 +272,8 @@ def _prepare(entry: Path) -> None:
 
     uses = read_json(entry / "stage.json").get("type")
     if uses in LIGHT:
-        find_stage_type(str(uses))
+        with contextlib.suppress(Exception):  # the stage itself will say what is wrong
+            find_stage_type(str(uses))
     gc.freeze()
 
 

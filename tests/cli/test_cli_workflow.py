@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dpsim import __version__ as dpsim_version
 from dpsim.cli import main as cli
 
 WORKFLOW = """\
@@ -171,6 +172,26 @@ def test_status_logs_explain_watch(dpsim: Callable[..., tuple[int, str, str]]) -
     assert "differs from " in out
     assert "input inputs.i changed" in out
     assert json.loads(dpsim("explain", "b", "--json")[1])["parts"]["type"] == "command"
+
+
+def test_plan_tells_what_a_result_was_made_with(dpsim: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(WORKFLOW.replace("echo hello", "echo ${env.WHO}"))
+    assert dpsim("run", "w.yaml", "--quiet")[0] == 3  # the environment has no such variable
+    os.environ["WHO"] = "me"
+    try:
+        assert dpsim("run", "w.yaml", "--quiet")[0] == 0
+        run = tmp_path / "runs" / "demo"
+        assert json.loads((run / "manifest.json").read_text())["env"] == {"WHO": "me"}
+        stage = (run / "stages" / "a" / "stage.json").resolve()
+        described = json.loads(stage.read_text())
+        stage.write_text(json.dumps({**described, "soft": {"dpsim": "0.0.1"}}))
+        line = dpsim("plan", "w.yaml")[1].splitlines()[1]
+        assert line.split()[:3] == ["a", "command", "cached"]
+        assert line.endswith(f"cached (made with dpsim 0.0.1, now {dpsim_version})")
+        strict = dpsim("plan", "w.yaml", "--set", "stages.a.cache=strict")[1].splitlines()[1]
+        assert strict.split()[:3] == ["a", "command", "run"]
+    finally:
+        del os.environ["WHO"]
 
 
 def test_show(dpsim: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
