@@ -78,7 +78,12 @@ def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
                 yield from _numbers(item, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list) and value and isinstance(value[0], Mapping):
         for index, item in enumerate(value):
-            yield from _numbers(item, f"{name}.{index}")
+            if "property" in item and isinstance(item.get("value"), int | float):
+                words = [str(item[key]) for key in ("structure", "property") if key in item]
+                unit = f" ({item['unit']})" if item.get("unit") else ""
+                yield ".".join(words) + unit, float(item["value"])
+            else:
+                yield from _numbers(item, f"{name}.{index}")
 
 
 def rows(columns: Sequence[Mapping[str, float]]) -> list[Row]:

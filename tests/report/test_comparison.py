@@ -37,6 +37,9 @@ def test_numbers_of_a_stage(tmp_path: Path) -> None:
     write(tmp_path / "more.json", {"segments": [{"T": {"mean": 300.0, "std": 2.0}}], "list": [1, 2], "name": "x"})
     assert stage_metrics(Section("t", "test", tmp_path)) == {"energy_rmse": 0.01, "segments.0.T": 300.0}
     assert stage_metrics(Section("t", "train", tmp_path)) == {}
+    listed = [{"structure": "copper", "property": "a", "value": 3.6, "unit": "angstrom"}]
+    write(tmp_path / "p" / "properties.json", {"values": listed})
+    assert stage_metrics(Section("p", "properties", tmp_path / "p")) == {"copper.a (angstrom)": 3.6}
     assert (unit_of("best.rmse_forces"), unit_of("virial_mae"), unit_of("seconds_per_step")) == ("eV/Å", "eV/atom", "s")
     assert [percent(value) for value in (None, 0.0, 0.031, -20.0)] == ["–", "0 %", "+3.1 %", "−2000 %"]
 
