@@ -23,6 +23,7 @@ from dpsim.workflow.digest import Digester
 from dpsim.workflow.events import EventLog
 from dpsim.workflow.executors.base import Handle, StageJob
 from dpsim.workflow.executors.choice import Executors
+from dpsim.workflow.executors.tickets import read_ticket
 from dpsim.workflow.files import disk_problem, link_folder, write_atomic
 from dpsim.workflow.manifest import Manifest
 from dpsim.workflow.plan import Plan
@@ -299,6 +300,7 @@ class Runner:
             run=self.plan.workflow.name,
             counts=self.attempts.counts(name),
         )
+        self._say_what_is_left_of(name, entry)
         reason = "found again"
         try:
             handle = self.executors[name].reattach(job)
@@ -316,6 +318,14 @@ class Runner:
         self.store.link(name, entry)
         why = "; ".join(part for part in (handle.where, reason) if part)
         self._set(name, handle.state, why, entry, job=handle.where)
+
+    def _say_what_is_left_of(self, name: str, entry: Entry) -> None:
+        """Name the job that works on a stage as it was declared before; its result is not needed any more."""
+        last = self.manifest.previous_keys.get(name)
+        ticket = read_ticket(self.store.entry(last)) if last and last != entry.key else None
+        if ticket is not None and ticket.state != "over":
+            job = f"job {ticket.job_id} of {ticket.machine}"
+            self.view.message(f"{name}: {job} is for what the stage was before; end it there if it is not needed")
 
     def _write_inputs(self, name: str, decision: Decision) -> None:
         """Write what the process of a stage is told: its options, what it is granted, its inputs."""

@@ -284,6 +284,22 @@ def test_this_machine_does_not_work_beside_a_job(tmp_path: Path) -> None:
     assert finish(start(tmp_path))[0] == 0
 
 
+def test_a_job_for_an_older_declaration_is_named(tmp_path: Path) -> None:
+    write(tmp_path, f"  a: {count(200)}\n")
+    first = start(tmp_path)
+    wait_for(lambda: counting(tmp_path), first)
+    first.kill()
+    first.communicate()
+    old = entry_of(tmp_path)
+    ticket = tickets.read_ticket(old)
+    assert ticket is not None
+    write(tmp_path, f"  a: {count(1)}\n")
+    code, output = finish(start(tmp_path))
+    assert code == 0, output
+    assert f"a: job {ticket.job_id} of Shell LazyLocalContext is for what the stage was before" in output
+    (tickets.folder(old, ticket.ticket) / "stop").touch()
+
+
 def test_force_ends_the_job_that_works_on_it(tmp_path: Path) -> None:
     write(tmp_path, f"  a: {count(15)}\n")
     first = start(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ def test_recipes_are_valid(name: str, validator: Any) -> None:
     for word in ("What for", "Needs", "How long", "Edit"):
         assert f"# {word}" in text
     assert plan.workflow.name == name.removesuffix(".yaml")
+
+
+@pytest.mark.skipif(find_spec("dpdispatcher") is None, reason="dpdispatcher is not installed")
+def test_the_recipe_for_production_runs_on_a_cluster_too() -> None:
+    plan = load(recipe("md-production.yaml"), profile="cluster")
+    resources = plan.workflow.tasks["production"].resources
+    assert (resources.ranks, resources.walltime) == (32, 86400.0)
 
 
 def test_there_are_recipes() -> None:
