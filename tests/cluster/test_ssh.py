@@ -146,3 +146,23 @@ def test_no_login(tmp_path: Path, server: dict[str, Any]) -> None:
     assert code == 6, output
     assert "cannot log in on '127.0.0.1' by SSH: " in output
     assert "Traceback" not in output
+
+
+def test_files_that_options_name_are_sent(tmp_path: Path) -> None:
+    from dpsim.workflow.executors.remote import _with_files
+
+    base = tmp_path / "base"
+    (base / "start").mkdir(parents=True)
+    for name in ("start/a.xyz", "start/b.xyz", "stats.npz", "../far.txt"):
+        (base / name).write_text("x")
+    options = {
+        "start": {"path": "start/*.xyz"},
+        "statistics_file": "stats.npz",
+        "more": ["300 K", str(tmp_path / "far.txt")],
+    }
+    changed, found = _with_files(options, base)
+    names = [name for _, name in found]
+    assert names[:3] == ["start/a.xyz", "start/b.xyz", "stats.npz"]
+    assert changed["more"] == ["300 K", names[3]]
+    assert names[3].endswith("/far.txt")
+    assert changed["start"] == options["start"]

@@ -5,12 +5,14 @@ On the cluster, ``REMOTE_ROOT/RUN-xxxxxxxx/`` is a run directory of its own that
     store/4f/4f9c.../{stage.json, inputs.json, job.json, job/, work/, out/, ...}
     store/../out/...        outputs of other stages that are inputs
     files/DIGEST/NAME       inputs from outside of the run
+    base/                   files that options name, relative to the workflow file
     sent/DIGEST             inputs that are there already
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -27,6 +29,7 @@ from dpsim.workflow.executors.base import StageJob
 from dpsim.workflow.executors.machines import dispatcher
 from dpsim.workflow.executors.tickets import FILE, Ticket, folder
 from dpsim.workflow.files import read_json, write_atomic
+from dpsim.workflow.plan import match_files
 from dpsim.workflow.store import Entry
 
 _BLOCK: Final = 1 << 20
@@ -46,8 +49,7 @@ class RemotePlace:
 
     def __init__(self, machine: Mapping[str, Any], run_dir: Path) -> None:
         self._run_dir = run_dir
-        mark = hashlib.blake2b(os.fsencode(run_dir), digest_size=4).hexdigest()
-        self._root = PurePosixPath(machine["remote_root"]) / f"{run_dir.name}-{mark}"
+        self._root = PurePosixPath(machine["remote_root"]) / f"{run_dir.name}-{_mark(run_dir)}"
         try:
             self._machine = dispatcher().Machine.load_from_dict({"create_remote_root": True, **machine})
         except Exception as error:  # paramiko and the system raise many kinds
@@ -87,12 +89,16 @@ class RemotePlace:
                     members.append((local, str(remote)))
             new += [] if sent else [record["digest"]]
         home = self._relative(entry.path)
-        members += [(entry.path / name, f"{home}/{name}") for name in ("stage.json", FILE)]
+        members.append((entry.path / FILE, f"{home}/{FILE}"))
+        options, named = _with_files(described["options"], Path(described["base"]))
+        members += [(source, f"base/{name}") for source, name in named]
+        stage = json.dumps({**described, "options": options, "base": str(self._root / "base")}, indent=1).encode()
         if "work" not in there and (self._run_dir / work).is_dir():
             members.append((self._run_dir / work, work))
         inputs = json.dumps({"inputs": records}, indent=1).encode()
         keep = f"{home}/job/{ticket.ticket}/sent"
-        self._put(members, {f"{home}/inputs.json": inputs, keep: b"", **{f"sent/{digest}": b"" for digest in new}})
+        here = {f"{home}/stage.json": stage, f"{home}/inputs.json": inputs, keep: b"", "base/.keep": b""}
+        self._put(members, {**here, **{f"sent/{digest}": b"" for digest in new}})
 
     def refresh(self, entry: Entry, ticket: Ticket) -> None:
         """Fetch what a job has written so far: where it runs, events, log, exit status."""
@@ -197,6 +203,36 @@ class RemotePlace:
         session = self._machine.context.ssh_session
         session.ensure_alive()
         return session.exec_command(command)
+
+
+def _with_files(options: Any, base: Path) -> tuple[Any, list[tuple[Path, str]]]:
+    """Return options that name files relative to another folder, and those files with their names there.
+
+    Whatever text names a file is taken for one: what a stage reads beside its inputs is not declared otherwise.
+    """
+    found: list[tuple[Path, str]] = []
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [changed(item) for item in value]
+        if not isinstance(value, str) or not value or len(value) > 1000 or "\0" in value:
+            return value
+        for path in match_files(base, [value]) if glob.has_magic(value) or "." in value or "/" in value else ():
+            if path.is_file():
+                inside = path.is_relative_to(base) and ".." not in Path(value).parts
+                name = path.relative_to(base).as_posix() if inside else f"elsewhere/{_mark(path.parent)}/{path.name}"
+                found.append((path, name))
+                if not inside and not glob.has_magic(value):
+                    return name
+        return value
+
+    return changed(options), found
+
+
+def _mark(path: Path) -> str:
+    return hashlib.blake2b(os.fsencode(path), digest_size=6).hexdigest()
 
 
 def _size(path: Path) -> int:
