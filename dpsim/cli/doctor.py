@@ -17,15 +17,26 @@ from dpsim.cli.common import json_option, print_json
 @click.option("--mpirun", type=click.Path(path_type=Path), help="What starts it on ranks (default: from the PATH).")
 @click.option("--model", type=click.Path(path_type=Path), help="A frozen model, to be checked and used for the step.")
 @click.option("--no-step", is_flag=True, help="Leave out the two-atom LAMMPS step, which may compile for a minute.")
+@click.option("--slurm", is_flag=True, help="Check Slurm and the packages for clusters instead.")
 @json_option
-def command(lmp: Path | None, mpirun: Path | None, model: Path | None, no_step: bool, as_json: bool) -> int:
+def command(
+    lmp: Path | None, mpirun: Path | None, model: Path | None, no_step: bool, slurm: bool, as_json: bool
+) -> int:
     """Check the chain from Python over torch, compiler, LAMMPS and MPI to the plugin, and say what mends it."""
     from dpsim.errors import SetupError
     from dpsim.lammps import diagnose
 
     if mpirun is not None and lmp is None:
         raise click.UsageError("--mpirun goes with --lmp")
-    checks: list[Any] = diagnose(lmp=lmp, mpirun=mpirun, model=model, step=not no_step)
+    checks: list[Any]
+    if slurm:
+        if lmp is not None or model is not None:
+            raise click.UsageError("--slurm is a check of its own: leave out --lmp and --model")
+        from dpsim.workflow.executors.checks import diagnose_slurm
+
+        checks = diagnose_slurm()
+    else:
+        checks = diagnose(lmp=lmp, mpirun=mpirun, model=model, step=not no_step)
     failed = [check for check in checks if not check.ok]
     if as_json:
         print_json({"ok": not failed, "checks": [check._asdict() for check in checks]})

@@ -284,3 +284,9 @@ def test_points_of_a_matrix_share_a_pilot(run: Run) -> None:
     jobs = {(entry.out / "id").read_text().strip() for entry in Store(run.folder / "run").linked().values()}
     assert len(jobs) == 1
     assert run.state(jobs.pop()) in ("CANCELLED", "COMPLETED")
+
+
+def test_doctor(run: Run) -> None:
+    output, _ = run.dpsim("doctor", "--slurm").communicate(timeout=60)
+    assert "main* (2 nodes, 1:00:00), small (1 nodes, 1:00)" in output
+    assert "sbatch" in output

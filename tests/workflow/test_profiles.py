@@ -132,3 +132,13 @@ def test_nothing_is_written_beside_the_run(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dpsim.workflow.executors.checks import diagnose_slurm
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    checks = {check.name: check for check in diagnose_slurm()}
+    assert not checks["sbatch"].ok
+    assert "context_type SSHContext" in checks["sbatch"].fix
+    assert "Slurm answers" not in checks
