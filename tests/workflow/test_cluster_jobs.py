@@ -250,8 +250,10 @@ def test_a_job_that_vanishes_is_started_again(tmp_path: Path) -> None:
         one.kill()
     code, output = finish(process)
     assert code == 0, output
-    assert "was taken away by the cluster; goes on in another job" in output
+    assert output.count("was taken away by the cluster; goes on in another job") == 1
     assert submissions(entry) == 2
+    attempts = json.loads((tmp_path / "run/manifest.json").read_text())["stages"]["a"]["attempts"]
+    assert len({attempt["job_id"] for attempt in attempts}) == len(attempts) == 2
 
 
 def test_what_the_script_said_is_in_the_log(tmp_path: Path) -> None:

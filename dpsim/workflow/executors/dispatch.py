@@ -24,6 +24,7 @@ from dpsim.workflow.executors.places import SharedPlace
 from dpsim.workflow.executors.schedulers import Answer, cannot, head_lines, make_scheduler, refused
 from dpsim.workflow.executors.tickets import Ticket
 from dpsim.workflow.profiles import Chosen
+from dpsim.workflow.store import Entry
 
 _GRACE_S: Final = 120.0
 """Time between asking a job to stop and ending it."""
@@ -123,8 +124,13 @@ class DispatchExecutor:
     def release(self, handle: ClusterHandle) -> None:
         """Forget a job; if it is over, the next attempt needs another ticket."""
         self._handles.remove(handle)
-        if handle.code is not None and handle.ticket is not None:
-            self._thread.submit(self._give_back, handle.entry, handle.ticket)
+        if handle.code is None or handle.ticket is None:
+            return
+        with tickets.alone(handle.entry):  # at once, or the next attempt would find the old job again
+            current = tickets.read_ticket(handle.entry)
+            if current is not None and current.ticket == handle.ticket.ticket:
+                tickets.write_ticket(handle.entry, current, state="over")
+        self._thread.submit(self._clean, handle.entry, handle.ticket)
 
     def close(self) -> None:
         """Finish what is being said to the cluster; its jobs go on."""
@@ -267,11 +273,7 @@ class DispatchExecutor:
     def _over(self, job: StageJob, ticket: Ticket) -> Ticket:
         return tickets.write_ticket(job.entry, ticket, state="over")
 
-    def _give_back(self, entry: Any, ticket: Ticket) -> None:
-        with tickets.alone(entry):
-            current = tickets.read_ticket(entry)
-            if current is not None and current.ticket == ticket.ticket:
-                tickets.write_ticket(entry, current, state="over")
+    def _clean(self, entry: Entry, ticket: Ticket) -> None:
         self.place.clean(entry, ticket)
 
     @property
