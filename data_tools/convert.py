@@ -16,7 +16,7 @@ from dpsim.data.files import new_folder, write_json
 from dpsim.data.frame import check_cell, fingerprint
 from dpsim.data.lmdb import LMDB
 from dpsim.data.npy import CARD, MIXED, PLAIN
-from dpsim.data.split import By, split_frames
+from dpsim.data.split import By, group_keys, split_frames
 from dpsim.data.summary import format_table
 from dpsim.data.write import write_mixed, write_npy
 from dpsim.data.write_lmdb import write_lmdb
@@ -95,6 +95,7 @@ def convert(
     *,
     type_map: Sequence[str] | None = None,
     split: Mapping[str, float] | None = None,
+    keep: Mapping[int, str] | None = None,
     by: By = "frame",
     seed: int = 0,
     drop: Sequence[Drop] = (),
@@ -116,6 +117,8 @@ def convert(
         Symbols in the order wanted; an element outside is an error. None takes those that occur, by atomic number.
     split
         Share of each part, for example ``{"train": 0.8, "valid": 0.1, "test": 0.1}``.
+    keep
+        Part in which all frames of a source stay, by the number of the source; only the others are divided.
     by
         What stays together in a split.
     seed
@@ -153,7 +156,8 @@ def convert(
     )
     parts = {"": list(range(len(frames)))}
     if split is not None:
-        parts = split_frames(frames, split, by=by, seed=seed, type_map=names)
+        fixed = [keep.get(i) if keep else None for i, one in enumerate(reports) for _ in range(one.frames)]
+        parts = _divide(frames, fixed, split, by, seed, names)
     report = ConversionReport(
         output=str(output),
         type_map=list(names),
@@ -167,6 +171,32 @@ def convert(
     )
     _write(output, parts, frames, names, report, layout, fields_of_property(property_name))
     return report
+
+
+def _divide(
+    frames: Sequence[Frame],
+    fixed: Sequence[str | None],
+    split: Mapping[str, float],
+    by: By,
+    seed: int,
+    names: Sequence[str],
+) -> dict[str, list[int]]:
+    """Divide frames, of which some have their part already; few new ones all go to the largest part."""
+    free = [i for i, part in enumerate(fixed) if part is None]
+    if len(free) == len(frames):
+        return split_frames(frames, split, by=by, seed=seed, type_map=names)
+    parts: dict[str, list[int]] = {name: [] for name, share in split.items() if share > 0}
+    for i, part in enumerate(fixed):
+        if part is not None:
+            parts.setdefault(part, []).append(i)
+    new = [frames[i] for i in free]
+    if len(set(group_keys(new, by, names))) >= sum(share > 0 for share in split.values()):
+        divided = split_frames(new, split, by=by, seed=seed, type_map=names)
+    else:
+        divided = {max(split, key=lambda name: split[name]): list(range(len(new)))}
+    for name, indices in divided.items():
+        parts[name] = sorted([*parts.get(name, []), *(free[i] for i in indices)])
+    return {name: indices for name, indices in parts.items() if indices}
 
 
 def read_sources(

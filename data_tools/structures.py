@@ -282,7 +282,7 @@ def _from_files(config: FileConfig, rng: np.random.Generator) -> list[Atoms]:
         except Exception as error:  # ASE raises whatever its parsers meet
             raise DataError(f"structures: {file} cannot be read: {type(error).__name__}: {error}") from error
         for number, atoms in enumerate(images if isinstance(images, list) else [images]):
-            found.append(_bare(atoms, f"{file}#{number}"))
+            found.append(_bare(atoms, str(atoms.info.get("source") or f"{file}#{number}")))
     if not found:
         raise DataError(f"structures: {config.path} has no structure at index {config.index}")
     if config.sample is None:

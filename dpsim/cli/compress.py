@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from dpsim.cli.common import json_option, print_json, shown
-from dpsim.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from dpsim.model.compress import Compressed
+from dpsim.errors import ConfigError
 
 
 @click.command("compress")
@@ -40,42 +36,18 @@ def command(
         raise ConfigError("give either --min-distance or --data: tables are finest down to the smallest distance")
     if output.suffix != ".safetensors":
         raise ConfigError(f"{output}: a compressed model ends in .safetensors, found {output.suffix or 'no suffix'!r}")
-    from dpsim.model.checkpoint import save_model
-    from dpsim.model.compress import compress
-    from dpsim.train.state import read_model
+    from dpsim.calculators.compress import compress_file
 
-    distance = _smallest_distance(data) if min_distance is None else min_distance
-    found = compress(read_model(model, head), distance, step=step, extrapolate=extrapolate)
-    facts = _facts(found, distance)
-    save_model(found.model, output, {"compressed_from": model.name, **facts})
+    found, facts = compress_file(
+        model, output, head=head, min_distance=min_distance, data=data, step=step, extrapolate=extrapolate
+    )
     if as_json:
         print_json({"output": str(output), **facts})
         return
-    click.echo(f"wrote {shown(output)}: tables down to {distance:.3g} Å")
+    click.echo(f"wrote {shown(output)}: tables down to {facts['min_distance']:.3g} Å")
     for path, grid in found.tables.items():
         click.echo(f"  {path}: {grid.n_intervals} intervals in [{grid.start:g}, {grid.end:g}]")
     for path, reason in found.left.items():
         click.echo(f"  {path}: left as it is, {reason}")
     errors = f"outputs {found.output_error:.1e}, forces {found.force_error:.1e}"
     click.echo(f"  largest difference on random structures, relative to the largest: {errors}")
-
-
-def _facts(found: Compressed, distance: float) -> dict[str, object]:
-    return {
-        "min_distance": distance,
-        "intervals": {path: grid.n_intervals for path, grid in found.tables.items()},
-        "left": found.left,
-        "output_error": found.output_error,
-        "force_error": found.force_error,
-    }
-
-
-def _smallest_distance(data: tuple[Path, ...]) -> float:
-    from dpsim.data.dataset import open_dataset
-    from dpsim.data.distances import closest_pair
-
-    systems = open_dataset(data).systems
-    distance = min(closest_pair(system.frame(i))[0] for system in systems for i in range(system.n_frames))
-    if distance == float("inf"):
-        raise DataError(f"{', '.join(map(str, data))}: no two atoms are near each other: give --min-distance instead")
-    return distance

@@ -72,6 +72,7 @@ def show_plan(
     from dpsim.workflow.decide import Decider
     from dpsim.workflow.digest import Digester
     from dpsim.workflow.files import read_json
+    from dpsim.workflow.loop import decisions
     from dpsim.workflow.progress import duration
     from dpsim.workflow.store import Store
 
@@ -80,10 +81,8 @@ def show_plan(
     keys = {name: record["key"] for name, record in manifest.items() if record.get("key")}
     decider = Decider(plan, store, Digester(store.memo, verify=verify), keys, forced, use_cache)
     rows, documents = [], []
-    for name in plan.order:
-        decision = decider.decide(name)
-        if decision.action == "cached" and decision.entry is not None:
-            decider.entries[name] = decision.entry
+    for decision in decisions(decider):
+        name, plan = decision.task, decider.plan
         last = _last_seconds(manifest.get(name, {}))
         note = f" ({decision.note})" if decision.note else ""
         uses = plan.workflow.tasks[name].config.uses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,9 @@ def command(run: Path | None, output: Path | None) -> None:
     store = find_run(run)
     manifest = read_json(store.manifest)
     sections = []
-    for name, record in manifest.get("stages", {}).items():
+    records = manifest.get("stages", {})
+    for name in _shown_stages(records):
+        record = records[name]
         entry = store.entry(record["key"]) if record.get("key") else None
         if entry is None or not entry.is_done():
             continue
@@ -35,3 +38,18 @@ def command(run: Path | None, output: Path | None) -> None:
         target.unlink()  # the report of a stage stays in the store; this one replaces the link to it
     target.mkdir(parents=True, exist_ok=True)
     click.echo(shown(build_report(sections, target, manifest)))
+
+
+def _shown_stages(records: dict[str, Any]) -> list[str]:
+    """Return the stages to show: of a loop its end, or its last iteration as long as it is not done."""
+    inner: dict[str, list[str]] = {}
+    for name in records:
+        loop, dot, _ = name.partition("@")[0].partition(".")
+        if dot:
+            inner.setdefault(loop, []).append(name)
+    hidden: set[str] = set()
+    for loop, names in inner.items():
+        ended = records.get(loop, {}).get("state") in ("done", "cached")
+        newest = max(int(name.split(".")[1]) for name in names)
+        hidden |= {name for name in names if ended or int(name.split(".")[1]) != newest}
+    return [name for name in records if name not in hidden]

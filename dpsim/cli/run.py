@@ -60,6 +60,9 @@ def command(
 
     plan = load_plan(file, profile, overrides, seed)
     folder = run_dir_of(plan, run_dir)
+    chosen = (*only, *start, *until, *force)
+    if chosen and plan.workflow.loops:
+        plan = _with_iterations(plan, folder, chosen)
     if dry_run:
         from dpsim.cli.plan import show_plan
 
@@ -83,6 +86,17 @@ def command(
     else:
         print_outcome(plan, folder, outcome)
     return outcome.code
+
+
+def _with_iterations(plan: Plan, folder: Path, words: tuple[str, ...]) -> Plan:
+    """Return the plan with the iterations of its loops that are done already and the one after them, as words mean."""
+    from dpsim.workflow.decide import Decider
+    from dpsim.workflow.digest import Digester
+    from dpsim.workflow.loop import with_done
+    from dpsim.workflow.store import Store
+
+    store = Store(folder)
+    return with_done(plan, Decider(plan, store, Digester(store.memo)), words)
 
 
 def _tasks(plan: Plan, words: tuple[str, ...], option: str) -> list[str]:

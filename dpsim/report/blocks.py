@@ -20,8 +20,7 @@ class Section:
     name
         Of the stage.
     type
-        Of the stage: train, test, freeze, md, relax, phonon, properties, convert, label; others have no part of the
-        page of their own.
+        Of the stage; `report.build.MAKERS` says which have a part of the page of their own.
     out
         Folder of its outputs.
     options
@@ -32,6 +31,11 @@ class Section:
     type: str
     out: Path
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def anchor(self) -> str:
+        """Identifier for links."""
+        return "".join(c if c.isalnum() else "-" for c in f"{self.type}-{self.name}")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dpsim.report.comparison import compare_block
 from dpsim.report.dynamics import md_block
 from dpsim.report.figures import Canvas
 from dpsim.report.inspection import inspect_block
+from dpsim.report.learning import loop_block, select_block
 from dpsim.report.provenance import pipeline, provenance_tables, started, time_shares
 from dpsim.report.solids import phonon_block, properties_block, relax_block
 from dpsim.report.training import data_block, freeze_block, label_block, test_block, train_block
@@ -25,7 +26,7 @@ Maker = Callable[[Section, Canvas], Block | None]
 MAKERS: Mapping[str, Maker] = {
     "label": label_block, "convert": data_block, "train": train_block, "test": test_block, "freeze": freeze_block,
     "md": md_block, "inspect": inspect_block, "relax": relax_block, "phonon": phonon_block,
-    "properties": properties_block,
+    "properties": properties_block, "select": select_block, "loop": loop_block,
 }  # fmt: skip
 MAX_BYTES = 2_000_000
 """The page stays below this, so that it can be sent by mail and opens at once."""
@@ -43,6 +44,7 @@ _CARD_ORDER = (
     "MD speed",
     "Training speed",
     "Freeze checks",
+    "Loop",
 )
 
 

@@ -20,6 +20,7 @@ _FEW = {
     "convert": ("frames", "fields.", "parts.", "compositions."),
     "freeze": ("checks.", "compile_seconds"),
     "train": ("parameters", "step", "best.", "seconds_per_step", "seconds", "frames."),
+    "select": ("frames", "selected", "accurate", "candidate", "failed", "low", "high", "deviation"),
     "md": ("atoms", "steps_per_second", "segments.", "diffusion", "rdf", "drift"),
 }
 """Beginnings of the numbers that say most of a stage of some type; of other types, all are taken."""

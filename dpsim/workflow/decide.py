@@ -86,6 +86,8 @@ class Decider:
             If a file from outside cannot be read.
         """
         waiting = [need for need in self.plan.needs(name) if need not in self.entries]
+        if self.plan.is_open(name):
+            return Decision(name, "wait", self.plan.workflow.loops[name].outlook())
         if waiting:
             return Decision(name, "wait", f"after {', '.join(waiting)}")
         task = self.plan.workflow.tasks[name]

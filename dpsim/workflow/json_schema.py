@@ -36,6 +36,9 @@ def json_schema() -> dict[str, Any]:
         "propertyNames": {"pattern": r"^([A-Za-z][A-Za-z0-9_-]*|x-.*)$"},
         "additionalProperties": _stage(definitions, stages),
     }
+    # inner stages of a loop are stages like all others
+    definitions["AnyStage"] = _stage(definitions, stages)
+    definitions["LoopStage"]["properties"]["stages"]["additionalProperties"] = {"$ref": "#/$defs/AnyStage"}
     schema["properties"]["include"] = {
         "description": "Files that are merged into this one.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],

@@ -45,7 +45,7 @@ class Manifest:
             "host": host(),
             "packages": {name: version_of(name) for name in _PACKAGES} | {"mpi": _mpi()},
             "env": dict(workflow.document.environment),
-            "seeds": {name: workflow.seed_of(task) for name, task in workflow.tasks.items()},
+            "seeds": _seeds(plan),
             "citations": sorted({c for task in workflow.tasks.values() for c in task.config.citations()}),
             "stages": {},
             "exit": None,
@@ -73,6 +73,11 @@ class Manifest:
             record["soft"] = entry.read("stage.json").get("soft", {})
         self._dirty = True
         self.flush()
+
+    def grown(self, plan: Plan, loop: str, outlook: str) -> None:
+        """Note that a loop has gone on: the seeds of its new tasks, and how far it is."""
+        self.data["seeds"] = _seeds(plan)
+        self.state(loop, "waiting", reason=outlook)
 
     def attempt(self, name: str, **values: Any) -> None:
         """Note an attempt to run a task."""
@@ -104,6 +109,10 @@ def _as_text(data: Mapping[str, Any]) -> str:
     values = {name: json.dumps(value) for name, value in data.items()}
     values["stages"] = f"{{\n{stages}\n }}" if stages else "{}"
     return "{\n" + ",\n".join(f" {json.dumps(name)}: {text}" for name, text in values.items()) + "\n}\n"
+
+
+def _seeds(plan: Plan) -> dict[str, int | None]:
+    return {name: plan.workflow.seed_of(task) for name, task in plan.workflow.tasks.items()}
 
 
 def host() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dpsim.errors import SetupError
 _PACKET: Final = 1 << 20
 _EVENTS: Final = 3
 """Descriptor of the events in a forked process."""
-LIGHT: Final = frozenset({"command", "convert", "freeze", "inspect", "report", "test"})
+LIGHT: Final = frozenset({"command", "convert", "freeze", "inspect", "loop", "report", "test"})
 """Stage types whose settings are imported before the fork; those of others load numpy."""
 
 

@@ -15,6 +15,7 @@ from dpsim.workflow.yaml_loader import load_text
 
 EXAMPLES: Final = {
     "inspect": {"uses": "inspect", "from": "data", "fail_on": ["nan", "missing_type", "duplicate_train_valid"]},
+    "compress": {"uses": "compress", "from": {"path": "model.safetensors"}, "data": "data"},
     "command": {
         "uses": "command",
         "run": ["sh", "-c", "wc -l {inputs.frames} > {out}/lines.txt"],

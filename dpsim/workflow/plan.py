@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from dpsim.errors import DataError
+from dpsim.workflow.lineage import inherited
+from dpsim.workflow.loop import Target, check_next, reporting, resolve
 from dpsim.workflow.patterns import expand
 from dpsim.workflow.problems import Collector, Path, closest, dotted
 from dpsim.workflow.profiles import choose
@@ -43,10 +45,17 @@ class Plan:
     links: Mapping[str, tuple[Link, ...]]
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Tasks that are left out, with the reason."""
+    after: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tasks that a task waits for without taking their outputs: those of an iteration, before a loop can end."""
 
     def needs(self, name: str) -> tuple[str, ...]:
-        """Return the tasks whose outputs a task takes, each once."""
-        return tuple(dict.fromkeys(task for link in self.links[name] for task, _ in link.producers))
+        """Return the tasks that a task waits for, each once."""
+        producers = (task for link in self.links[name] for task, _ in link.producers)
+        return tuple(dict.fromkeys((*producers, *self.after.get(name, ()))))
+
+    def is_open(self, name: str) -> bool:
+        """Whether a task is the end of a loop that may have iterations still to be planned."""
+        return name in self.workflow.loops and not self.workflow.loops[name].ended
 
     def upstream(self, names: Sequence[str]) -> set[str]:
         """Return tasks and everything they need, directly or not."""
@@ -68,8 +77,11 @@ class Plan:
         return found
 
     def tasks_of(self, word: str) -> list[str]:
-        """Return the tasks that a word on the command line means: a task, or a stage with all its points."""
-        return [name for name in self.order if word in (name, self.workflow.tasks[name].stage)]
+        """Return the tasks that a word on the command line means: a task, or a stage with all its points.
+
+        A loop means all of it, ``loop.fit`` that stage in all iterations, ``loop.03`` all of the third.
+        """
+        return [name for name in self.order if word in self.workflow.tasks[name].words]
 
 
 def load(
@@ -90,6 +102,7 @@ def load(
     """
     workflow = read_workflow(path, profile=profile, overrides=overrides, environment=environment, seed=seed)
     planned = make_plan(workflow)
+    check_next(workflow)
     if check_files:
         check_surroundings(planned)
     workflow.collector.check()
@@ -109,9 +122,13 @@ def make_plan(workflow: Workflow) -> Plan:
         if len(skipped) == before:
             break
     linker.check_broken()
-    graph = {name: {producer for link in found for producer, _ in link.producers} for name, found in links.items()}
+    after = {name: linker.after(workflow.tasks[name]) for name in links}
+    graph = {
+        name: {producer for link in found for producer, _ in link.producers} | set(after[name])
+        for name, found in links.items()
+    }
     order = _order(graph, workflow, workflow.collector)
-    return Plan(workflow, order, links, skipped)
+    return Plan(workflow, order, links, skipped, {name: found for name, found in after.items() if found})
 
 
 def _order(graph: Mapping[str, set[str]], workflow: Workflow, collector: Collector) -> tuple[str, ...]:
@@ -122,9 +139,9 @@ def _order(graph: Mapping[str, set[str]], workflow: Workflow, collector: Collect
         sorter.prepare()
     except graphlib.CycleError as error:
         cycle = list(reversed(error.args[1]))
-        stages = [workflow.tasks[name].stage for name in cycle]
-        message = f"stages wait for each other in a circle: {' -> '.join(stages)}"
-        collector.add("E302", ("stages", stages[0]), message, key=True)
+        tasks = [workflow.tasks[name] for name in cycle]
+        message = f"stages wait for each other in a circle: {' -> '.join(task.inner or task.stage for task in tasks)}"
+        collector.add("E302", tasks[0].path, message, key=True)
         return ()
     order: list[str] = []
     ready: list[str] = []
@@ -146,21 +163,61 @@ class _Linker:
         for task in workflow.tasks.values():
             self.stages.setdefault(task.stage, []).append(task)
         raw = workflow.document.data.get("stages")
-        self.declared = list(raw) if isinstance(raw, dict) else []
+        self.outside = list(raw) if isinstance(raw, dict) else []
+        self.left_out = set(workflow.left_out)
+        inner: set[str] = set()
+        for loop in workflow.loops.values():
+            numbers = range(1, loop.iteration + 1)
+            inner |= {loop.key(number, name) for number in numbers for name in loop.config.stages}
+            self.left_out |= {loop.key(number, name) for number in numbers for name in loop.left_out}
+        self.declared = {*self.outside, *inner}
 
     def links(self, task: Task) -> tuple[Link, ...]:
         """Return the inputs of a task; a needed input that is left out leaves the task out."""
         found = []
         for source in task.config.sources():
             slot = task.config.slots[source.slot]
-            link = self._link(task.path, source, slot)
+            link = self._link(task.path, source, slot, task)
             if link is not None:
                 found.append(link)
         used = {link.slot for link in found}
         for source in task.config.sources():
-            if task.name not in self.skipped and source.slot not in used and self._is_left_out(source):
+            if task.name not in self.skipped and source.slot not in used and self._is_left_out(source, task):
                 self.skipped[task.name] = f"needs {source.value}, which is left out"
+        if task.name in self.workflow.loops:
+            found += self._iterations(task)
+        if task.config.inherits:
+            more = inherited(task, found, self.workflow.tasks, self.links)
+            found += [Link(slot, (slot,), producers) for slot, producers in more]
         return tuple(found)
+
+    def after(self, task: Task) -> tuple[str, ...]:
+        """Return the tasks that a task waits for without their outputs: ends of loops, and before them iterations."""
+        found: list[str] = []
+        loop = self.workflow.loops.get(task.name)
+        if loop is not None:
+            found = [one.name for one in loop.tasks(loop.iteration) if one.name not in self.skipped]
+        for source in task.config.sources():
+            target = self._target(source, task)
+            makers = self.stages.get(target.stage, []) if isinstance(target, Target) else []
+            found += [one.loop for one in makers[:1] if one.loop not in ("", task.loop, task.name, *self.skipped)]
+        return tuple(dict.fromkeys(found))
+
+    def _iterations(self, task: Task) -> list[Link]:
+        """Return what the end of a loop takes: what its stages reported, and what the next iteration would be given."""
+        loop = self.workflow.loops[task.name]
+        found = []
+        for name, value in loop.config.next.items():
+            source = Source("next", ("next", name), value)
+            last = next(loop.tasks(loop.iteration))
+            link = self._link(task.path, source, task.config.slots["next"], last)
+            found += [link] if link is not None else []
+        for number in range(1, loop.iteration + 1):
+            for one in loop.tasks(number):
+                for path in reporting(one) if one.name not in self.skipped else ():
+                    place = ("iterations", one.name.removeprefix(f"{loop.name}."), path)
+                    found.append(Link("iterations", place, ((one.name, path),)))
+        return found
 
     def check_broken(self) -> None:
         """Check the references of stages whose other keys are wrong, so that all is said in one pass."""
@@ -170,60 +227,80 @@ class _Linker:
                     if is_reference(source.value):
                         self._link(("stages", name), source, what)
 
-    def _stage_name(self, source: Source) -> str:
-        return str(source.value).partition("@")[0].partition(".")[0]
-
-    def _is_left_out(self, source: Source) -> bool:
-        if not isinstance(source.value, str):
-            return False
-        name = self._stage_name(source)
-        tasks = self.stages.get(name, [])
-        return name in self.workflow.left_out or (bool(tasks) and all(task.name in self.skipped for task in tasks))
-
-    def _link(self, base: Path, source: Source, slot: Slot) -> Link | None:
+    def _target(self, source: Source, task: Task | None) -> Target | Files | None:
         if isinstance(source.value, Files):
-            return Link(source.slot, source.path, patterns=source.value.patterns())
-        name = self._stage_name(source)
+            return source.value
+        return resolve(self.workflow.loops, str(source.value), task)
+
+    def _is_left_out(self, source: Source, task: Task | None) -> bool:
+        target = self._target(source, task)
+        return isinstance(target, Target) and self._is_stage_left_out(target.stage)
+
+    def _is_stage_left_out(self, name: str) -> bool:
+        tasks = self.stages.get(name, [])
+        return name in self.left_out or (bool(tasks) and all(task.name in self.skipped for task in tasks))
+
+    def _link(self, base: Path, source: Source, slot: Slot, task: Task | None = None) -> Link | None:
+        target = self._target(source, task)
+        place = (*base, *source.path)
+        if isinstance(target, Files):
+            return Link(source.slot, source.path, patterns=target.patterns())
+        if target is None:
+            self._add("E302", place, f"{source.value} is what loops hand each other in a circle", "")
+            return None
+        name = target.stage
         if isinstance(source.value, MaybeReference) and name not in self.declared:
             return Link(source.slot, source.path, patterns=(str(source.value),))
-        place = (*base, *source.path)
         if name not in self.declared:
-            notes = [f"stages: {', '.join(self.declared)}; a file is written {{path: {source.value}}}"]
-            self._add("E301", place, f"there is no stage {name!r}", closest(name, self.declared), notes)
+            self._unknown(target, place, task)
             return None
-        if self._is_left_out(source):
+        if self._is_stage_left_out(name):
             return None
         if name not in self.stages:  # its own declaration is wrong and reported
             stage_type = self.workflow.broken[name][0] if name in self.workflow.broken else None
-            text = str(source.value)
-            if stage_type is not None and stage_type.outputs and "@" not in text:
-                self._output(name, stage_type.outputs, stage_type.main, text.partition(".")[2], slot, place)
+            fixed = stage_type is not None and stage_type.outputs and not stage_type.more_outputs
+            if stage_type is not None and fixed and "@" not in target.text:
+                output = target.text[len(name) + 1 :]
+                self._output(target.shown, stage_type.outputs, stage_type.main, output, slot, place)
             return None
-        chosen, output = self._chosen(source, name, place)
+        chosen, output = self._chosen(target, place)
         chosen = [one for one in chosen if one.name not in self.skipped]
         if not chosen:
             return None
         config = chosen[0].config
-        path = self._output(name, config.declared_outputs(), config.main_output(), output, slot, place)
+        path = self._output(target.shown, config.declared_outputs(), config.main_output(), output, slot, place)
         if path is None:
             return None
+        if not slot.many:
+            chosen = _one_member(chosen, task)
         if len(chosen) > 1 and not slot.many:
-            message = f"stage {name!r} has {len(chosen)} matrix points, but this input takes one"
+            message = f"stage {target.shown!r} has {len(chosen)} matrix points, but this input takes one"
             self._add("E303", place, message, "", [f"points: {', '.join(one.name for one in chosen[:6])}"])
             return None
         return Link(source.slot, source.path, tuple((one.name, path) for one in chosen))
 
-    def _chosen(self, source: Source, name: str, place: Path) -> tuple[list[Task], str]:
+    def _unknown(self, target: Target, place: Path, task: Task | None) -> None:
+        """Say that there is no such stage, and which there are."""
+        loop = self.workflow.loops.get(task.loop) if task is not None else None
+        known = [*(loop.config.stages if loop is not None else ()), *self.outside]
+        notes = [f"stages: {', '.join(known)}; a file is written {{path: {target.text}}}"]
+        around = [name for name, one in self.workflow.loops.items() if target.shown in one.config.stages]
+        if around:
+            notes = [f"{target.shown!r} is inside of {around[0]!r}: what leaves a loop is in its 'carry' and 'next'"]
+        self._add("E301", place, f"there is no stage {target.shown!r}", closest(target.shown, known), notes)
+
+    def _chosen(self, target: Target, place: Path) -> tuple[list[Task], str]:
         """Return the tasks meant by a reference and the name of the output."""
-        text = str(source.value)
+        tasks, text = self.stages[target.stage], target.text
         if "@" not in text:
-            return self.stages[name], text.partition(".")[2]
+            return tasks, text[len(target.stage) + 1 :]
         # The values of a point may hold dots: the longest task name that fits wins.
-        for one in sorted(self.stages[name], key=lambda task: -len(task.name)):
+        for one in sorted(tasks, key=lambda task: -len(task.name)):
             if text == one.name or text.startswith(one.name + "."):
                 return [one], text[len(one.name) + 1 :]
-        known = [one.name for one in self.stages[name]]
-        self._add("E301", place, f"{text!r} is not a matrix point of stage {name!r}", closest(text, known), known[:6])
+        known = [one.name for one in tasks]
+        message = f"{text!r} is not a matrix point of stage {target.shown!r}"
+        self._add("E301", place, message, closest(text, known), known[:6])
         return [], ""
 
     def _output(
@@ -257,6 +334,14 @@ class _Linker:
 
     def _add(self, code: str, place: Path, message: str, suggestion: str, notes: Sequence[str] = ()) -> None:
         self.workflow.collector.add(code, place, message, suggestion=suggestion, notes=notes)
+
+
+def _one_member(tasks: list[Task], task: Task | None) -> list[Task]:
+    """Of an ensemble, return what an input that takes one model is given: the same member, else the first."""
+    if len(tasks) == 1 or any(one.member is None for one in tasks):
+        return tasks
+    wanted = task.member if task is not None and task.member is not None else 1
+    return [one for one in tasks if one.member == wanted]
 
 
 _KIND = {
@@ -304,7 +389,7 @@ def _check_files(workflow: Workflow, place: Path, patterns: Sequence[str], slot:
     if not found:
         message = f"no file matches {patterns[0]!r} in {os.path.relpath(workflow.base)}"
         workflow.collector.add("E401", written, message, suggestion=_near(workflow.base, patterns[0]))
-    elif len(found) > 1 and not slot.many:
+    elif len(found) > 1 and (not slot.many or place[-2:-1] == ("carry",)):
         names = ", ".join(path.name for path in found[:4]) + (", ..." if len(found) > 4 else "")
         message = f"{patterns[0]!r} matches {len(found)} files ({names}), but this input takes one"
         workflow.collector.add("E303", written, message)

@@ -38,6 +38,9 @@ class View(Protocol):
     def start(self, runner: Runner) -> None:
         """Begin to show a run."""
 
+    def grown(self, runner: Runner) -> None:
+        """Show the tasks that a loop has added."""
+
     def state(self, name: str, state: str, reason: str) -> None:
         """Show that a task changed its state."""
 
@@ -99,6 +102,9 @@ class SilentView:
     def start(self, runner: Runner) -> None:
         """Begin."""
 
+    def grown(self, runner: Runner) -> None:
+        """Ignore new tasks."""
+
     def state(self, name: str, state: str, reason: str) -> None:
         """Ignore a state."""
 
@@ -155,6 +161,10 @@ class PlainView:
 
     def start(self, runner: Runner) -> None:
         """Begin."""
+        self.grown(runner)
+
+    def grown(self, runner: Runner) -> None:
+        """Make room for the names."""
         self._width = max((len(name) for name in runner.plan.order), default=8)
 
     def state(self, name: str, state: str, reason: str) -> None:
@@ -228,16 +238,18 @@ class LiveView:
         from rich.live import Live
 
         self._title = runner.plan.workflow.name
-        for name in runner.plan.order:
-            uses = runner.plan.workflow.tasks[name].config.uses
-            self._rows[name] = {
-                "state": "waiting",
-                "uses": uses,
-                "needs": runner.plan.needs(name),
-                "estimate": _Estimate(),
-            }
+        self.grown(runner)
         self._live = Live(self, console=self._console, refresh_per_second=5, transient=False)
         self._live.start()
+
+    def grown(self, runner: Runner) -> None:
+        """Draw a row for each task, in the order of the plan."""
+        rows = {}
+        for name in runner.plan.order:
+            uses = runner.plan.workflow.tasks[name].config.uses
+            new = {"state": "waiting", "uses": uses, "estimate": _Estimate()}
+            rows[name] = self._rows.get(name, new) | {"needs": runner.plan.needs(name)}
+        self._rows = rows
 
     def state(self, name: str, state: str, reason: str) -> None:
         """Redraw with a state."""

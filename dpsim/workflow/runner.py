@@ -25,6 +25,7 @@ from dpsim.workflow.executors.base import Handle, StageJob
 from dpsim.workflow.executors.choice import Executors
 from dpsim.workflow.executors.tickets import read_ticket
 from dpsim.workflow.files import disk_problem, link_folder, write_atomic
+from dpsim.workflow.loop import LoopFailed, grow
 from dpsim.workflow.manifest import Manifest
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.progress import View
@@ -94,6 +95,7 @@ class Runner:
         self, plan: Plan, run_dir: Path, machine: Machine, view: View, options: RunOptions = RunOptions()
     ) -> None:
         self.plan, self.options, self.view = plan, options, view
+        self.selected = None if options.selected is None else set(options.selected)
         self.store = Store(run_dir.resolve())
         self.machine = machine
         self.granted = grants(plan, machine)
@@ -260,9 +262,12 @@ class Runner:
             self._consider(name)
 
     def _consider(self, name: str) -> None:
-        selected = self.options.selected is None or name in self.options.selected
-        if not selected and name not in self.plan.upstream(list(self.options.selected or ())):
+        selected = self.selected is None or name in self.selected
+        if not selected and name not in self.plan.upstream(list(self.selected or ())):
             self._set(name, "left out", "not selected")
+            return
+        if self.plan.is_open(name):  # an iteration with stages that were not selected
+            self._set(name, "left out", "its iterations are not complete")
             return
         decision = self.decisions.get(name)
         if decision is None:
@@ -443,6 +448,32 @@ class Runner:
         if self.plan.workflow.tasks[name].config.uses == "report":
             self._link_report(entry)
         self._set(name, state, note, entry)
+        self._grow()
+
+    def _grow(self) -> None:
+        """Plan the next iteration of a loop whose last one is done, or end the loop."""
+        try:
+            growth = grow(self.plan, self.decider.entries)
+        except LoopFailed as error:
+            self._fail(error.loop, Failure(error.loop, str(error), error.exit_code, self.store.run_dir))
+            return
+        if growth is None:
+            return
+        loop, self.plan = growth.loop, growth.plan
+        self.decider.plan = self.plan
+        new = [name for name in self.plan.order if name not in self.states]
+        self.states |= dict.fromkeys(new, "waiting")
+        self.needs = {name: self.plan.needs(name) for name in self.plan.order}
+        self.changed = True
+        self.granted |= grants(self.plan, self.machine)
+        if self.selected is not None and loop.name in self.selected:
+            self.selected |= set(new)
+        if loop.name in self.decider.forced:
+            self.decider.forced = {*self.decider.forced, *new}
+        self.manifest.grown(self.plan, loop.name, loop.outlook())
+        self.events.write("note", loop.name, message=growth.message)
+        self.view.grown(self)
+        self.view.message(growth.message)
 
     def _link_report(self, entry: Entry) -> None:
         link = self.store.run_dir / "report"

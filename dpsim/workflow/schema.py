@@ -15,15 +15,19 @@ from pydantic import Field, ValidationError, field_validator
 
 from dpsim.config import Config
 from dpsim.workflow import matrix as matrices
+from dpsim.workflow.budget import MAX_TASKS
 from dpsim.workflow.document import Document, read_document
 from dpsim.workflow.elements import SYMBOLS
+from dpsim.workflow.ensemble import AXIS, members
 from dpsim.workflow.interpolate import Scope, fill
+from dpsim.workflow.loop import Loop, declared
 from dpsim.workflow.messages import report
 from dpsim.workflow.peer_parts import translated
 from dpsim.workflow.problems import Collector, Path, closest
 from dpsim.workflow.profiles import Profile, Slots
 from dpsim.workflow.stage import STAGE_NAME, Resources, Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
+from dpsim.workflow.stages.loop import LoopStage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -71,11 +75,25 @@ class Task:
     config: Stage
     resources: Resources
     point: Mapping[str, Any] = field(default_factory=dict)
+    member: int | None = None
+    """Which model of an ensemble, from 1."""
+    loop: str = ""
+    """Name of the loop that it is in."""
+    iteration: int = 1
+    """Of that loop."""
+    inner: str = ""
+    """Name within the loop."""
 
     @property
     def path(self) -> Path:
         """Where the stage stands in the file."""
-        return ("stages", self.stage)
+        return ("stages", self.loop, "stages", self.inner) if self.loop else ("stages", self.stage)
+
+    @property
+    def words(self) -> frozenset[str]:
+        """What it may be called on the command line; inner stages also by loop, iteration, or in all iterations."""
+        around = (self.loop, f"{self.loop}.{self.inner}", f"{self.loop}.{self.iteration:02d}") if self.loop else ()
+        return frozenset({self.name, self.stage, *around})
 
 
 @dataclass
@@ -100,6 +118,8 @@ class Workflow:
     """Entries of ``resources:``."""
     machines: Mapping[str, Any] = field(default_factory=dict)
     """Entries of ``machines:``."""
+    loops: Mapping[str, Loop] = field(default_factory=dict)
+    """The loops by name, with how far they are planned."""
 
     @property
     def slots(self) -> Slots:
@@ -117,8 +137,12 @@ class Workflow:
         return self.document.collector
 
     def seed_of(self, task: Task) -> int | None:
-        """Return the seed of a task, None if nothing in it is random."""
-        return task.config.seed_for(self.seed)
+        """Return the seed of a task, None if nothing in it is random.
+
+        Models of an ensemble differ in it by one, iterations of a loop by a thousand.
+        """
+        seed = task.config.seed_for((self.seed + 1000 * (task.iteration - 1)) % 2**63)
+        return seed if seed is None else (seed + (task.member or 1) - 1) % 2**63
 
 
 def read_workflow(
@@ -153,12 +177,27 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
     left_out = []
     broken: dict[str, tuple[type[Stage], Mapping[str, Any]]] = {}
     stages = data.get("stages")
-    for name, raw in stages.items() if isinstance(stages, dict) else ():
+    stages = stages if isinstance(stages, dict) else {}
+    maker = _Maker(resources, collector, document.path.resolve().parent, type_map)
+    ensembles = members(stages)
+    loops: dict[str, Loop] = {}
+    for name, raw in stages.items():
         if not isinstance(raw, dict):
             continue  # reported with the top level
         if _left_out(raw):
             left_out.append(name)
-        made = _tasks(name, raw, resources, collector, document.path.resolve().parent, type_map)
+        made = maker.tasks(name, raw, ("stages", name), ensembles.get(name, 1))
+        if raw.get("uses") == "loop":
+            inner, inner_left_out = maker.inner(name, raw, stages)
+            if raw.get("matrix") is not None:
+                collector.add("E405", ("stages", name, "matrix"), "a loop has no matrix; give one to its inner stages")
+                made = []
+            if made and inner and isinstance(config := made[0].config, LoopStage) and not _left_out(raw):
+                loops[name] = Loop(name, config, tuple(inner), inner_left_out)
+                _check_loop(loops[name], collector)
+                made = [*inner, *made]
+            else:
+                made = [] if not inner else made
         tasks |= {task.name: task for task in made}
         stage_type = None if made else find_stage_type(raw["uses"]) if isinstance(raw.get("uses"), str) else None
         if stage_type is not None:
@@ -183,7 +222,24 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
         profile,
         resources,
         top.machines if top else {},
+        loops,
     )
+
+
+def _check_loop(loop: Loop, collector: Collector) -> None:
+    """Check what a loop can only know by its name, or from what is left out."""
+    stage = loop.config.until.metric.partition(".")[0]
+    if stage in loop.left_out:
+        message = f"stage {stage!r} is left out (when: false), so it reports nothing"
+        collector.add("E405", ("stages", loop.name, "until", "metric"), message)
+    for key, value in loop.config.carry.items():
+        if isinstance(value, str) and value.partition(".")[0] == loop.name:
+            message = f"the first iteration of {loop.name!r} cannot begin with what the loop gives: that is a circle"
+            collector.add("E302", ("stages", loop.name, "carry", key), message)
+    for key in loop.config.next:
+        if loop.never_changes(key):
+            message = f"{key!r} is only handed on from iteration to iteration; let it come from an inner stage"
+            collector.add("E302", ("stages", loop.name, "next", key), message)
 
 
 def _top_level(data: dict[str, Any], collector: Collector) -> WorkflowFile | None:
@@ -231,38 +287,87 @@ def _need_type_map(tasks: Mapping[str, Task], collector: Collector) -> None:
         collector.add("E212", (), f"'type_map: [..]' is missing at the top of the file; needed by {stages}")
 
 
-def _tasks(
-    name: str,
-    raw: dict[str, Any],
-    resources: Mapping[str, Resources],
-    collector: Collector,
-    base: FilePath,
-    type_map: tuple[str, ...],
-) -> list[Task]:
-    path: Path = ("stages", name)
-    if not STAGE_NAME.fullmatch(name):
-        message = f"{name!r} is not a stage name: a letter, then letters, digits, '_' and '-', 100 in all at most"
-        collector.add("E209", path, message, key=True)
-        return []
-    stage_type = _stage_type(raw, path, collector)
-    if stage_type is None:
-        return []
-    all_points = matrices.points(raw.get("matrix"), collector, (*path, "matrix"))
-    granted, resources_ok = _resources(raw.get("resources"), resources, (*path, "resources"), collector)
-    body = {
-        key: value for key, value in raw.items() if key not in ("matrix", *(() if resources_ok else ("resources",)))
-    }
-    if isinstance(body.get("resources"), str):
-        body["resources"] = granted.model_dump(exclude_none=True)
-    result = []
-    for task_name, point in zip(matrices.names(name, all_points), all_points, strict=True):
-        filled = fill(body, Scope(matrix=point), collector, path)
-        if raw["uses"] == "train":
-            filled = translated(filled, base, type_map, collector, path)
-        config = _stage(stage_type, filled, path, collector)
-        if config is not None:
-            result.append(Task(task_name, name, config, granted, point))
-    return result
+@dataclass(frozen=True)
+class _Maker:
+    """Makes tasks of plain values, with what all of a file have in common."""
+
+    resources: Mapping[str, Resources]
+    collector: Collector
+    base: FilePath
+    type_map: tuple[str, ...]
+
+    def tasks(self, name: str, raw: dict[str, Any], path: Path, members: int = 1, loop: str = "") -> list[Task]:
+        """Return the tasks of one declared stage: one for each point of its matrix and member of its ensemble.
+
+        Those of a stage inside of a loop are named after its first iteration.
+        """
+        collector = self.collector
+        if not STAGE_NAME.fullmatch(name):
+            message = f"{name!r} is not a stage name: a letter, then letters, digits, '_' and '-', 100 in all at most"
+            collector.add("E209", path, message, key=True)
+            return []
+        stage_type = _stage_type(raw, path, collector)
+        if stage_type is None:
+            return []
+        all_points = matrices.points(raw.get("matrix"), collector, (*path, "matrix"))
+        if members > 1 and any(AXIS in point for point in all_points):
+            message = f"{AXIS!r} numbers the models of an ensemble; give this axis another name"
+            collector.add("E211", (*path, "matrix", AXIS), message, key=True)
+            return []
+        collector.spent.tasks += (members - 1) * len(all_points)
+        if collector.spent.tasks > MAX_TASKS and members > 1:
+            message = f"{members * len(all_points):,} models; at most {MAX_TASKS:,} tasks are allowed in all of a file"
+            collector.add("E211", path, message)
+            return []
+        granted, resources_ok = _resources(raw.get("resources"), self.resources, (*path, "resources"), collector)
+        kept = ("matrix", *(() if resources_ok else ("resources",)))
+        body = {key: value for key, value in raw.items() if key not in kept}
+        if isinstance(body.get("resources"), str):
+            body["resources"] = granted.model_dump(exclude_none=True)
+        result = []
+        numbers = range(1, members + 1)
+        named = [{**point, AXIS: number} if members > 1 else point for point in all_points for number in numbers]
+        whole = f"{loop}.01.{name}" if loop else name
+        for task_name, point in zip(matrices.names(whole, named), named, strict=True):
+            values = {axis: value for axis, value in point.items() if members == 1 or axis != AXIS}
+            filled = _filled(body, values, collector, path)
+            if raw["uses"] == "train":
+                filled = translated(filled, self.base, self.type_map, collector, path)
+            config = _stage(stage_type, filled, path, collector)
+            if config is not None:
+                member = point[AXIS] if members > 1 else None
+                inner = name if loop else ""
+                result.append(Task(task_name, whole, config, granted, values, member, loop, inner=inner))
+        return result
+
+    def inner(self, loop: str, raw: dict[str, Any], around: Mapping[str, Any]) -> tuple[list[Task], tuple[str, ...]]:
+        """Return the tasks of the first iteration of a loop, and the inner stages that are left out."""
+        found = dict(declared(raw))
+        ensembles = members(found, {name: one for name, one in around.items() if name != loop})
+        made: list[Task] = []
+        for name, inner in found.items():
+            path: Path = ("stages", loop, "stages", name)
+            if name in around:
+                self.collector.add("E209", path, f"there is a stage {name!r} outside of the loop too", key=True)
+            if len(loop) + len(name) > 100:
+                message = f"the names of the loop and of this stage have {len(loop) + len(name)} letters; 100 at most"
+                self.collector.add("E209", path, message, key=True)
+            if inner.get("uses") == "loop":
+                continue  # refused by the loop itself
+            tasks = self.tasks(name, inner, path, ensembles.get(name, 1), loop)
+            if not _left_out(inner):
+                made += tasks
+        return made, tuple(name for name, inner in found.items() if _left_out(inner))
+
+
+def _filled(body: dict[str, Any], point: Mapping[str, Any], collector: Collector, path: Path) -> dict[str, Any]:
+    """Return the values of a stage at a point; the inner stages of a loop have points of their own."""
+    if body.get("uses") != "loop":
+        found: dict[str, Any] = fill(body, Scope(matrix=point), collector, path)
+        return found
+    own = {key: value for key, value in body.items() if key != "stages"}
+    kept = {"stages": body["stages"]} if "stages" in body else {}
+    return {**fill(own, Scope(matrix=point), collector, path), **kept}
 
 
 def _stage_type(raw: dict[str, Any], path: Path, collector: Collector) -> type[Stage] | None:

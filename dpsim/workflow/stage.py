@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -13,6 +13,8 @@ from dpsim.config import Config, Memory, Walltime
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
 
+MAX_MEMBERS: Final = 64
+"""Models of an ensemble."""
 STAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 _REFERENCE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(@[A-Za-z0-9_.=,+-]+)?(\.[A-Za-z0-9_.-]+)?")
 
@@ -132,6 +134,8 @@ class Stage(Config):
 
     slots: ClassVar[Mapping[str, Slot]] = {}
     outputs: ClassVar[Mapping[str, Output]] = {}
+    more_outputs: ClassVar[bool] = False
+    """Whether a declaration may have outputs of other names beside these."""
     main: ClassVar[str] = ""
     """The output meant by the bare name of the stage."""
     result_version: ClassVar[int] = 1
@@ -141,6 +145,8 @@ class Stage(Config):
     """Whether the result depends on the seed."""
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=1, gpus=0)
     """What the stage type prefers; ``cpus=None`` means every core that is free to use."""
+    maps: ClassVar[str] = ""
+    """The slot whose models are taken one by one: given an ensemble, the stage stands for as many as there are."""
     gpu_of_each_rank: ClassVar[bool] = False
     """Whether each rank takes as many GPUs as `wants` says, where the machine has them."""
     soft: ClassVar[tuple[str, ...]] = ()
@@ -175,6 +181,11 @@ class Stage(Config):
         """Yield the declared inputs; a stage type with inputs deeper inside overrides this."""
         for slot in self.slots:
             yield from sources_of(slot, (slot,), getattr(self, _attribute(slot)))
+
+    @property
+    def inherits(self) -> tuple[str, ...]:
+        """Slots that are filled from the stages behind its frames where nothing is declared (`workflow.lineage`)."""
+        return ()
 
     def declared_outputs(self) -> Mapping[str, Output]:
         """Return the outputs by name; fixed for all types but ``command``."""

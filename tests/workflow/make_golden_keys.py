@@ -33,6 +33,22 @@ stages:
   relaxed: {uses: relax, potential: frozen, on: label.frames}
   phonons: {uses: phonon, potential: frozen, on: {frames: relaxed.frames, index: 0}}
   properties: {uses: properties, potential: frozen, on: relaxed.frames, compute: [relax, eos, elastic]}
+  compressed: {uses: compress, from: model.best, min_distance: 0.8 angstrom}
+  select:
+    uses: select
+    from: label.frames
+    models: model.best
+    trust: {mode: fixed, low: 0.1 eV/angstrom, high: 1 eV/angstrom}
+    diversify: {method: fps, max: 20}
+    drop: [unphysical, near_duplicate]
+  more: {uses: convert, from: [data, label.frames], split: {keep: data, train: 0.9, valid: 0.1}}
+  loop:
+    uses: loop
+    max_iterations: 2
+    until: {metric: again.accurate, at_least: 0.9, for: 2}
+    carry: {data: data}
+    stages: {again: {uses: select, from: label.frames, models: model.best}, grow: {uses: convert, from: loop.data}}
+    next: {data: grow}
   report: {uses: report, from: [model, md]}
   command: {uses: command, run: [sh, -c, "cp {inputs.m} {out}/m"], inputs: {m: frozen}, outputs: [m]}
 """

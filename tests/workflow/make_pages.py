@@ -12,7 +12,20 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 NOT_RUN = ("cli", "fuzz", "acceptance")
 """Folders of tests that name stages without being about them."""
-CHECKED_ONLY = ("document", "errors", "fuzz", "keys", "loader", "nursery", "pages", "plan", "schema", "kill", "disk")
+CHECKED_ONLY = (
+    "document",
+    "ensemble",
+    "errors",
+    "fuzz",
+    "keys",
+    "loader",
+    "nursery",
+    "pages",
+    "plan",
+    "schema",
+    "kill",
+    "disk",
+)
 
 
 def where_tested(name: str) -> str:

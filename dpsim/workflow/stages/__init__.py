@@ -15,15 +15,18 @@ from dpsim.workflow.stage import Stage
 
 if TYPE_CHECKING:
     from dpsim.workflow.stages.command import CommandStage
+    from dpsim.workflow.stages.compress import CompressStage
     from dpsim.workflow.stages.convert import ConvertStage
     from dpsim.workflow.stages.freeze import FreezeStage
     from dpsim.workflow.stages.inspect import InspectStage
     from dpsim.workflow.stages.label import LabelStage
+    from dpsim.workflow.stages.loop import LoopStage
     from dpsim.workflow.stages.md import MDStage
     from dpsim.workflow.stages.phonon import PhononStage
     from dpsim.workflow.stages.properties import PropertiesStage
     from dpsim.workflow.stages.relax import RelaxStage
     from dpsim.workflow.stages.report import ReportStage
+    from dpsim.workflow.stages.select import SelectStage
     from dpsim.workflow.stages.test import TestStage
     from dpsim.workflow.stages.train import TrainStage
 
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
         | PhononStage
         | PropertiesStage
         | MDStage
+        | SelectStage
+        | CompressStage
+        | LoopStage
         | ReportStage
         | CommandStage
     )
@@ -54,6 +60,9 @@ STAGE_TYPES: Final = {
     "phonon": "PhononStage",
     "properties": "PropertiesStage",
     "md": "MDStage",
+    "select": "SelectStage",
+    "compress": "CompressStage",
+    "loop": "LoopStage",
     "report": "ReportStage",
     "command": "CommandStage",
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from data_tools.sources import Source as FileSource
 from dpsim.config import Config, Fraction
+from dpsim.errors import DataError
 from dpsim.workflow.problems import dotted
 from dpsim.workflow.stage import Files, Output, Reference, SeededStage, Slot
 
@@ -37,6 +38,8 @@ class SplitConfig(Config):
     """What stays together."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Of the shuffle; by default that of the stage."""
+    keep: Reference | None = None
+    """One of `from`, a data set whose frames stay in the part they are in; only the others are divided."""
 
     def shares(self) -> dict[str, float]:
         """Return the parts that are made, with their shares."""
@@ -73,8 +76,20 @@ class ConvertStage(SeededStage):
         parts = self.split.shares() if self.split else {}
         return {".": Output(".", "dataset"), **{name: Output(name, "dataset") for name in parts}}
 
+    def key_options(self) -> dict[str, Any]:
+        """Return the options with the place of what is kept instead of its name; keeping came later."""
+        options = super().key_options()
+        if self.split is not None:
+            kept = [dotted(source.path) for source in self.sources() if source.value == self.split.keep]
+            options["split"] = {name: value for name, value in options["split"].items() if name != "keep"}
+            options["split"] |= {"keep": kept[0]} if kept else {}
+        return options
+
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Check that the shares sum to one."""
+        """Check that the shares sum to one, and that what is kept is converted."""
+        keep = self.split.keep if self.split is not None else None
+        if keep is not None and all(source.value != keep for source in self.sources()):
+            yield ("split", "keep"), f"{keep!r} is not one of 'from': only what is converted can be kept"
         if self.split is not None:
             total = sum(self.split.shares().values())
             if abs(total - 1.0) > 1e-6:
@@ -92,19 +107,31 @@ class ConvertStage(SeededStage):
 
         declared = {dotted(source.path): source.value for source in self.sources()}
         sources, names = [], []
+        keep: dict[int, str] = {}
         for artifact in context.inputs["from"]:
             value = declared[artifact.place]
-            names.append(value.path if isinstance(value, Files) else f"{artifact.stage}/{artifact.paths[0].name}")
             if isinstance(value, SourceFiles):
+                names.append(value.path)
                 settings = value.model_dump() | {"path": str(context.base / value.path)}
                 sources.append(FileSource.model_validate(settings))
-            else:
-                sources.append(FileSource(path=str(artifact.paths[0])))
+                continue
+            kept = self.split is not None and value == self.split.keep
+            for part, path in _parts(artifact.paths[0], kept):
+                if path.is_file() and path.stat().st_size == 0:
+                    context.log(f"{artifact.stage} has no frames")  # nothing was worth labelling
+                    continue
+                if part:
+                    keep[len(sources)] = part
+                names.append("/".join(name for name in (artifact.stage, path.name) if name))
+                sources.append(FileSource(path=str(path)))
+        if not sources:
+            raise DataError("none of the stages in 'from' has frames")
         report = convert(
             sources,
             context.out,
             type_map=context.type_map,
             split=self.split.shares() if self.split else None,
+            keep=keep,
             by=self.split.by if self.split else "frame",
             seed=context.seed,
             drop=self.drop,
@@ -114,6 +141,22 @@ class ConvertStage(SeededStage):
         )
         print(report.table())
         _settle_card(context.out / "dataset.json", names)
+
+
+def _parts(path: Path, kept: bool) -> list[tuple[str, Path]]:
+    """Return what is read of an artifact: if its frames stay where they are, each part by its name.
+
+    Raises
+    ------
+    DataError
+        If frames are to stay in their part and have none.
+    """
+    if not kept:
+        return [("", path)]
+    found = [(name, path / name) for name in PARTS if (path / name).is_dir()]
+    if not found:
+        raise DataError(f"split.keep: {path} is not divided into {', '.join(PARTS)}; give its stage a split")
+    return found
 
 
 def _settle_card(path: Path, names: list[str]) -> None:

@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 
 
 class FreezeStage(Stage):
-    """Compiles a model to ``.pt2`` and shows that it says the same through every door."""
+    """Compiles a model to ``.pt2`` and shows that it says the same through every door.
+
+    Of an ensemble, each model is compiled, and ``models`` means all of them.
+    """
 
     slots: ClassVar[Mapping[str, Slot]] = {"from": Slot(frozenset({"weights"}))}
     outputs: ClassVar[Mapping[str, Output]] = {
         "model": Output("model.pt2", "frozen"),
+        "models": Output("model.pt2", "frozen"),
         "card": Output("card.json", "table"),
     }
     main: ClassVar[str] = "model"
+    maps: ClassVar[str] = "from"
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch", "lammps")
     later: ClassVar[tuple[str, ...]] = ("head",)

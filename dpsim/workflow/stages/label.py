@@ -121,7 +121,11 @@ class LabelStage(SeededStage):
         # Paths inside of the declarations are relative to the workflow file.
         with contextlib.chdir(context.base):
             configs: list[Structure] = [one for _, one in self.built()]
-            configs += [FileConfig(path=str(path)) for path in context.paths("from")]
+            given = context.paths("from")
+            configs += [FileConfig(path=str(path)) for path in given if path.stat().st_size > 0]
+            if given and not configs:
+                _write_nothing(context)
+                return
             structures = build_structures(configs, seed=context.seed)
             result = label(
                 structures,
@@ -142,6 +146,16 @@ def citation_of(calculator: CalculatorConfig) -> Iterator[str]:
     method = getattr(calculator, "method", calculator.name)
     if method in _CITATIONS:
         yield _CITATIONS[method]
+
+
+def _write_nothing(context: Context) -> None:
+    """Write what there is if a selection found nothing worth labelling."""
+    from dpsim.data.files import write_json, write_text
+
+    context.log("there is nothing to label")
+    write_text(context.out / "frames.extxyz", "")
+    write_json(context.out / "failed.json", {"failed": []})
+    write_json(context.out / "metrics.json", {"frames": 0, "failed": 0})
 
 
 def files_of_structure(slot: str, place: tuple[str | int, ...], config: Structure) -> Iterator[Source]:

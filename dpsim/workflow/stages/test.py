@@ -25,6 +25,7 @@ class TestStage(Stage):
         "parity": Output("parity.npz", "table"),
     }
     main: ClassVar[str] = "metrics"
+    maps: ClassVar[str] = "model"
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch",)
     later: ClassVar[tuple[str, ...]] = ("head",)

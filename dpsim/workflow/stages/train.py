@@ -15,6 +15,7 @@ from dpsim.train.dplr_section import DPLRModel
 from dpsim.train.heads_config import HeadName, HeadSettings
 from dpsim.train.run_config import NOT_IN_RESULT
 from dpsim.workflow.stage import (
+    MAX_MEMBERS,
     Input,
     MaybeReference,
     Output,
@@ -62,7 +63,7 @@ class TrainStage(TrainConfig, SeededStage):
     soft: ClassVar[tuple[str, ...]] = ("torch",)
     later: ClassVar[tuple[str, ...]] = (*TrainConfig.later, "old_data")
 
-    not_in_key: ClassVar[frozenset[str]] = SeededStage.not_in_key | set(NOT_IN_RESULT)
+    not_in_key: ClassVar[frozenset[str]] = SeededStage.not_in_key | set(NOT_IN_RESULT) | {"ensemble"}
 
     uses: Literal["train"] = "train"
     data: DataInputs | None = None
@@ -72,6 +73,10 @@ class TrainStage(TrainConfig, SeededStage):
     """Data set to validate on, instead of the part ``valid`` of `data`."""
     heads: Annotated[dict[HeadName, HeadStage], Field(min_length=1)] | None = None  # type: ignore[assignment]
     """Heads by name, each with its data; each step is for one of them."""
+    ensemble: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = 1
+    """Number of models that differ in nothing but their seed, each a stage of its own: ``fit@member=2`` has the seed of
+    the stage + 1. Stages that make one thing of a model (freeze, compress, test) do so with each; an input that takes a
+    list (``potential: frozen.models``) takes all, one that takes a single model the first."""
     start_from: Input | None = None
     """Model whose parameters training starts from; with ``recipe: finetune`` the pretrained model."""
     old_data: DataInputs | None = None
