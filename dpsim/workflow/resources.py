@@ -34,8 +34,10 @@ def machine(slots: Slots, jobs: int | None = None) -> Machine:
 
 def executor_of(plan: Plan, name: str) -> ExecutorName:
     """Return where a task runs."""
-    task = plan.workflow.tasks[name]
-    return plan.workflow.profile.executor_of(task.stage, task.config.uses, point=bool(task.point))
+    task, profile = plan.workflow.tasks[name], plan.workflow.profile
+    if task.config.uses == "loop" or task.loop in profile.here:  # the end of a loop only writes a table
+        return "local"
+    return profile.executor_of(task.inner or task.stage, task.config.uses, point=bool(task.point))
 
 
 def grants(plan: Plan, available: Machine) -> dict[str, Granted]:

@@ -460,7 +460,7 @@ class Runner:
         if growth is None:
             return
         loop, self.plan = growth.loop, growth.plan
-        self.decider.plan = self.plan
+        self.decider.plan = self.executors.plan = self.plan
         new = [name for name in self.plan.order if name not in self.states]
         self.states |= dict.fromkeys(new, "waiting")
         self.needs = {name: self.plan.needs(name) for name in self.plan.order}

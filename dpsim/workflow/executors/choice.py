@@ -17,7 +17,7 @@ class Executors:
     Parameters
     ----------
     plan
-        What is run; its profile says where.
+        What is run; its profile says where. It is replaced when a loop adds tasks.
     run_dir
         The run directory.
     machine
@@ -25,14 +25,14 @@ class Executors:
     """
 
     def __init__(self, plan: Plan, run_dir: Path, machine: Machine) -> None:
-        self._plan, self._run_dir = plan, run_dir
+        self.plan, self._run_dir = plan, run_dir
         self._chosen = choose(plan.workflow)
         self._local = LocalExecutor(machine)
         self._made: dict[ExecutorName, Executor] = {"local": self._local}
 
     def __getitem__(self, task: str) -> Executor:
         """Return where a task runs."""
-        name = executor_of(self._plan, task)
+        name = executor_of(self.plan, task)
         if name not in self._made:
             self._made[name] = self._make(name)
         return self._made[name]
