@@ -202,3 +202,19 @@ def test_structures_that_have_no_phonons(copper: Any, tmp_path: Path) -> None:
     (tmp_path / "BORN").write_text("nothing")
     with pytest.raises(DataError, match="is no file BORN of phonopy"):
         phonons(copper, EMT(), PhononSettings(**SMALL), nac=tmp_path / "BORN")
+
+
+def test_charges_split_polar_modes(shared: Path) -> None:
+    """With Born charges, the optical modes of rock salt at Γ are no longer equal from the side they are looked at."""
+    from ase.calculators.lj import LennardJones
+    from ase.io import read
+
+    salt = read(shared / "data" / "phonon" / "NaCl" / "POSCAR-unitcell", format="vasp")
+    settings = PhononSettings(supercell=(1, 1, 1), mesh=10.0, band_points=5, thermal=False, relax=False)
+    calculator = LennardJones(sigma=2.5, epsilon=0.3, rc=7.0, smooth=True)
+    born = shared / "data" / "phonon" / "NaCl" / "BORN"
+    plain, split = (phonons(salt, calculator, settings, nac=path) for path in (None, born))
+    top, polar = (one.bands.parts[0].frequencies[0] for one in (plain, split))
+    assert top[5] - top[3] < 1e-3
+    assert polar[5] - polar[3] > 1.0
+    np.testing.assert_allclose(polar[3:5], top[3:5], atol=1e-3)

@@ -318,6 +318,8 @@ def test_only_crystals(tmp_path: Path) -> None:
         ({"compute": {"neb": {"initial": "a", "final": "b", "vacancy_hop": True}}}, "takes either"),
         ({"compute": ["eos"], "tolerance": "5 %"}, "tolerance is one to a reference"),
         ({"compute": ["eos"], "reference": "x", "tolerance": "5 apples"}, "is not a tolerance"),
+        ({"compute": [{"phonon": {"relax": False}}]}, "the relaxation of all properties is set by 'relax'"),
+        ({"compute": [{"phonon": {"thermal": False}}]}, "phonon.thermal has no effect here"),
         ({"compute": {"elastic": {"strains": [0.5]}}}, "less than or equal to 0.1"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase.build import bulk, fcc111, molecule
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import read
@@ -134,6 +134,23 @@ def test_unstable_and_failing_structures() -> None:
         relax(rattled(), Failing(0, "raise"), full)
     with pytest.raises(DataError, match="H2O: cell: full needs a cell that is periodic in three directions"):
         relax(molecule("H2O"), EMT(), full)
+
+
+class Stressless(EMT):  # type: ignore[misc]
+    """A calculator without stress."""
+
+    def get_property(self, name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "stress":
+            raise PropertyNotImplementedError(name)
+        return super().get_property(name, *arguments, **options)
+
+
+def test_calculators_without_stress() -> None:
+    found = relax(rattled(), Stressless(), RelaxSettings())
+    assert found.converged
+    assert found.after.stress is None  # type: ignore[union-attr]
+    with pytest.raises(StageError, match="no stress is given, which a cell that moves needs: use cell: fixed"):
+        relax(rattled(), Stressless(), RelaxSettings(cell="full"))
 
 
 def test_many_with_a_table(tmp_path: Path) -> None:

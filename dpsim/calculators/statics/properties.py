@@ -17,6 +17,7 @@ from dpsim.calculators.statics.phonons import phonons
 from dpsim.calculators.statics.properties_config import ComputeConfig, NebConfig
 from dpsim.calculators.statics.relax import Relaxed
 from dpsim.calculators.statics.symmetry import conventional, lattice_system, symmetry_of
+from dpsim.errors import StageError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -181,8 +182,10 @@ def _neb(found: Neb) -> Found:
 def _phonon(atoms: Atoms, source: Any, config: ComputeConfig, kept: Path | None) -> Found:
     assert config.phonon
     # The structure is relaxed already, by the settings of all properties.
-    settings = config.phonon.model_copy(update={"relax": False})
+    settings = config.phonon.model_copy(update={"relax": False, "thermal": False})
     found = phonons(atoms, source, settings, kept=kept)
+    if found.imaginary.found and settings.imaginary.fail:
+        raise StageError(f"{found.imaginary.sentence} (imaginary.fail is set)")
     values = {
         "phonon_highest": found.highest, "phonon_lowest": found.imaginary.lowest,
         "zero_point_energy": found.zero_point,

@@ -141,6 +141,18 @@ class ComputeConfig(Config):
     phonon: PhononSettings | Literal[False] = False
     """Highest and lowest frequency, zero-point energy; the stage `phonon` gives all of it."""
 
+    @model_validator(mode="after")
+    def _phonons_in_short(self) -> Self:
+        if not self.phonon:
+            return self
+        plain = PhononSettings()
+        if self.phonon.relax != plain.relax:
+            raise ValueError("phonon.relax has no effect here: the relaxation of all properties is set by 'relax'")
+        for name in ("thermal", "projected"):
+            if getattr(self.phonon, name) != getattr(plain, name):
+                raise ValueError(f"phonon.{name} has no effect here: the stage 'phonon' gives all of it")
+        return self
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the properties that are computed."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsim.calculators.statics.relax_config import RelaxSettings
-from dpsim.calculators.statics.source import Evaluated, as_source, evaluate, name_of
+from dpsim.calculators.statics.source import Evaluated, as_source, evaluate, name_of, stress_of
 from dpsim.errors import DataError, DpsimError, StageError
 from dpsim.units import GPA_PER_EV_A3
 
@@ -108,15 +108,17 @@ def relax(
     moving = _started(atoms, settings)
     moving.calc = as_source(source)(moving)
     before = state = state_of(moving, evaluate(moving, moving.calc))
-    steps, reason = 0, ""
+    if settings.cell != "fixed" and before.stress is None:
+        raise StageError(f"{name_of(atoms)}: no stress is given, which a cell that moves needs: use cell: fixed")
+    steps, reason, done = 0, "", moving.copy()
     try:
         for steps, _ in enumerate(_optimizer(moving, settings).irun(fmax=0.0, steps=settings.max_steps)):
-            state = _measured(moving)
+            state, done = _measured(moving), moving.copy()
             if on_step is not None:
                 on_step(steps, state.fmax)
             if is_relaxed(state, settings):
                 break
-            if problem := _unstable(before, state):
+            if problem := unstable(before, state):
                 reason = problem
                 break
         else:
@@ -127,7 +129,6 @@ def relax(
         raise
     except Exception as error:  # calculators raise whatever they meet
         reason = f"{type(error).__name__}: {error}"
-    done = moving.copy()
     done.set_constraint(atoms.constraints)
     return Relaxed(done, before, state, not reason and is_relaxed(state, settings), steps, reason)
 
@@ -197,7 +198,7 @@ def _measured(atoms: Atoms) -> State:
     """State from what the optimizer has just computed."""
     energy, forces = float(atoms.get_potential_energy()), np.array(atoms.get_forces())
     full = atoms.cell.rank == 3 and bool(atoms.pbc.all())
-    stress = np.array(atoms.get_stress(voigt=False)) if full else None
+    stress = stress_of(atoms)
     if not (np.isfinite(energy) and np.isfinite(forces).all()):
         raise StageError("energy or forces are not finite numbers: the structure has become unphysical")
     longest = float(np.linalg.norm(forces, axis=1).max())
@@ -228,7 +229,8 @@ def _optimizer(atoms: Atoms, settings: RelaxSettings) -> Any:
     return getattr(optimize, settings.optimizer or "FIRE")(target, logfile=None)
 
 
-def _unstable(before: State, now: State) -> str:
+def unstable(before: State, now: State) -> str:
+    """Say that a cell has collapsed or flown apart; empty if it has not."""
     if before.volume is None or now.volume is None:
         return ""
     ratio = now.volume / before.volume

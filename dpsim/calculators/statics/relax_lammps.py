@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from dpsim.calculators.lammps_data import elements_of, lammps_box, write_data
 from dpsim.calculators.lammps_deck import DATA_FILE, FINISHED, dpsim_pair_lines
 from dpsim.calculators.lammps_output import LogFollower, read_dump, read_error
 from dpsim.calculators.md_process import LammpsProcess
-from dpsim.calculators.statics.relax import Relaxed, is_relaxed, state_of
+from dpsim.calculators.statics.relax import Relaxed, is_relaxed, state_of, unstable
 from dpsim.calculators.statics.relax_config import RelaxSettings
 from dpsim.calculators.statics.source import evaluate, name_of
 from dpsim.data.files import write_text
@@ -68,32 +68,69 @@ def relax_lammps(
     metadata = read_metadata(model)
     if metadata.spin is not None:
         raise DataError(f"{model} takes spins, which engine: lammps does not relax: use engine: ase")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     calculator = source(atoms)
     before = state_of(atoms, evaluate(atoms, calculator))
-    box = lammps_box(atoms)
     elements = elements_of(atoms, metadata.type_map, name_of(atoms))
-    (folder / "model.pt2").symlink_to(model.resolve())
+    lines = dpsim_pair_lines("model.pt2", elements)
+    done, steps = minimized(
+        atoms, lines, elements, settings, folder, files={"model.pt2": model}, ranks=ranks, on_step=on_step
+    )
+    after = state_of(done, evaluate(done, calculator))
+    relaxed = is_relaxed(after, settings)
+    reason = "" if relaxed else f"LAMMPS stopped after {steps} steps (at most {settings.max_steps}) before it converged"
+    return Relaxed(done, before, after, relaxed, steps, unstable(before, after) or reason)
+
+
+def minimized(
+    atoms: Atoms,
+    pair_lines: Sequence[str],
+    elements: tuple[str, ...],
+    settings: RelaxSettings,
+    folder: Path,
+    *,
+    files: Mapping[str, Path] | None = None,
+    ranks: int = 1,
+    on_step: Callable[[int, float], None] | None = None,
+) -> tuple[Atoms, int]:
+    """Minimise a structure with any pair style of LAMMPS; return it as it is then, and the steps it took.
+
+    Parameters
+    ----------
+    atoms, settings, folder, ranks, on_step
+        As in `relax_lammps`.
+    pair_lines
+        The ``pair_style`` and ``pair_coeff`` lines, for LAMMPS types in the order of `elements`.
+    elements
+        Element of LAMMPS type 1, 2, …
+    files
+        Files that the pair lines name, linked into the folder under their key.
+
+    Raises
+    ------
+    StageError
+        If LAMMPS fails.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    box = lammps_box(atoms)
+    for name, path in (files or {}).items():
+        (folder / name).symlink_to(path.resolve())
     write_data(folder / DATA_FILE, atoms, elements, box, tilt=settings.cell == "full", velocities=False)
-    write_text(folder / "in.lammps", _deck(settings, elements, box.boundary))
-    steps = _minimized(folder, ranks, atoms, on_step)
+    write_text(folder / "in.lammps", _deck(settings, pair_lines, elements, box.boundary))
+    steps = _run(folder, ranks, atoms, on_step)
     last = list(read_dump(folder / "relaxed.lammpstrj"))[-1]
     done = atoms.copy()
     done.set_cell(box.cell_back(last.vectors))
     done.positions = box.positions_back(last.positions, last.origin)
-    after = state_of(done, evaluate(done, calculator))
-    relaxed = is_relaxed(after, settings)
-    reason = "" if relaxed else f"LAMMPS stopped after {steps} steps (at most {settings.max_steps}) before it converged"
-    return Relaxed(done, before, after, relaxed, steps, reason)
+    return done, steps
 
 
-def _deck(settings: RelaxSettings, elements: tuple[str, ...], boundary: str) -> str:
+def _deck(settings: RelaxSettings, pair_lines: Sequence[str], elements: tuple[str, ...], boundary: str) -> str:
     moves = settings.cell != "fixed"
     coupling = {"volume": "iso", "full": "tri"}.get(settings.cell, "")
     lines = [
         "echo none", "units metal", "atom_style atomic", f"boundary {boundary}", "box tilt large", "newton on",
-        f"read_data {DATA_FILE}", *dpsim_pair_lines("model.pt2", elements), "neighbor 1 bin",
+        f"read_data {DATA_FILE}", *pair_lines, "neighbor 1 bin",
         "neigh_modify every 1 delay 0 check yes", "thermo_style custom step fnorm fmax pe press vol",
         "thermo_modify flush yes lost error norm no", f"thermo {_EVERY}",
         f"min_style {(settings.optimizer or 'CG').lower()}", "min_modify norm max dmax 0.1",
@@ -111,7 +148,7 @@ def _deck(settings: RelaxSettings, elements: tuple[str, ...], boundary: str) -> 
     return "\n".join(lines) + "\n"
 
 
-def _minimized(folder: Path, ranks: int, atoms: Atoms, on_step: Callable[[int, float], None] | None) -> int:
+def _run(folder: Path, ranks: int, atoms: Atoms, on_step: Callable[[int, float], None] | None) -> int:
     """Run the deck; return the steps it took."""
     from dpsim.lammps.launcher import lammps_command
 

@@ -158,7 +158,11 @@ def _labelled(one: Relaxed) -> Atoms:
 def _row(one: Relaxed, config: RelaxConfig) -> list[str]:
     atoms, before, after = one.atoms, one.before, one.after
     periodic = atoms.cell.rank == 3 and bool(atoms.pbc.all())
-    stress = excess_stress(after, config.model_copy(update={"cell": "full"})) if periodic and after else None
+    stress = (
+        excess_stress(after, config.model_copy(update={"cell": "full"}))
+        if periodic and after and after.stress is not None
+        else None
+    )
     cell = [f"{value:.6f}" for value in atoms.cell.cellpar()] if periodic else [""] * 6
     energies = [None if state is None else state.energy for state in (before, after)]
     forces = [None if state is None else state.fmax for state in (before, after)]

@@ -141,12 +141,24 @@ def evaluate(atoms: Atoms, calculator: Any) -> Evaluated:
     copy.calc = calculator
     try:
         energy, forces = float(copy.get_potential_energy()), np.array(copy.get_forces(), dtype=float)
-        stress = np.array(copy.get_stress(voigt=False)) if _periodic(copy) else None
+        stress = stress_of(copy)
     except DpsimError:
         raise
     except Exception as error:  # calculators raise whatever they meet
         raise StageError(f"{name_of(atoms)} cannot be computed: {type(error).__name__}: {error}") from error
     return _checked(atoms, Evaluated(energy, forces, stress))
+
+
+def stress_of(atoms: Atoms) -> Array | None:
+    """Stress (3, 3) in eV/Å³ of a periodic structure, by its own calculator; None if that gives none."""
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    if not _periodic(atoms):
+        return None
+    try:
+        return np.array(atoms.get_stress(voigt=False), dtype=float)
+    except (PropertyNotImplementedError, NotImplementedError):
+        return None
 
 
 def _single_model(calculator: Any) -> Any:
