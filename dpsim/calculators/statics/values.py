@@ -36,6 +36,8 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
 """Group, pattern of names, dimension."""
 _SOME = "a, V0, B0, C11, bulk_modulus, vacancy_Cu, surface_111, neb_barrier, phonon_highest"
 _LARGEST_FILE = 10_000_000
+_ZERO = 1e-9
+"""In any unit; a reference below is zero but for rounding."""
 
 
 class Value(NamedTuple):
@@ -71,8 +73,8 @@ class Compared(NamedTuple):
 
     @property
     def relative(self) -> float | None:
-        """Difference as a share of the reference."""
-        return self.difference / abs(self.reference) if self.reference else None
+        """Difference as a share of the reference; None if that is zero."""
+        return self.difference / abs(self.reference) if abs(self.reference) > _ZERO else None
 
     @property
     def within(self) -> bool | None:
