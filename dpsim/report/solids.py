@@ -131,7 +131,8 @@ def _phonon_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("zero_point_eV_atom", "zero-point energy", " eV/atom"),
     ):  # fmt: skip
         if isinstance(summary.get(key), int | float):
-            facts.append((words, number(summary[key]) + unit))
+            # Acoustic modes at Γ are zero but for rounding.
+            facts.append((words, number(round(summary[key], 4)) + unit))
     return facts
 
 
@@ -186,7 +187,7 @@ def _bands_picture(rows: Rows, others: Rows | None, summary: dict[str, Any], can
     beside = (
         f"; difference to the reference {number(reference.get('rms_THz'))} THz (root mean square)" if others else ""
     )
-    return canvas.picture(draw, f"{said}{beside}.", f"Phonon bands{beside}.", width=6.2)
+    return canvas.picture(draw, f"{said}{beside}.", f"Phonon bands{beside}.")
 
 
 def _ticks(rows: Rows) -> list[tuple[float, str]]:
@@ -264,7 +265,7 @@ def properties_block(section: Section, canvas: Canvas) -> Block | None:
     summary = {"values": {f"{r['structure']}.{r['property']}": _float(r["value"]) for r in rows or []}, **reference}
     return Block(
         _anchor("properties", section), "Properties", section.name, lead, facts, [], pictures,
-        [table for table in tables if table.rows], _worst(compared or []), summary, three=len(pictures) > 2,
+        [table for table in tables if table.rows], _worst(compared or []), summary,
     )  # fmt: skip
 
 

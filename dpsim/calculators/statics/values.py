@@ -171,7 +171,7 @@ def _from_table(path: Path) -> References:
             rows = list(csv.DictReader(file))
         found: References = {}
         for row in rows:
-            found.setdefault(row["structure"], {})[row["property"]] = Reference(float(row["value"]), path.name)
+            found.setdefault(row["structure"], {})[row["property"]] = Reference(float(row["value"]), "")
             dimension_of(row["property"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"reference {path} is no table of a properties stage: {error}") from None
