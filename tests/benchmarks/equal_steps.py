@@ -5,9 +5,10 @@
 
 `DATA` is the folder of the reference data sets, `PYTHON` that of an environment with DeePMD-kit; inputs are those of
 `accuracy.py`. With ``--losses N`` the other side makes N steps in float64 with batches of one frame or few; dpsim
-starts from its first state, takes its batches, and the losses are compared step by step. With ``--seeds`` two trainings
-are made for each seed: one from the first state and with the batches of the other side, which stands for its own
-training (``--losses`` shows that it is the same), and one from dpsim's own.
+starts from its first state, takes its batches, and the losses are compared step by step: as they are, and with weights
+of the loss rounded to single precision, as the other side has them. With ``--seeds`` two trainings are made for each
+seed: one from the first state and with the batches of the other side, which stands for its own training (``--losses``
+shows that it is the same), and one from dpsim's own.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import accuracy
+import numpy as np
 import torch
 
 from dpsim import ops
@@ -33,6 +36,7 @@ from dpsim.train.frames import FrameSet
 from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
 from dpsim.train.running import Clock
+from dpsim.train.schedule import prefactor
 from dpsim.train.state import read_model
 from dpsim.train.step import GradientStep
 
@@ -82,12 +86,13 @@ def compare_losses(case: str, steps: int, options: argparse.Namespace) -> None:
         text["model"][part]["precision"] = "float64"
     batches = of_peer(options.peer, text, folder, "train")
     theirs = json.loads((folder / "losses.json").read_text())
-    ours = list(replayed(folder, batches))
-    differences = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
-    for until in (1, 10, steps):
-        print(
-            f"{case}: greatest relative difference of the losses of steps 1 to {until}: {max(differences[:until]):.1e}"
-        )
+    for how, weight in (("as they are", prefactor), ("weights rounded", lambda *a: float(np.float32(prefactor(*a))))):
+        with mock.patch("dpsim.train.step.prefactor", weight):
+            ours = list(replayed(folder, batches))
+        differences = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
+        for until in (1, 10, steps):
+            worst = max(differences[:until])
+            print(f"{case}, {how}: greatest relative difference of losses, steps 1 to {until}: {worst:.1e}")
 
 
 def compare_seeds(case: str, options: argparse.Namespace) -> None:
