@@ -208,6 +208,9 @@ def test_what_md_starts_from(
     many = library("dpsim.calculators.md_many", "run_many")
     md({"path": "two.xyz"})
     assert [len(atoms) for atoms in many.call_args.args[1]] == [1, 4]
+    one, starts = many.call_args.args[:2]
+    one(1, starts[1], tmp_path / "work" / "01", tmp_path / "out" / "01", None)
+    assert (run_md.call_args.kwargs["seed"], run_md.call_args.args[0].seed) == (8, 8)
     md({"path": "two.xyz", "index": 1})
     assert len(run_md.call_args.args[1]) == 4
 

@@ -165,7 +165,7 @@ class MDStage(MDConfig, SeededStage):
         def one(number: int, atoms: Atoms, work: Path, out: Path, progress: Progress | None) -> MDResult:
             seed = (context.seed if self.seed is None else self.seed) + number
             numbered = config.model_copy(update={"seed": seed})
-            return run(numbered, atoms, potentials, work, out, seed=seed, progress=progress, **more)
+            return run(numbered, atoms, potentials, work, out, **{**more, "seed": seed, "progress": progress})
 
         run_many(one, starts, context.work, context.out, context.progress)
 
