@@ -196,7 +196,7 @@ def _kill_tree(pid: int) -> None:
 
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
-        for one in (*process.children(recursive=True), process):
+        for one in (process, *process.children(recursive=True)):  # those above first: nobody tells how another ended
             with contextlib.suppress(psutil.Error):
                 one.kill()
 

@@ -359,6 +359,10 @@ class DispatchExecutor:
             handle.ending = (answer.ending if answer is not None else "") or guess  # type: ignore[assignment]
             if handle.ending == "cancelled":
                 handle.error = {"message": f"{handle.name} was cancelled on the cluster; run again to go on"}
+            elif answer is not None and answer.ending:
+                handle.error = {"message": f"{handle.name} ended ({answer.detail})"}
+            elif handle.ending == "walltime":
+                handle.error = {"message": f"{handle.name} saved and ended before its time was over"}
         handle.code = code
 
     def _fetch(self, job: StageJob, ticket: Ticket) -> Ticket:
