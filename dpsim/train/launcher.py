@@ -8,14 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from dpsim.errors import ConfigError, SetupError
+from dpsim.errors import ConfigError, SetupError, StageError
 from dpsim.train.distributed import ALONE, TIMEOUT, Workers
 from dpsim.train.place import TORCHRUN, Launcher, Place, recognised
 
@@ -54,32 +55,61 @@ def joined(launcher: Launcher = "auto", device: str = "auto") -> Iterator[Worker
 
 
 @contextlib.contextmanager
-def connected(place: Place, store: Any, hosts: bool, device: str) -> Iterator[Workers]:
+def connected(
+    place: Place, store: Any, hosts: bool, device: str, fate: Callable[[], str] | None = None
+) -> Iterator[Workers]:
     """Connect the processes that share a store.
 
     Parameters
     ----------
     hosts
         Whether the store lives in this process.
+    fate
+        Says which of the others has ended, if this process can tell; it is asked while they come together.
+
+    Raises
+    ------
+    StageError
+        If one of the others ended before it had come.
     """
     _share_cores(place)
-    _process_group(place, store, device)
+    _process_group(place, store, device, fate)
     workers = Workers(*place, store=store, hosts_store=hosts)
     with workers.ending_together():
         yield workers
 
 
-def _process_group(place: Place, store: Any, device: str) -> None:
+def _process_group(place: Place, store: Any, device: str, fate: Callable[[], str] | None) -> None:
     if device != "cpu" and torch.cuda.is_available():
         gpus = torch.cuda.device_count()
         torch.cuda.set_device(place.local_rank % gpus)
         backend = f"cpu:gloo,cuda:{'nccl' if place.local_number <= gpus else 'gloo'}"  # NCCL takes one process a GPU
     else:
         backend = "gloo"
-    try:
-        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.number, timeout=TIMEOUT)
-    except RuntimeError as error:
-        raise SetupError(f"the {place.number} processes cannot be connected: {error}") from None
+    failed: list[RuntimeError] = []
+
+    def join() -> None:
+        try:
+            dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.number, timeout=TIMEOUT)
+        except RuntimeError as error:
+            failed.append(error)
+
+    if fate is None:
+        join()
+    else:
+        _watched(join, fate)
+    if failed:
+        raise SetupError(f"the {place.number} processes cannot be connected: {failed[0]}") from None
+
+
+def _watched(join: Callable[[], None], fate: Callable[[], str]) -> None:
+    """Do what waits for the others inside of torch, which nothing interrupts, and look whether they still live."""
+    waiting = threading.Thread(target=join, daemon=True)
+    waiting.start()
+    while waiting.is_alive():
+        waiting.join(0.5)
+        if waiting.is_alive() and (ended := fate()):
+            raise StageError(f"{ended} before all had come together")
 
 
 def _share_cores(place: Place) -> None:
@@ -167,7 +197,7 @@ def started(number: int, device: str = "auto") -> Iterator[Workers]:
     store = _new_store("127.0.0.1", number)
     others = [_start(rank, number, store.port, device) for rank in range(1, number)]
     try:
-        with connected(Place(0, number, 0, number), store, True, device) as workers:
+        with connected(Place(0, number, 0, number), store, True, device, lambda: _fate(others)) as workers:
             workers.fate = lambda: _fate(others)
             yield workers
     finally:
