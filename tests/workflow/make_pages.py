@@ -46,8 +46,10 @@ def made() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    written = made()
     DOCS.mkdir(exist_ok=True)
     for old in DOCS.glob("*.md"):
-        old.unlink()
-    for name, text in made().items():
+        if old.name not in written:
+            old.unlink()
+    for name, text in written.items():
         (DOCS / name).write_text(text, encoding="utf-8")
