@@ -18,7 +18,7 @@ from dpsim.lammps.packages import lammps_program, mpich_file
 
 pytestmark = pytest.mark.lammps
 
-PAGE = Path(__file__).parents[2] / "docs" / "help" / "doctor.md"
+PAGE = Path(__file__).parents[2] / "workflows" / "reference" / "help" / "doctor.md"
 HEAD = """\
 # When LAMMPS does not run
 

@@ -1,4 +1,4 @@
-"""Writes the reference pages in ``docs/``: as ``dpsim schema --pages docs``, with the tests in the table of stages."""
+"""Writes the pages of ``workflows/reference``: as ``dpsim schema --pages``, with the tests in the table of stages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dpsim.workflow.pages import pages
 from dpsim.workflow.stages import STAGE_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
+DOCS = ROOT / "workflows" / "reference"
 NOT_RUN = ("cli", "fuzz", "acceptance")
 """Folders of tests that name stages without being about them."""
 CHECKED_ONLY = (
