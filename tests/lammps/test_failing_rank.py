@@ -91,7 +91,7 @@ FAILURES = {
         r"Non-numeric atom coords",
     ),
     "no memory": (
-        "lmp.command('replicate 6 6 6')\n"
+        "lmp.command('replicate 9 9 9')\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
         "if failing: resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20),) * 2)",
         r"pair_style dpsim: model file .* needs more memory than there is for the \d+ atoms and \d+ edges of one rank",

@@ -102,7 +102,7 @@ def test_file_of_one_stage(tmp_path: Path) -> None:
 
 
 def test_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli(["init", str(tmp_path), "--template", "finetune"]) == 0
+    assert cli(["init", str(tmp_path), "--template", "finetune-recipe"]) == 0
     plan = load(tmp_path / "workflow.yaml")
     tuned = plan.workflow.tasks["tuned"].config
     assert isinstance(tuned, TrainStage)
