@@ -1,1 +1,1 @@
-"""Using a model: evaluation from Python, ASE, data sets and LAMMPS, and the checks made when one is frozen."""
+"""Using a model: evaluation from Python, ASE, data sets and LAMMPS, checks of frozen ones, selection of frames."""

@@ -42,7 +42,7 @@ def command(
     """
     from dpsim.calculators.deviation import model_deviation, write_deviations
     from dpsim.calculators.evaluate import load
-    from dpsim.calculators.md_results import read_frames
+    from dpsim.calculators.md.results import read_frames
 
     potentials = [load(model, device=device) for model in models]
     frames = list(read_frames(structures, potentials[0].type_map))

@@ -10,7 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from dpsim.calculators.analysis import (
+from dpsim.calculators.md.analysis import (
     block_average,
     compare_rdf,
     energy_drift,

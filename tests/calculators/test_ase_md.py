@@ -15,11 +15,11 @@ from ase.calculators.emt import EMT
 from ase.io import read
 from test_md_run import config, copper, rows, same_outputs
 
-from dpsim.calculators.ase_md import first_velocities, run_ase, run_md_ase
 from dpsim.calculators.deviation import model_deviation
-from dpsim.calculators.integrators import BAR_PER_EV_A3, Evaluated, Integrator, State
-from dpsim.calculators.lammps import run_lammps
-from dpsim.calculators.md_config import MDConfig, NPTSegment
+from dpsim.calculators.md.ase import first_velocities, run_ase, run_md_ase
+from dpsim.calculators.md.config import MDConfig, NPTSegment
+from dpsim.calculators.md.integrators import BAR_PER_EV_A3, Evaluated, Integrator, State
+from dpsim.calculators.md.lammps import run_lammps
 from dpsim.errors import ConfigError, Interrupted, StageError
 
 Launcher = Callable[..., tuple[list[str], dict[str, str]]]
@@ -195,7 +195,7 @@ def test_interrupted_run_goes_on_as_the_unbroken_one(tmp_path: Path, name: str) 
         if step >= 60:
             raise Interrupted("stopped by a signal")
 
-    from dpsim.calculators import ase_md
+    from dpsim.calculators.md import ase as ase_md
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ase_md, "_REPORT", 0.0)
@@ -257,7 +257,7 @@ def test_deviation_of_two_models(tmp_path: Path) -> None:
 
 def test_several_starts(tmp_path: Path) -> None:
     """Each has its own velocities; what they give follows each other, and what is done is not done again."""
-    from dpsim.calculators.md_many import run_many
+    from dpsim.calculators.md.many import run_many
 
     cfg = config({"ensemble": "nve", "temperature": 300, "steps": 20}, stop_if={"max_bond_stretch": 1.01})
     loose = cfg.model_copy(update={"stop_if": type(cfg.stop_if)()})

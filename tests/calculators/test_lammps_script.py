@@ -12,8 +12,8 @@ from ase.io import read
 from pydantic import ValidationError
 from test_md_run import copper
 
-from dpsim.calculators.lammps_script import MARKER, inject, read_thermo, run_script, thermo_csv
-from dpsim.calculators.md_config import MDConfig
+from dpsim.calculators.md.config import MDConfig
+from dpsim.calculators.md.script import MARKER, inject, read_thermo, run_script, thermo_csv
 from dpsim.errors import ConfigError, Interrupted, StageError
 
 Launcher = Callable[..., tuple[list[str], dict[str, str]]]

@@ -14,9 +14,9 @@ from ase.io import read
 from pydantic import ValidationError
 from test_md_run import config, copper
 
-from dpsim.calculators.lammps import run_lammps
-from dpsim.calculators.md_results import MDResult
-from dpsim.calculators.md_stop import bonds_of, largest_stretch
+from dpsim.calculators.md.lammps import run_lammps
+from dpsim.calculators.md.results import MDResult
+from dpsim.calculators.md.stop import bonds_of, largest_stretch
 from dpsim.errors import DataError, StageError
 
 pytestmark = pytest.mark.lammps
@@ -161,7 +161,7 @@ def test_bonds_of_molecules_and_their_images() -> None:
     ],
 )  # fmt: skip
 def test_wrong_settings(changes: dict[str, Any], message: str) -> None:
-    from dpsim.calculators.md_config import MDConfig
+    from dpsim.calculators.md.config import MDConfig
 
     with pytest.raises(ValidationError, match=message):
         MDConfig.model_validate({"start": "a.xyz", "run": NVE, **changes})

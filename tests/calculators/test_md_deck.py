@@ -11,7 +11,8 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from dpsim.calculators.lammps_data import elements_of, lammps_box, write_data
-from dpsim.calculators.lammps_deck import (
+from dpsim.calculators.md.config import MDConfig
+from dpsim.calculators.md.deck import (
     DeckSettings,
     check_box,
     deck_text,
@@ -20,7 +21,6 @@ from dpsim.calculators.lammps_deck import (
     lammps_seed,
     spans,
 )
-from dpsim.calculators.md_config import MDConfig
 from dpsim.errors import ConfigError, DataError
 
 

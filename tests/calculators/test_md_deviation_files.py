@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dpsim.calculators.deviation_output import DeviationFollower, merged_deviation
-from dpsim.calculators.lammps import run_md
-from dpsim.calculators.lammps_deck import DeckSettings, deck_text, deviation_name
-from dpsim.calculators.lammps_output import Attempt
-from dpsim.calculators.md_config import MDConfig
+from dpsim.calculators.md.config import MDConfig
+from dpsim.calculators.md.deck import DeckSettings, deck_text, deviation_name
+from dpsim.calculators.md.deviation_output import DeviationFollower, merged_deviation
+from dpsim.calculators.md.lammps import run_md
+from dpsim.calculators.md.output import Attempt
 from dpsim.errors import ConfigError
 
 START = {"prototype": "fcc", "element": "Cu", "supercell": [2, 2, 2]}

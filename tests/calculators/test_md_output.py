@@ -9,8 +9,9 @@ import pytest
 from ase import Atoms
 
 from dpsim.calculators.lammps_data import lammps_box
-from dpsim.calculators.lammps_deck import dump_name, spans
-from dpsim.calculators.lammps_output import (
+from dpsim.calculators.md.config import MDConfig
+from dpsim.calculators.md.deck import dump_name, spans
+from dpsim.calculators.md.output import (
     Attempt,
     LogFollower,
     Trajectory,
@@ -19,7 +20,6 @@ from dpsim.calculators.lammps_output import (
     read_dump,
     read_error,
 )
-from dpsim.calculators.md_config import MDConfig
 
 ROW = "  - [{0}, {1}, 300, -10, 1, -9, 5, 64, ]\n"
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpsim.calculators.lammps import run_lammps
-from dpsim.calculators.md_config import MDConfig
-from dpsim.calculators.md_start import start_structure
+from dpsim.calculators.md.config import MDConfig
+from dpsim.calculators.md.lammps import run_lammps
+from dpsim.calculators.md.start import start_structure
 from dpsim.errors import Interrupted
 from dpsim.report.blocks import Section
 from dpsim.report.build import build_report

@@ -19,11 +19,11 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
 
-from dpsim.calculators.analysis import compare_rdf
-from dpsim.calculators.lammps import run_lammps, run_md
-from dpsim.calculators.md_config import AnalyseConfig, MDConfig, RdfConfig
-from dpsim.calculators.md_results import MDResult, reference_frames
-from dpsim.calculators.md_start import start_structure
+from dpsim.calculators.md.analysis import compare_rdf
+from dpsim.calculators.md.config import AnalyseConfig, MDConfig, RdfConfig
+from dpsim.calculators.md.lammps import run_lammps, run_md
+from dpsim.calculators.md.results import MDResult, reference_frames
+from dpsim.calculators.md.start import start_structure
 from dpsim.data import Frame, write_npy
 from dpsim.errors import ConfigError, DataError, Interrupted, ModelError, StageError
 
@@ -94,7 +94,7 @@ SEGMENTS: dict[str, dict[str, Any]] = {
 _DRIVER = """
 import sys
 from pathlib import Path
-from dpsim.calculators.lammps import run_lammps
+from dpsim.calculators.md.lammps import run_lammps
 sys.path.insert(0, sys.argv[2])
 from test_md_run import SEGMENTS, config, copper
 name, _, work, out, ranks, *lines = sys.argv[1:]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from dpsim.calculators.analysis import mass_density
-from dpsim.calculators.vibrations import vdos
+from dpsim.calculators.md.analysis import mass_density
+from dpsim.calculators.md.vibrations import vdos
 from dpsim.errors import DataError
 
 MASSES = np.array([1.008] * 6 + [15.999] * 6)

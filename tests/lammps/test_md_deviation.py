@@ -12,8 +12,8 @@ from ensembles import swapped
 
 from dpsim.calculators.deviation import model_deviation
 from dpsim.calculators.evaluate import load
-from dpsim.calculators.lammps import run_md
-from dpsim.calculators.md_config import MDConfig
+from dpsim.calculators.md.config import MDConfig
+from dpsim.calculators.md.lammps import run_md
 from dpsim.errors import StageError
 
 pytestmark = pytest.mark.lammps

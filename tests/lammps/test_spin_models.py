@@ -155,8 +155,8 @@ def test_molecular_dynamics_of_dpsim(model: Path, tmp_path: Path) -> None:
     from ase.io import read
 
     from dpsim.calculators.evaluate import load
-    from dpsim.calculators.lammps import run_md
-    from dpsim.calculators.md_config import MDConfig
+    from dpsim.calculators.md.config import MDConfig
+    from dpsim.calculators.md.lammps import run_md
     from dpsim.errors import DataError
 
     system, spins = structure("spin")

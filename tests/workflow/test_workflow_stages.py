@@ -159,7 +159,7 @@ def test_md(tmp_path: Path, context: Callable[..., Context], library: Callable[.
     from ase.io import write
 
     write(tmp_path / "frames.extxyz", [bulk("Cu", cubic=True), bulk("Cu", cubic=True) * 2])
-    run_md = library("dpsim.calculators.lammps", "run_md")
+    run_md = library("dpsim.calculators.md.lammps", "run_md")
     segment = {"ensemble": "nvt", "temperature": "300 K", "time": "1 ps"}
     start = {"frames": "label.frames", "index": 0, "supercell": [1, 2, 3]}
     md = stage("md", potential="frozen", start=start, run=segment, analyse=["rdf"], reference="label.frames")
@@ -189,7 +189,7 @@ def test_what_md_starts_from(
 
     from dpsim.data import Frame, write_npy
 
-    run_md = library("dpsim.calculators.lammps", "run_md")
+    run_md = library("dpsim.calculators.md.lammps", "run_md")
 
     def md(declared_start: Any, reference: Any = None, /, **inputs: Any) -> None:
         segment = {"ensemble": "nve", "temperature": "300 K", "time": "1 ps"}
@@ -205,7 +205,7 @@ def test_what_md_starts_from(
 
     # Of more than one structure, each is run.
     write(tmp_path / "two.xyz", [bulk("Cu"), bulk("Cu", cubic=True)], format="extxyz")
-    many = library("dpsim.calculators.md_many", "run_many")
+    many = library("dpsim.calculators.md.many", "run_many")
     md({"path": "two.xyz"})
     assert [len(atoms) for atoms in many.call_args.args[1]] == [1, 4]
     one, starts = many.call_args.args[:2]

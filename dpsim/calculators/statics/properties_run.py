@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpsim.calculators.md_results import write_frames
+from dpsim.calculators.md.results import write_frames
 from dpsim.calculators.statics.neb import check_ends
 from dpsim.calculators.statics.properties import Found, band, compute, problems_of
 from dpsim.calculators.statics.properties_config import PropertiesConfig

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpsim.calculators.lammps_data import elements_of, lammps_box, write_data
-from dpsim.calculators.lammps_deck import DATA_FILE, FINISHED, dpsim_pair_lines
-from dpsim.calculators.lammps_output import LogFollower, read_dump, read_error
-from dpsim.calculators.md_process import LammpsProcess
+from dpsim.calculators.md.deck import DATA_FILE, FINISHED, dpsim_pair_lines
+from dpsim.calculators.md.output import LogFollower, read_dump, read_error
+from dpsim.calculators.md.process import LammpsProcess
 from dpsim.calculators.statics.relax import Relaxed, is_relaxed, state_of, unstable
 from dpsim.calculators.statics.relax_config import RelaxSettings
 from dpsim.calculators.statics.source import evaluate, name_of

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpsim.calculators.md_results import write_frames
+from dpsim.calculators.md.results import write_frames
 from dpsim.calculators.statics.relax import Relaxed, check_cell_moves, excess_stress, relax
 from dpsim.calculators.statics.relax_config import RelaxConfig
 from dpsim.calculators.statics.relax_kept import keep_relaxed, recall_relaxed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpsim.calculators.md_results import read_frames
+from dpsim.calculators.md.results import read_frames
 from dpsim.calculators.statics.declared import FramesConfig, Structure, declared
 from dpsim.data.frame import check_cell, check_finite
 from dpsim.errors import ConfigError, DataError

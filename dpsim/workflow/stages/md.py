@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dpsim.calculators.md_config import FramesStart, MDConfig
+from dpsim.calculators.md.config import FramesStart, MDConfig
 from dpsim.errors import ConfigError
 from dpsim.workflow.stage import Files, Inputs, MaybeReference, Output, Resources, SeededStage, Slot, Source, sources_of
 from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from dpsim.calculators.lammps import Progress
-    from dpsim.calculators.md_results import MDResult
+    from dpsim.calculators.md.lammps import Progress
+    from dpsim.calculators.md.results import MDResult
     from dpsim.workflow.context import Context
 
 _ONE_PROCESS = "engine: ase runs in one process: give cpus instead, or use engine: lammps"
@@ -147,12 +147,12 @@ class MDStage(MDConfig, SeededStage):
             "reference": context.paths("reference"),
         }
         if self.engine == "ase":
-            from dpsim.calculators.ase_md import run_md_ase as run
+            from dpsim.calculators.md.ase import run_md_ase as run
 
             if context.resources.ranks > 1:
                 raise ConfigError(f"resources: {context.resources.ranks} ranks, but {_ONE_PROCESS}")
         else:
-            from dpsim.calculators.lammps import run_md as run
+            from dpsim.calculators.md.lammps import run_md as run
 
             more["ranks"] = context.resources.ranks
         potentials = context.paths("potential")
@@ -160,7 +160,7 @@ class MDStage(MDConfig, SeededStage):
             more |= {"seed": context.seed, "progress": context.progress}
             run(config, starts[0], potentials, context.work, context.out, **more)
             return
-        from dpsim.calculators.md_many import run_many
+        from dpsim.calculators.md.many import run_many
 
         def one(number: int, atoms: Atoms, work: Path, out: Path, progress: Progress | None) -> MDResult:
             seed = (context.seed if self.seed is None else self.seed) + number
@@ -170,7 +170,7 @@ class MDStage(MDConfig, SeededStage):
         run_many(one, starts, context.work, context.out, context.progress)
 
     def _starts(self, context: Context) -> list[Atoms]:
-        from dpsim.calculators.md_start import start_structure, start_structures
+        from dpsim.calculators.md.start import start_structure, start_structures
 
         if self.start is None:
             return []
@@ -186,7 +186,7 @@ class MDStage(MDConfig, SeededStage):
         return "frames" if "frames" in self.declared_outputs() else "log"
 
     def _execute_script(self, context: Context, config: MDConfig, start: Atoms | None) -> None:
-        from dpsim.calculators.lammps_script import run_script
+        from dpsim.calculators.md.script import run_script
 
         assert self.script is not None
         summary = run_script(

@@ -99,7 +99,7 @@ class SelectStage(SelectConfig, SeededStage):
 
     def _reference(self, context: Context, models: _Models) -> FloatArray | None:
         """Return the deviations on what sets the limits; None for the frames themselves."""
-        from dpsim.calculators.md_results import read_frames
+        from dpsim.calculators.md.results import read_frames
         from dpsim.calculators.selection import ensemble_deviation
 
         paths = context.paths("reference")
@@ -136,7 +136,7 @@ class _Models:
 
 def _frames(context: Context) -> tuple[list[Atoms], list[tuple[Artifact, int]]]:
     """Return all frames, and from which input and place in it each is."""
-    from dpsim.calculators.md_results import read_frames
+    from dpsim.calculators.md.results import read_frames
 
     frames, origins = [], []
     for artifact in context.inputs["from"]:
@@ -251,7 +251,7 @@ def _write_frames(
     """Write the bare structures that were chosen; without any, an empty file."""
     from ase import Atoms
 
-    from dpsim.calculators.md_results import write_frames
+    from dpsim.calculators.md.results import write_frames
 
     def chosen() -> Iterator[Atoms]:
         for index in selection.chosen:

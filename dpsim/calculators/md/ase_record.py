@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsim.calculators.lammps_data import elements_of, lammps_box, write_data
-from dpsim.calculators.lammps_deck import Span
-from dpsim.calculators.lammps_output import FORCES, MDFrame, ThermoRow
-from dpsim.calculators.md_config import MinimizeSegment
+from dpsim.calculators.md.config import MinimizeSegment
+from dpsim.calculators.md.deck import Span
+from dpsim.calculators.md.output import FORCES, MDFrame, ThermoRow
 from dpsim.data.files import new_file
 from dpsim.errors import DataError
 
@@ -86,7 +86,7 @@ def read_state(path: Path) -> dict[str, Array] | None:
 
 @dataclass(frozen=True)
 class AseRecord:
-    """What a run with ASE left in its work folder; see `md_record.Record`."""
+    """What a run with ASE left in its work folder; see `record.Record`."""
 
     work: Path
     start: Atoms

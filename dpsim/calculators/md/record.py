@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from dpsim.calculators.deviation_output import step_of
-from dpsim.calculators.lammps_deck import Span
-from dpsim.calculators.lammps_output import MDFrame, ThermoRow
+from dpsim.calculators.md.deck import Span
+from dpsim.calculators.md.deviation_output import step_of
+from dpsim.calculators.md.output import MDFrame, ThermoRow
 from dpsim.errors import DataError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsim.calculators.md_config import FramesStart, MDConfig
-from dpsim.calculators.md_results import read_frames
+from dpsim.calculators.md.config import FramesStart, MDConfig
+from dpsim.calculators.md.results import read_frames
 from dpsim.data.frame import check_cell, check_finite
 from dpsim.errors import ConfigError, DataError, ModelError
 

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from data_tools.structures import StructureConfig
-from dpsim.calculators.analysis_config import AnalyseConfig, MsdConfig, RdfConfig, VdosConfig, read_analyses
+from dpsim.calculators.md.analysis_config import AnalyseConfig, MsdConfig, RdfConfig, VdosConfig, read_analyses
 from dpsim.config import Config, Energy, Force, Pressure, Temperature, Time, Walltime
 from dpsim.errors import ConfigError
 from dpsim.units import parse_quantity

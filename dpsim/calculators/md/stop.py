@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsim.calculators.deviation_output import MAX_FORCE, step_of
-from dpsim.calculators.lammps_deck import Span
-from dpsim.calculators.md_config import MDConfig, MinimizeSegment
-from dpsim.calculators.md_record import Record, Stop
+from dpsim.calculators.md.config import MDConfig, MinimizeSegment
+from dpsim.calculators.md.deck import Span
+from dpsim.calculators.md.deviation_output import MAX_FORCE, step_of
+from dpsim.calculators.md.record import Record, Stop
 from dpsim.errors import DataError
 
 if TYPE_CHECKING:

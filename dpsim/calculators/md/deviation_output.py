@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsim.calculators.lammps_deck import deviation_name
+from dpsim.calculators.md.deck import deviation_name
 
 if TYPE_CHECKING:
-    from dpsim.calculators.lammps_output import Attempt
+    from dpsim.calculators.md.output import Attempt
 
 MAX_FORCE = 4
 """Column of the largest deviation of a force, behind step and virial."""

@@ -19,21 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dpsim.calculators.analysis import rdf
 from dpsim.calculators.lammps_data import elements_of, lammps_box, write_data
-from dpsim.calculators.lammps_deck import DATA_FILE, dpsim_pair_lines, lammps_seed
-from dpsim.calculators.lammps_output import read_error
-from dpsim.calculators.md_config import MDConfig, ScriptConfig
-from dpsim.calculators.md_process import LammpsProcess
-from dpsim.calculators.md_results import write_frames, write_rdf
-from dpsim.calculators.md_start import model_files
+from dpsim.calculators.md.analysis import rdf
+from dpsim.calculators.md.config import MDConfig, ScriptConfig
+from dpsim.calculators.md.deck import DATA_FILE, dpsim_pair_lines, lammps_seed
+from dpsim.calculators.md.output import read_error
+from dpsim.calculators.md.process import LammpsProcess
+from dpsim.calculators.md.results import write_frames, write_rdf
+from dpsim.calculators.md.start import model_files
 from dpsim.data.files import read_json, write_json, write_text
 from dpsim.errors import ConfigError, DataError, StageError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from dpsim.calculators.lammps import Launcher, Progress
+    from dpsim.calculators.md.lammps import Launcher, Progress
 
 MARKER = "# dpsim: pair"
 INPUT, LOG = "in.lammps", "log.lammps"
@@ -155,7 +155,7 @@ def run_script(
     files
         Linked into the working folder.
     type_map, ranks, seed, progress
-        As in `dpsim.calculators.lammps.run_md`.
+        As in `dpsim.calculators.md.lammps.run_md`.
     launcher, pair_lines
         Instead of those of dpsim.
 
@@ -173,7 +173,7 @@ def run_script(
     Interrupted
         On SIGTERM; calling again gives the input its restart file.
     """
-    from dpsim.calculators.lammps import product_launcher
+    from dpsim.calculators.md.lammps import product_launcher
 
     (model,) = model_files(config, potentials)
     elements = script.types or (() if start_atoms is None else elements_of(start_atoms, tuple(type_map)))

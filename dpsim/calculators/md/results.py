@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_tools.lammps_data import read_lammps_data, type_labels
-from dpsim.calculators.analysis import (
+from dpsim.calculators.md.analysis import (
     Msd,
     Peak,
     Rdf,
@@ -25,12 +25,12 @@ from dpsim.calculators.analysis import (
     rdf,
     rdf_settings,
 )
-from dpsim.calculators.deviation_output import MAX_FORCE
-from dpsim.calculators.lammps_deck import Span
-from dpsim.calculators.lammps_output import FORCES, MDFrame, ThermoRow
-from dpsim.calculators.md_config import MDConfig, MinimizeSegment
-from dpsim.calculators.md_record import Record, Stop, StoppedRecord
-from dpsim.calculators.vibrations import vdos
+from dpsim.calculators.md.config import MDConfig, MinimizeSegment
+from dpsim.calculators.md.deck import Span
+from dpsim.calculators.md.deviation_output import MAX_FORCE
+from dpsim.calculators.md.output import FORCES, MDFrame, ThermoRow
+from dpsim.calculators.md.record import Record, Stop, StoppedRecord
+from dpsim.calculators.md.vibrations import vdos
 from dpsim.data.files import new_file, write_json, write_text
 from dpsim.errors import DataError
 

@@ -2,7 +2,7 @@
 
 Every segment is run in chunks of the checkpoint interval. LAMMPS sets itself up anew at the start of each chunk
 and the noise of a Langevin thermostat is seeded from the step, so a run that begins at a checkpoint does what the
-unbroken one did. Thermo lines and dumps of each attempt go to files of their own; `lammps_output` joins them.
+unbroken one did. Thermo lines and dumps of each attempt go to files of their own; `output` joins them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpsim.calculators.md_config import (
+from dpsim.calculators.md.config import (
     Dynamics,
     MDConfig,
     MinimizeSegment,

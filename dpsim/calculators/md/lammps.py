@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dpsim.calculators.ase_frame import spins_of
-from dpsim.calculators.deviation_output import DeviationFollower
 from dpsim.calculators.lammps_data import LammpsBox, elements_of, lammps_box, write_data
-from dpsim.calculators.lammps_deck import (
+from dpsim.calculators.md.config import MDConfig, MinimizeSegment, NPTSegment, place_of
+from dpsim.calculators.md.deck import (
     DATA_FILE,
     DeckSettings,
     check_box,
@@ -30,12 +30,12 @@ from dpsim.calculators.lammps_deck import (
     first_span,
     spans,
 )
-from dpsim.calculators.lammps_output import Attempt, DumpFollower, LogFollower, Trajectory, log_name, read_error
-from dpsim.calculators.md_config import MDConfig, MinimizeSegment, NPTSegment, place_of
-from dpsim.calculators.md_process import LammpsProcess
-from dpsim.calculators.md_results import MDResult, check_analyses, collect, reference_frames
-from dpsim.calculators.md_start import model_files
-from dpsim.calculators.md_stop import Watch
+from dpsim.calculators.md.deviation_output import DeviationFollower
+from dpsim.calculators.md.output import Attempt, DumpFollower, LogFollower, Trajectory, log_name, read_error
+from dpsim.calculators.md.process import LammpsProcess
+from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
+from dpsim.calculators.md.start import model_files
+from dpsim.calculators.md.stop import Watch
 from dpsim.data.files import read_json, write_json, write_text
 from dpsim.errors import ConfigError, DataError, StageError
 from dpsim.export.metadata import read_metadata

@@ -16,12 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsim.calculators.ase_record import STATE, AseRecord, Writer, read_state, write_state
-from dpsim.calculators.integrators import BAR_PER_EV_A3, Evaluated, Integrator, State
 from dpsim.calculators.lammps_data import elements_of
-from dpsim.calculators.lammps_deck import Span, check_box, first_span, spans
-from dpsim.calculators.lammps_output import ThermoRow
-from dpsim.calculators.md_config import (
+from dpsim.calculators.md.ase_record import STATE, AseRecord, Writer, read_state, write_state
+from dpsim.calculators.md.config import (
     Dynamics,
     MDConfig,
     MinimizeSegment,
@@ -30,9 +27,12 @@ from dpsim.calculators.md_config import (
     interval_steps,
     place_of,
 )
-from dpsim.calculators.md_results import MDResult, check_analyses, collect, reference_frames
-from dpsim.calculators.md_start import model_files
-from dpsim.calculators.md_stop import Watch
+from dpsim.calculators.md.deck import Span, check_box, first_span, spans
+from dpsim.calculators.md.integrators import BAR_PER_EV_A3, Evaluated, Integrator, State
+from dpsim.calculators.md.output import ThermoRow
+from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
+from dpsim.calculators.md.start import model_files
+from dpsim.calculators.md.stop import Watch
 from dpsim.data.files import read_json, write_json
 from dpsim.errors import ConfigError, DataError, Interrupted, StageError
 
@@ -66,7 +66,7 @@ def run_ase(
     Parameters
     ----------
     config, start_atoms, work, out, seed, progress
-        As in `dpsim.calculators.lammps.run_md`.
+        As in `dpsim.calculators.md.lammps.run_md`.
     calculator
         Gives energies and forces, and for a barostat the stress.
     reference
@@ -123,7 +123,7 @@ def run_md_ase(
 ) -> MDResult:
     """Run molecular dynamics with ASE and a model file, or several, of which the first drives.
 
-    Parameters and errors are those of `dpsim.calculators.lammps.run_md`.
+    Parameters and errors are those of `dpsim.calculators.md.lammps.run_md`.
     """
     from dpsim.calculators.ase import DPCalculator
     from dpsim.calculators.deviation import model_deviation

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpsim.calculators.md_results import DEVIATION, MDResult, write_frames
+from dpsim.calculators.md.results import DEVIATION, MDResult, write_frames
 from dpsim.data.files import write_json, write_text
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from dpsim.calculators.lammps import Progress
+    from dpsim.calculators.md.lammps import Progress
 
 STARTS = "starts"
 RunOne = Callable[[int, "Atoms", Path, Path, "Progress | None"], MDResult]
