@@ -57,12 +57,15 @@ class Profile(Config):
     """Where stages run: processes of this machine, jobs of a cluster (``dpdispatcher``), or processes inside of pilot
     jobs (``parsl``)."""
     fanout: ExecutorName | None = None
-    """Where the points of a ``matrix`` run; by default as other stages."""
+    """Where the points of a ``matrix`` and the models of an ``ensemble`` run; by default as other stages."""
     machine: str | dict[str, Any] | None = None
     """The cluster, as dpdispatcher has it: a mapping (``{batch_type: Slurm, context_type: LazyLocal, ...}``), a JSON or
     YAML file with one, or a name under ``machines:``."""
     here: list[str] = []
     """Stages, by name or type, that run on this machine whatever the executor is."""
+    alone: list[str] = []
+    """Stages, by name or type, that ``fanout`` leaves where other stages are, such as trainings of hours: a pilot ends
+    with its driver, a job of a cluster does not."""
     pilot: str | Resources = Resources()
     """What each pilot job of Parsl takes: a name under ``resources:``, or ``{nodes, cpus, gpus, walltime, ...}``."""
     pilots: Annotated[int, Field(ge=1)] = 1
@@ -81,12 +84,12 @@ class Profile(Config):
     overrides: dict[str, Any] = {}
     """``stages.model.steps: 500`` and the like, as with ``--set``."""
 
-    @field_validator("here")
+    @field_validator("here", "alone")
     @classmethod
-    def _named(cls, here: list[str]) -> list[str]:
-        if not all(here):
+    def _named(cls, stages: list[str]) -> list[str]:
+        if not all(stages):
             raise ValueError("each entry is the name or the type of a stage")
-        return here
+        return stages
 
     def executor_of(self, stage: str, uses: str, *, point: bool) -> ExecutorName:
         """Return where a stage runs.
@@ -96,11 +99,13 @@ class Profile(Config):
         stage, uses
             Name and type.
         point
-            Whether it is one of several points of a matrix.
+            Whether it is one of several: a point of a matrix, a model of an ensemble.
         """
         if stage in self.here or uses in self.here:
             return "local"
-        return self.fanout if point and self.fanout is not None else self.executor
+        if self.fanout is None or not point or stage in self.alone or uses in self.alone:
+            return self.executor
+        return self.fanout
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def choose(workflow: Workflow) -> Chosen:
             place = (*path, "executor" if executor == profile.executor else "fanout")
             message = f"the Python package {executor!r} is not installed; run: {INSTALL}"
             collector.add("E403", place, message)
-    _check_here(workflow, path)
+    _check_names(workflow, path)
     pilot = _pilot(workflow, path)
     machine, resources = _machine(workflow, path)
     if "dpdispatcher" in used and not machine and profile.machine is None:
@@ -140,14 +145,15 @@ def choose(workflow: Workflow) -> Chosen:
     return Chosen(name, profile, machine, resources, pilot)
 
 
-def _check_here(workflow: Workflow, path: Path) -> None:
+def _check_names(workflow: Workflow, path: Path) -> None:
     stages = workflow.document.data.get("stages")
     known = {*(stages if isinstance(stages, dict) else ()), *(task.config.uses for task in workflow.tasks.values())}
-    for index, word in enumerate(workflow.profile.here):
-        if word not in known:
-            message = f"{word!r} is neither the name nor the type of a stage of this workflow"
-            suggestion = closest(word, known)
-            workflow.collector.add("E214", (*path, "here", index), message, suggestion=suggestion)
+    for setting, words in (("here", workflow.profile.here), ("alone", workflow.profile.alone)):
+        for index, word in enumerate(words):
+            if word not in known:
+                message = f"{word!r} is neither the name nor the type of a stage of this workflow"
+                suggestion = closest(word, known)
+                workflow.collector.add("E214", (*path, setting, index), message, suggestion=suggestion)
 
 
 def _pilot(workflow: Workflow, path: Path) -> Resources:

@@ -37,7 +37,9 @@ def executor_of(plan: Plan, name: str) -> ExecutorName:
     task, profile = plan.workflow.tasks[name], plan.workflow.profile
     if task.config.uses == "loop" or task.loop in profile.here:  # the end of a loop only writes a table
         return "local"
-    return profile.executor_of(task.inner or task.stage, task.config.uses, point=bool(task.point))
+    return profile.executor_of(
+        task.inner or task.stage, task.config.uses, point=bool(task.point) or task.member is not None
+    )
 
 
 def grants(plan: Plan, available: Machine) -> dict[str, Granted]:

@@ -48,7 +48,11 @@ STEPS: dict[str, Any] = {"steps": 1000, "timestep": "1 fs"}
         ({"ensemble": "nvt", "temperature": [300, 600]}, ["fix integrate0 all nvt temp 300.0 600.0 0.1"]),
         (
             {"ensemble": "nvt", "temperature": 300, "thermostat": "langevin", "damping": "50 fs"},
-            ["fix integrate0 all nve", "fix noise0 all langevin 300.0 300.0 0.05 $(v_noise:%.0f) zero yes"],
+            [
+                "fix integrate0 all nve",
+                "fix still0 all momentum 1 linear 1 1 1",
+                "fix noise0 all langevin 300.0 300.0 0.05 $(v_noise:%.0f)",
+            ],
         ),
         (
             {"ensemble": "npt", "temperature": 300, "pressure": ["1 bar", "1 kbar"], "coupling": "anisotropic"},
@@ -58,7 +62,8 @@ STEPS: dict[str, Any] = {"steps": 1000, "timestep": "1 fs"}
             {"ensemble": "npt", "temperature": 300, "pressure": "1 bar", "thermostat": "langevin"},
             [
                 "fix integrate0 all nph iso 1.0 1.0 1.0 fixedpoint 0.0 0.0 0.0",
-                "fix noise0 all langevin 300.0 300.0 0.1 $(v_noise:%.0f) zero yes",
+                "fix still0 all momentum 1 linear 1 1 1",
+                "fix noise0 all langevin 300.0 300.0 0.1 $(v_noise:%.0f)",
             ],
         ),
     ],

@@ -423,3 +423,21 @@ def test_wrong_starts(tmp_path: Path, launcher: Launcher, copper_lines: list[str
     (tmp_path / "model.pt2").write_bytes(b"")
     with pytest.raises(DataError, match="contains Cu"):
         run_md(cfg, copper(), [tmp_path / "model.pt2"], tmp_path / "w", tmp_path / "o", type_map=["Al"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_noise_heats_light_and_heavy_atoms_alike(tmp_path: Path, launcher: Launcher, ranks: int) -> None:
+    """Atoms that do not touch each other are as hot as the thermostat whatever their masses; the whole stays put."""
+    places = [[4.0 * i + 2.0, 6.0, 6.0] for i in range(6)]
+    atoms = Atoms("CH3OH", positions=places, cell=[24.0, 12.0, 12.0], pbc=True)
+    often = {"dump": {"every": 5000}, "thermo": {"every": 10}, "timestep": "1 fs"}
+    cfg = config({"ensemble": "nvt", "temperature": 300, "thermostat": "langevin", "damping": "20 fs",
+                  "steps": 20_000, **often})  # fmt: skip
+    result = run_lammps(
+        cfg, atoms, ["pair_style zero 3.0", "pair_coeff * *"], tmp_path / "work", tmp_path / "out",
+        elements=("C", "H", "O"), ranks=ranks, launcher=launcher,
+    )  # fmt: skip
+    temperature = [float(row["temperature_K"]) for row in rows(result)[100:]]
+    assert np.mean(temperature) == pytest.approx(300, rel=0.08)  # 2 % is the error of the mean
+    momentum = read(result.final).get_momenta().sum(axis=0)
+    assert np.abs(momentum).max() < 1e-6

@@ -34,9 +34,35 @@ stages:
   b: {{uses: command, run: ["true"]}}
 """
 
+ENSEMBLE = """
+dpsim: 1
+name: models
+type_map: [Cu]
+profiles:
+  c: {fanout: parsl, pilot: {cpus: 2}, poll: 1 s}
+stages:
+  seed:
+    uses: label
+    structures: {prototype: fcc, element: Cu, supercell: [2, 1, 1], rattle: 0.08 angstrom, count: 4}
+    calculator: {name: emt}
+  data: {uses: convert, from: seed.frames, split: {train: 0.5, valid: 0.5}}
+  fit:
+    uses: train
+    data: data
+    model: {descriptor: {type: se_e2_r, rcut: 4.0, rcut_smth: 1.0, sel: [30], neuron: [4]}, fitting: {neuron: [4]}}
+    steps: 4
+    batch_size: 1
+    ensemble: 2
+    resources: {cpus: 1}
+"""
+
 
 def start(folder: Path, values: str, extra: str = "") -> subprocess.Popen[str]:
     (folder / "w.yaml").write_text(TEXT.format(values=values, extra=extra))
+    return call(folder)
+
+
+def call(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "dpsim.cli.main", "run", "w.yaml", "--run-dir", "run", "--profile", "c"]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -44,6 +70,11 @@ def start(folder: Path, values: str, extra: str = "") -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     output, _ = process.communicate(timeout=120)
     return process.returncode, output
+
+
+def jobs_of(folder: Path, task: str) -> list[Path]:
+    """Return the folders of the jobs that a task has had."""
+    return [path for path in (Store(folder / "run").linked()[task].path / "job").iterdir() if path.is_dir()]
 
 
 def workers(folder: Path) -> list[psutil.Process]:
@@ -72,6 +103,23 @@ def test_points_run_inside_of_a_pilot(tmp_path: Path) -> None:
     assert workers(tmp_path) == []
 
 
+def test_models_of_an_ensemble_share_a_pilot(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(ENSEMBLE)
+    code, output = finish(call(tmp_path))
+    assert code == 0, output
+    linked = Store(tmp_path / "run").linked()
+    for task in ("fit@member=1", "fit@member=2"):
+        ticket = tickets.read_ticket(linked[task])
+        assert ticket is not None
+        assert (ticket.executor, ticket.state) == ("parsl", "over")
+    assert tickets.read_ticket(linked["data"]) is None
+    stages = json.loads((tmp_path / "run" / "manifest.json").read_text())["stages"]
+    (one,), (two,) = (stages[f"fit@member={k}"]["attempts"] for k in (1, 2))
+    assert max(one["start"], two["start"]) < min(one["end"], two["end"])  # side by side
+    best = [(linked[f"fit@member={k}"].out / "best.safetensors").read_bytes() for k in (1, 2)]
+    assert best[0] != best[1]
+
+
 def test_a_point_that_fails(tmp_path: Path) -> None:
     code, output = finish(start(tmp_path, "0.1, nonsense"))
     assert code == 5, output
@@ -79,21 +127,25 @@ def test_a_point_that_fails(tmp_path: Path) -> None:
 
 
 def test_a_killed_driver_leaves_nothing_that_stays(tmp_path: Path) -> None:
-    first = start(tmp_path, "6")
-    work = tmp_path / "run" / "stages" / "m@T=6" / "work" / "n"
+    """What was done stays done; what ran is begun again by the next driver, which says so."""
+    first = start(tmp_path, "0.1, 6")
+    stages = tmp_path / "run" / "stages"
+    work, done = stages / "m@T=6" / "work" / "n", stages / "m@T=0.1" / "outputs.json"
     end = time.monotonic() + 60
-    while not work.exists():
+    while not (work.exists() and done.exists()):
         assert first.poll() is None
         assert time.monotonic() < end
         time.sleep(0.05)
     record = json.loads((tmp_path / "run" / "parsl" / "pilots.json").read_text())
     first.kill()
     first.wait()  # not communicate(): the pilot holds the other end of its output
-    code, output = finish(start(tmp_path, "6"))
+    code, output = finish(start(tmp_path, "0.1, 6"))
     assert code == 0, output
+    assert "m@T=6: its pilot ended with the driver before this one; it is started again in another" in output
+    assert "m@T=0.1: its pilot" not in output
+    assert len(jobs_of(tmp_path, "m@T=0.1")) == 1
     assert not any(psutil.pid_exists(pid) for pid in record["processes"])
-    folders = [path for path in (Store(tmp_path / "run").linked()["m@T=6"].path / "job").iterdir() if path.is_dir()]
-    assert len(folders) == 2
+    assert len(jobs_of(tmp_path, "m@T=6")) == 2
     assert first.stdout is not None
     first.stdout.close()
 

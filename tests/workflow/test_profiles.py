@@ -52,6 +52,9 @@ def test_a_profile_and_its_resources(tmp_path: Path) -> None:
     assert profile.executor_of("m", "command", point=True) == "parsl"
     assert profile.executor_of("a", "command", point=True) == "local"
     assert profile.executor_of("m", "command", point=False) == "local"
+    for word in ("m", "command"):
+        alone = profile.model_copy(update={"alone": [word], "executor": "dpdispatcher"})
+        assert alone.executor_of("m", "command", point=True) == "dpdispatcher"
 
 
 @needs_dpdispatcher
@@ -89,6 +92,7 @@ def test_a_machine_is_found(tmp_path: Path, how: str) -> None:
         ("executor: dpdispatcher, machine: keys.json", "undefined key 'remote_rot' is not allowed"),
         ("executor: dpdispatcher, machine: nodes.json", "'number_node' is given by 'resources:' of the stages"),
         ("here: [comand]", "E214 'comand' is neither the name nor the type of a stage"),
+        ("fanout: parsl, alone: [m, trian]", "E214 'trian' is neither the name nor the type of a stage"),
         ("pilot: big", "E205 there is no 'big' in 'resources:'"),
         ("poll: soon", "E207 'soon' is not a walltime"),
         ("retries: {ooom: 1}", "E203 'ooom' is not a key of"),

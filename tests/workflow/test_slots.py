@@ -99,6 +99,22 @@ def test_what_the_job_of_a_cluster_asks_for(write: Write) -> None:
     assert granted["b"].nodes == 1
 
 
+def test_models_of_an_ensemble_are_fanned_out_like_points(write: Write) -> None:
+    text = (
+        "dpsim: 1\ntype_map: [Cu]\nprofiles: {{c: {{fanout: parsl{}}}}}\nstages:\n"
+        "  data: {{uses: convert, from: {{path: frames.extxyz}}}}\n"
+        "  fit: {{uses: train, data: data, model: {{preset: dpa3-tiny}}, steps: 5, ensemble: 2}}\n"
+        "  freeze: {{uses: freeze, from: fit.best}}\n"
+        "  one: {{uses: train, data: data, model: {{preset: dpa3-tiny}}, steps: 5}}\n"
+    )
+    plan = load(write(text.format("")), profile="c", check_files=False)
+    fanned = [name for name in plan.order if executor_of(plan, name) == "parsl"]
+    assert sorted(fanned) == ["fit@member=1", "fit@member=2", "freeze@member=1", "freeze@member=2"]
+    plan = load(write(text.format(", alone: [train]")), profile="c", check_files=False)
+    fanned = [name for name in plan.order if executor_of(plan, name) == "parsl"]
+    assert sorted(fanned) == ["freeze@member=1", "freeze@member=2"]
+
+
 def test_how_often_an_attempt_is_repeated() -> None:
     attempts = Attempts(Retries(oom=1, preempted=2, walltime=0, error=1))
     plain = CommandStage(run=["true"])

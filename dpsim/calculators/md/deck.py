@@ -277,21 +277,24 @@ def _integrators(index: int, segment: Dynamics) -> tuple[list[str], str | None]:
         return [f"{fix} nve"], None
     hot = f"{segment.temperature[0]!r} {segment.temperature[1]!r} {segment.damping!r}"
     noises = {
-        "langevin": f"fix noise{index} all langevin {hot} ${{noise}} zero yes",
+        "langevin": f"fix noise{index} all langevin {hot} ${{noise}}",
         "csvr": f"fix noise{index} all temp/csvr {hot} ${{noise}}",
     }
     noise = noises.get(segment.thermostat)
     alone = [f"{fix} nve"] if noise else [f"{fix} nvt temp {hot}"]
+    # The noise pushes the whole, which is taken back from the velocities. LAMMPS's own "zero yes" takes equal parts of
+    # the force from atoms of any mass, so that light ones are too hot: a molecule of methanol by half.
+    still = [f"fix still{index} all momentum 1 linear 1 1 1"] if segment.thermostat == "langevin" else []
     if not isinstance(segment, NPTSegment):
-        return alone, noise
+        return [*alone, *still], noise
     keyword = {"isotropic": "iso", "anisotropic": "aniso", "triclinic": "tri"}[segment.coupling]
     pressed = f"{keyword} {segment.pressure[0]!r} {segment.pressure[1]!r} {segment.pressure_damping!r}"
     if segment.barostat == "berendsen":
         modulus = WATER_MODULUS if segment.bulk_modulus is None else segment.bulk_modulus
-        return [*alone, f"fix press{index} all press/berendsen {pressed} modulus {modulus!r}"], noise
+        return [*alone, *still, f"fix press{index} all press/berendsen {pressed} modulus {modulus!r}"], noise
     # The corner stays put. LAMMPS's own choice, the centre, is computed again at a restart and differs in the last bit.
     pressed += " fixedpoint 0.0 0.0 0.0"
-    return [f"{fix} nph {pressed}" if noise else f"{fix} npt temp {hot} {pressed}"], noise
+    return [f"{fix} nph {pressed}" if noise else f"{fix} npt temp {hot} {pressed}", *still], noise
 
 
 def _footer(settings: DeckSettings) -> list[str]:

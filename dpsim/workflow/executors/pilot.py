@@ -34,6 +34,7 @@ _WALLTIME_S: Final = 3600.0
 _IDLE_S: Final = 120.0
 """Time after which a pilot without work is given back."""
 _CANCEL: Final = {"Slurm": "scancel", "PBS": "qdel", "LSF": "bkill"}
+_OR_ALONE: Final = "or name the stage in 'alone:' of the profile"
 _IN_ALLOCATION: Final = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 
 
@@ -74,6 +75,8 @@ class PilotExecutor:
         self._kernel: Any = None
         self._pilots: dict[str, Any] = {}
         self._recorded: list[str] = []
+        self._left: set[str] = set()
+        """Stages that were in a pilot of a driver that is gone."""
 
     def room_for(self, granted: Granted) -> bool:
         """Whether fewer stages are out than the profile allows."""
@@ -101,6 +104,9 @@ class PilotExecutor:
         handle = ClusterHandle(job)
         handle.take(ticket)
         handle.where = "waits for a pilot"
+        if job.entry.key in self._left:
+            self._left.remove(job.entry.key)
+            handle.note("its pilot ended with the driver before this one; it is started again in another")
         python = self.chosen.profile.python or sys.executable
         self._futures[ticket.ticket] = kernel.submit(
             run_stage,
@@ -127,6 +133,7 @@ class PilotExecutor:
                 raise SetupError(tickets.taken(job.entry, ticket))
             _tell_to_stop(job.entry, ticket)
             tickets.write_ticket(job.entry, ticket, state="over")
+            self._left.add(job.entry.key)
         return None
 
     def events(self, handle: ClusterHandle) -> Iterator[dict[str, Any]]:
@@ -214,7 +221,7 @@ class PilotExecutor:
     def _ready(self, granted: Granted) -> tuple[Any, str]:
         """Return Parsl's kernel, and the label of the pilots for stages of this size."""
         if granted.nodes > 1:
-            raise SetupError("a stage inside of a pilot runs on one node; lower 'nodes', or run it as a job of its own")
+            raise SetupError(f"a stage inside of a pilot runs on one node; lower 'nodes', {_OR_ALONE}")
         label = f"cpus{granted.cpus}-gpus{granted.gpus}"
         if label in self._pilots:
             return self._kernel, label
@@ -259,9 +266,11 @@ class PilotExecutor:
         local = self.batch == "Shell" or inside
         cpus = pilot.cpus or (len(os.sched_getaffinity(0)) if local else None)
         if cpus is not None and granted.cpus > cpus:
-            raise SetupError(f"the stage takes {granted.cpus} cores, a pilot has {cpus}; raise 'cpus' of the pilot")
+            message = f"the stage takes {granted.cpus} cores, a pilot has {cpus}; raise 'cpus' of the pilot"
+            raise SetupError(f"{message}, {_OR_ALONE}")
         if granted.gpus > (pilot.gpus or 0):
-            raise SetupError(f"the stage takes {granted.gpus} GPUs, a pilot has {pilot.gpus or 0}; raise 'gpus' of it")
+            message = f"the stage takes {granted.gpus} GPUs, a pilot has {pilot.gpus or 0}; raise 'gpus' of the pilot"
+            raise SetupError(f"{message}, {_OR_ALONE}")
         at_once = None if cpus is None else cpus // granted.cpus
         if granted.gpus and pilot.gpus:
             at_once = min(at_once or pilot.gpus, pilot.gpus // granted.gpus)
