@@ -45,6 +45,25 @@ def test_batch_sizes(given: Any, expected: Any) -> None:
     assert settings(batch_size=given)["batch_size"] == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "mixed"),
+    [
+        ({}, True),
+        ({"batch_size": 4, "systems": ["a", "b"]}, True),
+        ({"batch_size": 4, "systems": "a"}, True),
+        ({"batch_size": 4, "systems": ["a"], "rglob_patterns": ["*"]}, True),
+        ({"batch_size": 4, "systems": ["a"]}, False),
+        ({"batch_size": 1, "systems": ["a", "b"]}, False),
+        ({"batch_size": [1, 2], "systems": ["a", "b"]}, False),
+        ({"batch_size": "mix:64", "systems": ["a", "b"]}, False),
+    ],
+)
+def test_mixing_systems_is_told_where_the_peer_does_not(given: Any, mixed: bool) -> None:
+    notes: list[str] = []
+    sampling_settings(InputSection(dict(given), "in: training_data"), notes)
+    assert any("frames of several systems are mixed in a batch" in note for note in notes) is mixed
+
+
 def blocks_of_the_peer(text: str, sizes: tuple[int, ...]) -> np.ndarray:
     """Probabilities by the words of spec common.md §15, with batches of one frame."""
     blocks = [tuple(map(float, block.split(":"))) for block in text.split(";")[1:]]

@@ -23,7 +23,10 @@ def sampling_settings(section: InputSection, notes: list[str]) -> Settings:
     ConfigError
         Naming what dpsim does not do.
     """
-    settings: Settings = {"batch_size": _batch_size(section), "sampling": _sampling(section)}
+    size, mixed = _batch_size(section)
+    if mixed:
+        notes.append(f"{section.where}.batch_size: frames of several systems are mixed in a batch, not taken from one")
+    settings: Settings = {"batch_size": size, "sampling": _sampling(section)}
     distance = section.take("min_pair_dist", 0.0)
     if isinstance(distance, bool) or not isinstance(distance, int | float) or distance < 0:
         raise ConfigError(f"{section.where}.min_pair_dist: {distance!r}: a distance in Å is expected")
@@ -51,7 +54,8 @@ def matching_systems(section: InputSection, systems: Sequence[Path]) -> list[Pat
     return [one.path for one in find_all(systems, patterns)]
 
 
-def _batch_size(section: InputSection) -> Any:
+def _batch_size(section: InputSection) -> tuple[Any, bool]:
+    """The size of a batch, and whether dpsim mixes systems in it where the peer does not."""
     size = section.take("batch_size", "auto")
     if isinstance(size, list):
         if len({str(one) for one in size}) != 1:
@@ -59,17 +63,18 @@ def _batch_size(section: InputSection) -> Any:
                 raise ConfigError(
                     f"{section.where}.batch_size: {size!r}: a number of frames for each system is expected"
                 )
-            return size
+            return size, False
         size = size[0]
     if isinstance(size, str):
         rule, _, number = size.partition(":")
-        if rule == "mix":  # batches of any sizes of frames are the rule here
-            return f"max:{number}"
+        if rule == "mix":
+            return f"max:{number}", False
         if rule not in ("auto", "max", "filter"):
             raise ConfigError(
                 f"{section.where}.batch_size: {size!r} is not supported: use a number, auto, auto:N, max:N or filter:N"
             )
-    return size
+    systems = section.node.get("systems")
+    return size, size != 1 and not (isinstance(systems, list) and len(systems) == 1 and "rglob_patterns" not in section)
 
 
 def _sampling(section: InputSection) -> Any:
