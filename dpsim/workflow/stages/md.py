@@ -52,6 +52,7 @@ class MDStage(MDConfig, SeededStage):
         "analysis": Output("analysis.json", "metrics"),
     }
     main: ClassVar[str] = "frames"
+    result_version: ClassVar[int] = 2
     uses_type_map: ClassVar[bool] = True
     wants: ClassVar[Resources] = Resources(ranks=2, cpus=2, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("lammps", "torch", "mpich")
