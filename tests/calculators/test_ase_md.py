@@ -17,9 +17,10 @@ from test_md_run import config, copper, rows, same_outputs
 
 from dpsim.calculators.deviation import model_deviation
 from dpsim.calculators.md.ase import first_velocities, run_ase, run_md_ase
-from dpsim.calculators.md.config import MDConfig, NPTSegment
+from dpsim.calculators.md.config import MDConfig
 from dpsim.calculators.md.integrators import BAR_PER_EV_A3, Evaluated, Integrator, State
 from dpsim.calculators.md.lammps import run_lammps
+from dpsim.calculators.md.segments import NPTSegment
 from dpsim.errors import ConfigError, Interrupted, StageError
 
 Launcher = Callable[..., tuple[list[str], dict[str, str]]]

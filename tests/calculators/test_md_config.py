@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dpsim.calculators.md.config import FramesStart, MDConfig, NPTSegment, NVESegment, interval_steps
+from dpsim.calculators.md.config import FramesStart, MDConfig
+from dpsim.calculators.md.segments import NPTSegment, NVESegment, interval_steps
 
 NVT = {"ensemble": "nvt", "temperature": "300 K", "time": "1 ps"}
 

@@ -18,19 +18,12 @@ from numpy.typing import NDArray
 
 from dpsim.calculators.lammps_data import elements_of
 from dpsim.calculators.md.ase_record import STATE, AseRecord, Writer, read_state, write_state
-from dpsim.calculators.md.config import (
-    Dynamics,
-    MDConfig,
-    MinimizeSegment,
-    NPTSegment,
-    NVESegment,
-    interval_steps,
-    place_of,
-)
+from dpsim.calculators.md.config import MDConfig, place_of
 from dpsim.calculators.md.deck import Span, check_box, first_span, spans
 from dpsim.calculators.md.integrators import BAR_PER_EV_A3, Evaluated, Integrator, State
 from dpsim.calculators.md.output import ThermoRow
 from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
+from dpsim.calculators.md.segments import Dynamics, MinimizeSegment, NPTSegment, NVESegment, interval_steps
 from dpsim.calculators.md.start import model_files
 from dpsim.calculators.md.stop import Watch
 from dpsim.data.files import read_json, write_json

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsim.calculators.lammps_data import elements_of, lammps_box, write_data
-from dpsim.calculators.md.config import MinimizeSegment
 from dpsim.calculators.md.deck import Span
 from dpsim.calculators.md.output import FORCES, MDFrame, ThermoRow
+from dpsim.calculators.md.segments import MinimizeSegment
 from dpsim.data.files import new_file
 from dpsim.errors import DataError
 

@@ -10,14 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpsim.calculators.md.config import (
-    Dynamics,
-    MDConfig,
-    MinimizeSegment,
-    NPTSegment,
-    NVESegment,
-    interval_steps,
-)
+from dpsim.calculators.md.config import MDConfig
+from dpsim.calculators.md.segments import Dynamics, MinimizeSegment, NPTSegment, NVESegment, interval_steps
 from dpsim.errors import ConfigError
 
 DATA_FILE = "start.data"

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsim.calculators.md.config import Dynamics, NPTSegment, NVESegment
 from dpsim.calculators.md.deck import WATER_MODULUS
+from dpsim.calculators.md.segments import Dynamics, NPTSegment, NVESegment
 from dpsim.units import ASE_TIME_PER_PS, BOLTZMANN_EV, GPA_PER_EV_A3
 
 Array = NDArray[np.float64]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dpsim.calculators.ase_frame import spins_of
 from dpsim.calculators.lammps_data import LammpsBox, elements_of, lammps_box, write_data
-from dpsim.calculators.md.config import MDConfig, MinimizeSegment, NPTSegment, place_of
+from dpsim.calculators.md.config import MDConfig, place_of
 from dpsim.calculators.md.deck import (
     DATA_FILE,
     DeckSettings,
@@ -34,6 +34,7 @@ from dpsim.calculators.md.deviation_output import DeviationFollower
 from dpsim.calculators.md.output import Attempt, DumpFollower, LogFollower, Trajectory, log_name, read_error
 from dpsim.calculators.md.process import LammpsProcess
 from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
+from dpsim.calculators.md.segments import MinimizeSegment, NPTSegment
 from dpsim.calculators.md.start import model_files
 from dpsim.calculators.md.stop import Watch
 from dpsim.data.files import read_json, write_json, write_text

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 import numpy as np
 
 from dpsim.calculators.lammps_data import Array, LammpsBox
-from dpsim.calculators.md.config import MinimizeSegment, interval_steps
 from dpsim.calculators.md.deck import FINAL_DATA, FINAL_DUMP, FINISHED, MARKER, Span, dump_name
 from dpsim.calculators.md.deviation_output import merged_deviation
+from dpsim.calculators.md.segments import MinimizeSegment, interval_steps
 from dpsim.errors import DataError
 from dpsim.units import ASE_TIME_PER_PS
 

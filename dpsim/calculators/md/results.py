@@ -25,11 +25,12 @@ from dpsim.calculators.md.analysis import (
     rdf,
     rdf_settings,
 )
-from dpsim.calculators.md.config import MDConfig, MinimizeSegment
+from dpsim.calculators.md.config import MDConfig
 from dpsim.calculators.md.deck import Span
 from dpsim.calculators.md.deviation_output import MAX_FORCE
 from dpsim.calculators.md.output import FORCES, MDFrame, ThermoRow
 from dpsim.calculators.md.record import Record, Stop, StoppedRecord
+from dpsim.calculators.md.segments import MinimizeSegment
 from dpsim.calculators.md.vibrations import vdos
 from dpsim.data.files import new_file, write_json, write_text
 from dpsim.errors import DataError

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsim.calculators.md.config import MDConfig, MinimizeSegment
+from dpsim.calculators.md.config import MDConfig
 from dpsim.calculators.md.deck import Span
 from dpsim.calculators.md.deviation_output import MAX_FORCE, step_of
 from dpsim.calculators.md.record import Record, Stop
+from dpsim.calculators.md.segments import MinimizeSegment
 from dpsim.errors import DataError
 
 if TYPE_CHECKING:
