@@ -37,6 +37,16 @@ template <typename F> const char *said(F function)
   return text.c_str();
 }
 
+dpsim::PairList listed(std::int64_t n_centers, const int *centers, const int *n_neighbors, int *const *neighbors)
+{
+  dpsim::PairList list;
+  list.n_centers = n_centers;
+  list.centers = centers;
+  list.n_neighbors = n_neighbors;
+  list.neighbors = neighbors;
+  return list;
+}
+
 OwnedGraph &owned(void *graph) { return *static_cast<OwnedGraph *>(graph); }
 
 }    // namespace
@@ -49,16 +59,12 @@ void *dpsim_graph_new(const char *neighbors_json, std::int64_t n_types, std::int
   auto made = std::make_unique<OwnedGraph>();
   try {
     const auto spec = dpsim::parse_neighbors(dpsim::JsonValue::parse(neighbors_json), n_types);
-    made->graph = dpsim::ModelGraph::make(spec, "cpu", tensor_path != 0);
+    made->graph = dpsim::ModelGraph::make(spec, "cpu", {}, tensor_path != 0);
   } catch (const std::runtime_error &) {
     return nullptr;
   }
   made->n_atoms = n_atoms;
-  dpsim::PairList list;
-  list.n_centers = n_centers;
-  list.centers = centers;
-  list.n_neighbors = n_neighbors;
-  list.neighbors = neighbors;
+  dpsim::PairList list = listed(n_centers, centers, n_neighbors, neighbors);
   std::int64_t n = n_atoms;
   if (offsets) {
     made->spin = std::make_unique<dpsim::SpinSystem>();
@@ -67,8 +73,15 @@ void *dpsim_graph_new(const char *neighbors_json, std::int64_t n_types, std::int
     n = 2 * n_atoms;
   }
   made->graph->renew(list, {row, row + n}, {row_types, row_types + n_rows});
-  made->fields = made->graph->update(positions).in_order();
+  made->graph->place(positions);
+  made->graph->begin({true, true, true});
+  made->fields = made->graph->edges({0, list.n_centers}).in_order();
   return made.release();
+}
+
+void dpsim_graph_choose(void *graph, std::int64_t first, std::int64_t end)
+{
+  owned(graph).fields = owned(graph).graph->edges({first, end}).in_order();
 }
 
 std::int64_t dpsim_graph_fields(void *graph) { return static_cast<std::int64_t>(owned(graph).fields.size()); }
@@ -82,8 +95,7 @@ void dpsim_graph_copy(void *graph, int field, void *out)
   std::copy(bytes, bytes + t.numel() * static_cast<std::int64_t>(t.element_size()), static_cast<char *>(out));
 }
 
-void dpsim_graph_scatter(void *graph, const double *gradient, double *forces, double *virial, double *atom_virial,
-                         double *virtual_forces)
+void dpsim_graph_add(void *graph, const double *gradient)
 {
   auto &own = owned(graph);
   const auto n_edges = own.fields[0].size(0);
@@ -91,7 +103,13 @@ void dpsim_graph_scatter(void *graph, const double *gradient, double *forces, do
   output.atomic = at::zeros({own.fields[1].size(0)}, at::kDouble);
   output.edge_gradient = at::empty({n_edges, 3}, at::kDouble);
   std::copy(gradient, gradient + 3 * n_edges, output.edge_gradient.data_ptr<double>());
-  const auto &response = own.graph->gather(output, {true, true, true});
+  own.graph->add(output);
+}
+
+void dpsim_graph_sums(void *graph, double *forces, double *virial, double *atom_virial, double *virtual_forces)
+{
+  auto &own = owned(graph);
+  const auto &response = own.graph->gather();
   const auto n = own.n_atoms;
   std::vector<double> sum(response.virial, response.virial + 9);
   std::vector<double> atoms(response.atom_virial, response.atom_virial + 9 * (own.spin ? 2 * n : n));
@@ -102,6 +120,17 @@ void dpsim_graph_scatter(void *graph, const double *gradient, double *forces, do
   std::copy_n(own.spin ? own.spin->forces() : response.forces, 3 * n, forces);
   std::copy_n(sum.data(), 9, virial);
   std::copy_n(atoms.data(), 9 * n, atom_virial);
+}
+
+std::int64_t dpsim_pieces(const char *neighbors_json, std::int64_t n_types, const double *positions,
+                          const std::int64_t *row, std::int64_t n_centers, const int *centers, const int *n_neighbors,
+                          int *const *neighbors, std::int64_t atoms, std::int64_t items, std::int64_t *ends)
+{
+  const auto spec = dpsim::parse_neighbors(dpsim::JsonValue::parse(neighbors_json), n_types);
+  const auto list = listed(n_centers, centers, n_neighbors, neighbors);
+  const auto pieces = dpsim::divide_centers({atoms, items}, spec, list, positions, row);
+  for (std::size_t k = 0; k < pieces.size(); ++k) ends[k] = pieces[k].end;
+  return static_cast<std::int64_t>(pieces.size());
 }
 
 void dpsim_graph_delete(void *graph) { delete static_cast<OwnedGraph *>(graph); }

@@ -13,14 +13,23 @@ void *dpsim_graph_new(const char *neighbors_json, std::int64_t n_types, std::int
                       const double *offsets, const std::int64_t *row, std::int64_t n_rows,
                       const std::int64_t *row_types, std::int64_t n_centers, const int *centers,
                       const int *n_neighbors, int *const *neighbors, int tensor_path);
+// Of all centres as of one piece; or, from the next call on, those of the centres [first, end) alone.
+void dpsim_graph_choose(void *graph, std::int64_t first, std::int64_t end);
 // Number of fields; of field k in the order of the model's inputs the length, and a copy (doubles for field 0).
 std::int64_t dpsim_graph_fields(void *graph);
 std::int64_t dpsim_graph_size(void *graph, int field);
 void dpsim_graph_copy(void *graph, int field, void *out);
-// Sums an edge gradient (E,3): forces (n_atoms,3), virial (9), atom_virial (n_atoms,9), all set; of a doubled
-// system also the forces on virtual atoms (n_atoms,3), which may be null otherwise.
-void dpsim_graph_scatter(void *graph, const double *gradient, double *forces, double *virial, double *atom_virial,
-                         double *virtual_forces);
+// Adds an edge gradient (E,3) of the chosen centres to the sums.
+void dpsim_graph_add(void *graph, const double *gradient);
+// The sums: forces (n_atoms,3), virial (9), atom_virial (n_atoms,9); of a doubled system also the forces on virtual
+// atoms (n_atoms,3), which may be null otherwise.
+void dpsim_graph_sums(void *graph, double *forces, double *virial, double *atom_virial, double *virtual_forces);
+// Writes the ends of the pieces that a rule makes, of so many atoms (negative: of so many items) each, where the atoms
+// of the list are; returns their number. `ends` has room for one more
+// than there are centres.
+std::int64_t dpsim_pieces(const char *neighbors_json, std::int64_t n_types, const double *positions,
+                          const std::int64_t *row, std::int64_t n_centers, const int *centers, const int *n_neighbors,
+                          int *const *neighbors, std::int64_t atoms, std::int64_t items, std::int64_t *ends);
 void dpsim_graph_delete(void *graph);
 
 // A halo plan over the communicator with this Fortran handle. Returns an object; slot (n_ghosts) is set.

@@ -1,6 +1,7 @@
 #include "compute_dpsim_tensor.h"
 
 #include "lammps_model.h"
+#include "model_graph.h"
 #include "model_info.h"
 
 #include "atom.h"
@@ -85,7 +86,7 @@ void ComputeDPSimTensor::compute_peratom()
   neighbor->build_one(list);
   const double *found = nullptr;
   try {
-    model->evaluate(list);
+    model->evaluate(list, {false, true, false});
     found = model->atomic_values();
   } catch (const std::exception &e) {
     error->one(FLERR, std::string(WHO) + ": " + e.what());

@@ -219,9 +219,7 @@ struct ExportedModel::State {
   std::string path, device_name;
   std::shared_ptr<Package> package;
   at::Tensor fparam, charge_spin, aparam;    // (1,n_fparam), (1,2), and a row (1,n_aparam) that all atoms share
-  at::Tensor aparam_rows;                    // (N,n_aparam) of the last evaluation
-  ModelOutput output;
-  at::Tensor host_values;
+  at::Tensor aparam_rows;                    // (N,n_aparam) of all centres
   std::unique_ptr<Electrostatics> electrostatics;
 
   at::Tensor one_row(const std::vector<double> &values) const
@@ -232,7 +230,7 @@ struct ExportedModel::State {
   }
   const at::Tensor &atomic_parameters(std::int64_t n);
   std::vector<at::Tensor> inputs(const GraphTensors &graph, std::int64_t plan);
-  void add_electrostatics(const at::Tensor &types, std::vector<at::Tensor> inputs, const Surroundings &around);
+  ModelOutput evaluate(const GraphTensors &graph, std::int64_t plan);
 };
 
 // Virtual atoms of a spin model, the second half of its rows, have parameters of zero.
@@ -248,38 +246,56 @@ std::vector<at::Tensor> ExportedModel::State::inputs(const GraphTensors &graph, 
 {
   std::vector<at::Tensor> out = graph.in_order();
   if (fparam.defined()) out.push_back(fparam);
-  if (package->info.n_aparam > 0) out.push_back(atomic_parameters(graph.types.size(0)));
+  if (package->info.n_aparam > 0)
+    out.push_back(atomic_parameters(graph.n_all).narrow(0, graph.first, graph.types.size(0)));
   if (charge_spin.defined()) out.push_back(charge_spin);
   out.push_back(at::full({1}, plan, at::kLong));
   return out;
 }
 
-// Adds what the charges of the box do to the output of the short-range part.
-void ExportedModel::State::add_electrostatics(const at::Tensor &types, std::vector<at::Tensor> inputs,
-                                              const Surroundings &around)
+ModelOutput ExportedModel::State::evaluate(const GraphTensors &graph, std::int64_t plan)
 {
-  const at::Tensor dipoles = package->dipole->run(inputs).at(0).to(at::kDouble);
-  const LongRange found = electrostatics->evaluate(types, dipoles, around);
-  inputs.push_back(found.centroid_forces);
-  const at::Tensor work_gradient = package->dipole_gradient->run(inputs).at(0).to(at::kDouble);
-  output.atomic = output.atomic + found.atomic_energy;
-  output.edge_gradient = output.edge_gradient - work_gradient;
-  output.forces = found.forces;
-  output.virial = found.virial;
-  output.atom_virial = found.atom_virial;
+  const auto given = inputs(graph, plan);
+  const auto found = package->loader->run(given);
+  const std::size_t expected = package->info.output == "energy" ? 2 : 1;
+  if (found.size() != expected)
+    throw std::runtime_error(std::to_string(found.size()) + " outputs, expected " + std::to_string(expected));
+  ModelOutput out;
+  out.atomic = found[0].to(at::kDouble);
+  if (expected == 2) out.edge_gradient = found[1].to(at::kDouble);
+  if (electrostatics) out.dipoles = package->dipole->run(given).at(0).to(at::kDouble);
+  package->has_run(given);
+  return out;
 }
 
 namespace {
 
-// A failure of the package, as the end of a sentence about its file. Its runtime throws plain text.
-std::string what_failed(const std::string &text, const GraphTensors &graph)
+// How much there was to do, and what makes it less.
+std::string too_much(const GraphTensors &graph, const ModelInfo &info)
 {
-  for (const char *sign : {"out of memory", "can't allocate memory", "bad_alloc"}) {
-    if (text.find(sign) == std::string::npos) continue;
-    return "needs more memory than there is for the " + std::to_string(graph.types.size(0)) + " atoms and " +
-        std::to_string(graph.center.size(0)) + " edges of one rank; use more ranks on more machines or fewer atoms";
+  const std::int64_t n = graph.types.size(0);
+  const std::string size = std::to_string(n) + " atoms and " + std::to_string(graph.center.size(0)) + " edges of one ";
+  if (info.message_passing_layers > 0 || n < 2) return size + "rank; use more ranks on more machines or fewer atoms";
+  return size + "piece; write \"chunk " + std::to_string(std::max<std::int64_t>(n / 4, 1)) +
+      "\" or less behind the model, use more ranks on more machines or fewer atoms";
+}
+
+// What `action` gives. A failure of the package, whose runtime throws plain text, is told as a sentence about its file.
+template <typename F>
+auto told(const std::string &path, const ModelInfo &info, const GraphTensors &graph, F action)
+{
+  std::string text;
+  try {
+    return action();
+  } catch (const c10::Error &e) {
+    text = e.what_without_backtrace();
+  } catch (const std::exception &e) {
+    text = e.what();
   }
-  return "failed: " + text + FROZEN_ELSEWHERE;
+  for (const char *sign : {"out of memory", "can't allocate memory", "bad_alloc"})
+    if (text.find(sign) != std::string::npos)
+      fail(path, "needs more memory than there is for the " + too_much(graph, info));
+  fail(path, "failed: " + text + FROZEN_ELSEWHERE);
 }
 
 }    // namespace
@@ -328,31 +344,28 @@ void ExportedModel::set_atomic_parameters(const std::vector<double> &values)
   state_->aparam_rows = rows.to(state_->package->device);
 }
 
-const double *ExportedModel::atomic_values()
+ModelOutput ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan)
 {
   const c10::InferenceMode inference;
-  state_->host_values = state_->output.atomic.to(at::kCPU).contiguous();
-  return state_->host_values.const_data_ptr<double>();
+  return told(state_->path, info(), graph, [&] { return state_->evaluate(graph, plan); });
 }
 
-const ModelOutput &ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan, const Surroundings *around)
+LongRange ExportedModel::electrostatics(const at::Tensor &types, const at::Tensor &dipoles, const Surroundings &around)
 {
   const c10::InferenceMode inference;
-  try {
-    const auto inputs = state_->inputs(graph, plan);
-    const auto out = state_->package->loader->run(inputs);
-    const std::size_t expected = info().output == "energy" ? 2 : 1;
-    if (out.size() != expected)
-      throw std::runtime_error(std::to_string(out.size()) + " outputs, expected " + std::to_string(expected));
-    state_->output = {out[0].to(at::kDouble), expected == 2 ? out[1].to(at::kDouble) : at::Tensor(), {}, {}, {}};
-    if (state_->electrostatics && around) state_->add_electrostatics(graph.types, inputs, *around);
-    state_->package->has_run(inputs);
-    return state_->output;
-  } catch (const c10::Error &e) {
-    fail(state_->path, what_failed(e.what_without_backtrace(), graph));
-  } catch (const std::exception &e) {
-    fail(state_->path, what_failed(e.what(), graph));
-  }
+  return about(state_->path, [&] { return state_->electrostatics->evaluate(types, dipoles, around); });
+}
+
+ModelOutput ExportedModel::pull(const GraphTensors &graph, std::int64_t plan, const at::Tensor &centroid_forces)
+{
+  const c10::InferenceMode inference;
+  return told(state_->path, info(), graph, [&] {
+    auto inputs = state_->inputs(graph, plan);
+    inputs.push_back(centroid_forces);
+    ModelOutput out;
+    out.edge_gradient = state_->package->dipole_gradient->run(inputs).at(0).to(at::kDouble).neg();
+    return out;
+  });
 }
 
 void set_threads(int n)

@@ -8,9 +8,14 @@
 #include <memory>
 #include <string>
 
+namespace at {
+class Tensor;
+}
+
 namespace dpsim {
 
 struct GraphTensors;
+struct LongRange;
 struct ModelOutput;
 struct Surroundings;
 
@@ -39,14 +44,15 @@ class ExportedModel {
   void set_fparam(const std::vector<double> &values);
   void set_atomic_parameters(const std::vector<double> &values);
 
-  // What the model gives for its centres and, of energies, the gradient with respect to the edges, on the
-  // model's device. Collective over the ranks of the plan if `plan` is not 0. Valid until the next call.
-  // Models with electrostatics need the surroundings, and are collective over the ranks of these.
-  // Throws std::runtime_error.
-  const ModelOutput &evaluate(const GraphTensors &graph, std::int64_t plan, const Surroundings *around = nullptr);
+  // What the model gives for the centres of a piece, on its device: of models with electrostatics the short-range
+  // part and the dipoles. Collective over the ranks of the plan if `plan` is not 0. Throws std::runtime_error.
+  ModelOutput evaluate(const GraphTensors &graph, std::int64_t plan);
 
-  // (N, output_size) of the last evaluation, on the host; valid until the next.
-  const double *atomic_values();
+  // Of models with electrostatics: what the charges of the box do to all centres of the rank, types (N) and dipoles
+  // (N,3) Å; collective over the ranks of the surroundings. Then, by the edges of a piece, what the forces (N,3) eV/Å
+  // on the centroids of its centres do through the dipoles: an edge gradient alone. Throw std::runtime_error.
+  LongRange electrostatics(const at::Tensor &types, const at::Tensor &dipoles, const Surroundings &around);
+  ModelOutput pull(const GraphTensors &graph, std::int64_t plan, const at::Tensor &centroid_forces);
 
  private:
   struct State;

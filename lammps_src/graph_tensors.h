@@ -2,8 +2,11 @@
 // this file includes ATen.
 #pragma once
 
+#include "neighborhood.h"
+
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <vector>
 
 namespace dpsim {
@@ -18,8 +21,9 @@ struct ListTensors {
   PairTensors pairs;
 };
 
-// What the exported graph takes (format 2), without the model's extra inputs and the plan.
+// What the exported graph takes (format 2), without the model's extra inputs and the plan, for the centres of a piece.
 struct GraphTensors {
+  std::int64_t first = 0, n_all = 0;    // number of the first of these centres, and of all centres of the rank
   at::Tensor displacements, types, row_types, frame, center, neighbor;
   std::vector<ListTensors> lists;    // each list, then those within it
 
@@ -36,15 +40,14 @@ struct GraphTensors {
   }
 };
 
-// What the exported graph returns.
+// What the exported graphs return for a piece; what does not apply is undefined.
 struct ModelOutput {
   at::Tensor atomic;           // float64: (N) eV of an energy model, (N,k) of others
-  at::Tensor edge_gradient;    // (E,3) float64, eV/Å; undefined where the output is no energy
-
-  // What acts on the centres beside the gradient, of models with electrostatics; else undefined.
-  at::Tensor forces;         // (N,3) eV/Å
-  at::Tensor virial;         // (9) eV, this rank's part
-  at::Tensor atom_virial;    // (N,9) eV, if asked for
+  at::Tensor edge_gradient;    // (E,3) float64, eV/Å, of energies
+  at::Tensor dipoles;          // (N,3) Å, float64, of models with electrostatics
 };
+
+// Puts the rows of a piece among those of all `n_all` centres, which are made with the first piece.
+void keep_rows(const at::Tensor &rows, const Piece &piece, std::int64_t n_all, at::Tensor &all);
 
 }    // namespace dpsim

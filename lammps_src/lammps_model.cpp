@@ -5,6 +5,7 @@
 #include "halo.h"
 #include "model_graph.h"
 #include "model_view.h"
+#include "piecewise.h"
 #include "run_report.h"
 #include "surroundings.h"
 
@@ -62,8 +63,9 @@ struct LammpsModel::Impl {
   std::vector<double> positions;                  // (n_all,3) Å, where LAMMPS's unit of length is another
   dpsim::Surroundings around;                     // of models with electrostatics
   std::vector<double> center_positions;           // (N,3) Å likewise
-  int evaluated = 0;                              // the member that was evaluated last, and what it gave
-  const dpsim::ModelOutput *output = nullptr;
+  int evaluated = 0;                              // the member that was evaluated last, and what of it is wanted
+  dpsim::Want want;
+  dpsim::GraphSizes sizes;                        // of the last evaluation
   double halo_bytes = 0.0;
   bool reported = false;                          // whether this run has been described
 
@@ -87,7 +89,7 @@ const std::string &LammpsModel::path(int k) const { return impl->members[k].mode
 int LammpsModel::model_type(int lammps_type) const { return impl->view(0).type(lammps_type); }
 double LammpsModel::virtual_scale(int k, int lammps_type) const { return impl->view(k).virtual_scale(lammps_type); }
 const std::vector<int> &LammpsModel::centers() const { return impl->rows.centers(); }
-const double *LammpsModel::atomic_values() { return impl->members[0].model->atomic_values(); }
+const double *LammpsModel::atomic_values() { return impl->view(impl->evaluated).gather(impl->want).atomic_values; }
 int LammpsModel::comm_size() const { return impl->rows.width(); }
 double LammpsModel::halo_bytes() const { return impl->halo_bytes; }
 
@@ -140,6 +142,7 @@ void LammpsModel::load(const std::vector<std::string> &paths, const std::vector<
                "models or leave it out", who, keywords_.deviation.given, paths[0]);
   load_members(paths);
   check_same_files();
+  all_or_none([&] { check_chunk(); });
   all_or_none([&] { check_ensemble(); });
   all_or_none([&] { choose_inputs(); });
   impl->rows.set_types({}, any_passes_messages(), info().has_spin());
@@ -176,7 +179,8 @@ void LammpsModel::load_members(const std::vector<std::string> &paths)
       if (!member.view && other.model->device() == member.model->device() && other.view->fits(found))
         member.view = other.view;
     if (!member.view) {
-      impl->views.push_back(std::make_unique<ModelView>(lmp, who, path, found, member.model->device()));
+      impl->views.push_back(
+          std::make_unique<ModelView>(lmp, who, path, found, member.model->device(), keywords_.chunk));
       member.view = impl->views.back().get();
     }
     impl->members.push_back(std::move(member));
@@ -199,6 +203,15 @@ void LammpsModel::check_same_files()
                                  "); give all ranks the same file");
     });
   }
+}
+
+// Atoms that pass messages cannot be evaluated apart.
+void LammpsModel::check_chunk()
+{
+  if (keywords_.chunk > 0 && std::all_of(impl->members.begin(), impl->members.end(),
+                                         [](const Member &m) { return m.passes_messages(); }))
+    throw std::runtime_error("chunk " + std::to_string(keywords_.chunk) + " evaluates so many atoms at a time, but in " +
+                             path(0) + " all atoms pass messages to each other; leave out the keyword chunk");
 }
 
 void LammpsModel::check_ensemble()
@@ -322,7 +335,7 @@ void LammpsModel::check_periodic(int k)
 
 // ---- at each step ----------------------------------------------------------------------------------
 
-void LammpsModel::evaluate(NeighList *list, bool atom_virial)
+void LammpsModel::evaluate(NeighList *list, const dpsim::Want &want)
 {
   if (impl->rows.is_new(list)) {
     impl->rows.renew(list, impl->halo);
@@ -332,22 +345,23 @@ void LammpsModel::evaluate(NeighList *list, bool atom_virial)
   update_inputs();
   impl->halo.begin();
   const auto before = impl->halo.bytes_sent();
-  impl->around.atom_virial = atom_virial;
-  evaluate_other(0);
+  evaluate_other(0, want);
   impl->halo_bytes = static_cast<double>(impl->halo.bytes_sent() - before);
   if (impl->reported) return;
   impl->reported = true;
-  report_run(lmp, who, static_cast<std::int64_t>(centers().size()), dpsim::sizes_of(impl->view(0).edges(positions())),
-             impl->halo, impl->members[0].model->peak_device_bytes());
+  report_run(lmp, who, static_cast<std::int64_t>(centers().size()), impl->sizes, impl->halo,
+             impl->members[0].model->peak_device_bytes());
 }
 
-void LammpsModel::evaluate_other(int k)
+void LammpsModel::evaluate_other(int k, const dpsim::Want &want)
 {
   const Member &member = impl->members[k];
   const bool alone = comm->nprocs == 1 || !member.passes_messages();
-  const auto &edges = member.view->edges(positions());
-  impl->output = &member.model->evaluate(edges, alone ? 0 : impl->halo.handle(), surroundings(k));
+  impl->around.atom_virial = want.atom_virial;
   impl->evaluated = k;
+  impl->want = want;
+  impl->sizes = dpsim::evaluate_pieces(*member.model, member.view->graph(positions()), want,
+                                       alone ? 0 : impl->halo.handle(), surroundings(k));
 }
 
 const double *LammpsModel::positions()
@@ -405,11 +419,11 @@ void LammpsModel::check_numbers(const dpsim::Response &r)
                            "are too close at the start");
 }
 
-dpsim::Response LammpsModel::gather(const dpsim::Want &want)
+dpsim::Response LammpsModel::gather()
 {
   dpsim::Response r;
   all_or_none([&] {
-    r = impl->view(impl->evaluated).gather(*impl->output, want);
+    r = impl->view(impl->evaluated).gather(impl->want);
     check_numbers(r);
   });
   return r;

@@ -54,14 +54,13 @@ class LammpsModel : protected Pointers {
   // Evaluates the first model for the atoms of this list, where they are now; then another one for the same. Collective
   // if models pass messages; ranks without atoms take part. Throws std::runtime_error, and then other ranks may be
   // waiting for this one: stop them with error->one().
-  // Models with electrostatics give shares of the virial only with `atom_virial`.
-  void evaluate(class NeighList *list, bool atom_virial = false);
-  void evaluate_other(int k);
+  void evaluate(class NeighList *list, const dpsim::Want &want);
+  void evaluate_other(int k, const dpsim::Want &want);
   const std::vector<int> &centers() const;     // atoms in the order of the model's rows
-  const double *atomic_values();               // (centers, output_size) of the first model's last evaluation
-  // Of the last evaluation, of an energy model. Collective; stops the program if a position or a result on any rank is
-  // no number.
-  dpsim::Response gather(const dpsim::Want &want);
+  // (centers, output_size) of the last evaluation; then all of it, of an energy model. Collective is the second, and
+  // stops the program if a position or a result on any rank is no number.
+  const double *atomic_values();
+  dpsim::Response gather();
 
   int comm_size() const;    // numbers in forward communication for each atom
   int pack(int n, const int *atoms, double *buffer) const;
@@ -86,6 +85,7 @@ class LammpsModel : protected Pointers {
   int rank_on_machine() const;
   void load_members(const std::vector<std::string> &paths);
   void check_same_files();
+  void check_chunk();
   void check_ensemble();
   void choose_inputs();
   void report(const std::string &halo) const;

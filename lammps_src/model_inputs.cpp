@@ -16,7 +16,7 @@ namespace {
 
 // What each keyword takes, for messages.
 constexpr const char *KEYWORDS =
-    "device auto|cpu|cuda, mpi auto|device|host, verbose yes|no, fparam NUMBERS, fparam_from_compute ID, "
+    "device auto|cpu|cuda, mpi auto|device|host, chunk ATOMS, verbose yes|no, fparam NUMBERS, fparam_from_compute ID, "
     "fparam_from_fix ID [INDEX], aparam NUMBERS, aparam_from_compute ID, charge_spin CHARGE SPIN and, of several "
     "models, out_file FILE, out_freq STEPS, atomic, relative LEVEL, relative_v LEVEL";
 
@@ -91,6 +91,7 @@ const std::map<std::string, Rule> &rules()
   static const std::map<std::string, Rule> all = {
       {"device", {1, 1, [](Keywords &k, const Words &w) { k.device = choice("device", w[0], {"auto", "cpu", "cuda"}); }}},
       {"mpi", {1, 1, [](Keywords &k, const Words &w) { k.mpi = choice("mpi", w[0], {"auto", "device", "host"}); }}},
+      {"chunk", {1, 1, [](Keywords &k, const Words &w) { k.chunk = whole("chunk", w[0], 0); }}},
       {"verbose", {1, 1, [](Keywords &k, const Words &w) {
          k.verbose = choice("verbose", w[0], {"yes", "no"}) == "yes";
        }}},

@@ -25,6 +25,7 @@ struct Keywords {
   std::string device = "auto", mpi = "auto";
   std::vector<double> fparam, aparam, charge_spin;
   bool verbose = false;
+  std::int64_t chunk = -1;                                   // atoms evaluated at a time, 0: all; negative: not given
   std::string fparam_compute, aparam_compute, fparam_fix;    // IDs
   int fparam_fix_index = 0;                                  // first member of the fix's vector, from 1; 0: not given
   DeviationKeywords deviation;

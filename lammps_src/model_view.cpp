@@ -20,16 +20,18 @@ constexpr double SPIN_GROWTH = 1.1;
 }    // namespace
 
 ModelView::ModelView(LAMMPS *lmp, std::string who, std::string file, const dpsim::ModelInfo &info,
-                     const std::string &device) :
+                     const std::string &device, std::int64_t chunk) :
     Pointers(lmp), who_(std::move(who)), file_(std::move(file)), type_map_(info.type_map), neighbors_(info.neighbors),
-    virtual_scale_(info.virtual_scale), graph_(dpsim::ModelGraph::make(info.neighbors, device)),
+    passes_messages_(info.message_passing_layers > 0), virtual_scale_(info.virtual_scale),
+    graph_(dpsim::ModelGraph::make(info.neighbors, device, dpsim::piece_rule(passes_messages_, chunk, device))),
     spin_(info.has_spin() ? std::make_unique<dpsim::SpinSystem>() : nullptr)
 {
 }
 
 bool ModelView::fits(const dpsim::ModelInfo &info) const
 {
-  return info.type_map == type_map_ && info.neighbors == neighbors_ && info.virtual_scale == virtual_scale_;
+  return info.type_map == type_map_ && info.neighbors == neighbors_ && info.virtual_scale == virtual_scale_ &&
+      (info.message_passing_layers > 0) == passes_messages_;
 }
 
 // Virtual atoms of two atoms may be nearer to each other than the atoms, by the length of both offsets.
@@ -75,10 +77,11 @@ void ModelView::renew(const AtomRows &rows)
   graph_->renew(pairs, rows.row(), std::move(row_types));
 }
 
-const dpsim::GraphTensors &ModelView::edges(const double *positions)
+dpsim::ModelGraph &ModelView::graph(const double *positions)
 {
-  if (!edges_) edges_ = &graph_->update(spin_ ? with_virtual_atoms(positions) : positions);
-  return *edges_;
+  if (!is_placed_) graph_->place(spin_ ? with_virtual_atoms(positions) : positions);
+  is_placed_ = true;
+  return *graph_;
 }
 
 const double *ModelView::with_virtual_atoms(const double *x)
@@ -96,10 +99,10 @@ const double *ModelView::with_virtual_atoms(const double *x)
   return spin_->place(x, offsets_.data());
 }
 
-dpsim::Response ModelView::gather(const dpsim::ModelOutput &output, const dpsim::Want &want)
+dpsim::Response ModelView::gather(const dpsim::Want &want)
 {
-  dpsim::Response r = graph_->gather(output, want);
-  if (!spin_) return r;
+  dpsim::Response r = graph_->gather();
+  if (!spin_ || !r.forces) return r;
   const std::size_t size = 18 * static_cast<std::size_t>(atom->nlocal + atom->nghost);
   if (want.atom_virial) atom_virial_.assign(r.atom_virial, r.atom_virial + size);
   spin_->fold(r.forces, want.virial ? r.virial : nullptr, want.atom_virial ? atom_virial_.data() : nullptr);

@@ -18,9 +18,9 @@ class AtomRows;
 
 class ModelView : protected Pointers {
  public:
-  // `who` begins every message, `file` names the model in them.
+  // `who` begins every message, `file` names the model in them; `chunk` as the keyword says.
   ModelView(class LAMMPS *lmp, std::string who, std::string file, const dpsim::ModelInfo &info,
-            const std::string &device);
+            const std::string &device, std::int64_t chunk);
 
   // Whether another model on the same device has the same types and lists.
   bool fits(const dpsim::ModelInfo &info) const;
@@ -38,12 +38,13 @@ class ModelView : protected Pointers {
   // With each new neighbour list.
   void renew(const AtomRows &rows);
 
-  // The edges at these positions (n_all,3) Å, found once after each call of atoms_moved(). Throws std::runtime_error.
-  void atoms_moved() { edges_ = nullptr; }
-  const dpsim::GraphTensors &edges(const double *positions);
+  // The atoms at these positions (n_all,3) Å, which are looked at once after each call of atoms_moved() and must stay
+  // where they are until the next. Throws std::runtime_error.
+  void atoms_moved() { is_placed_ = false; }
+  dpsim::ModelGraph &graph(const double *positions);
 
-  // What the outputs of an energy model mean for the atoms; valid until the next call.
-  dpsim::Response gather(const dpsim::ModelOutput &output, const dpsim::Want &want);
+  // What the evaluation of a model means for the atoms; valid until the next.
+  dpsim::Response gather(const dpsim::Want &want);
 
   // Å/μB, by LAMMPS type; 0 if the type has no virtual atoms.
   double virtual_scale(int lammps_type) const;
@@ -56,10 +57,11 @@ class ModelView : protected Pointers {
   std::string who_, file_;
   std::vector<std::string> type_map_;
   dpsim::NeighborSpec neighbors_;
+  bool passes_messages_;
   std::vector<double> virtual_scale_;         // by type of the model; empty: no spins
   std::vector<int> types_;
   std::unique_ptr<dpsim::ModelGraph> graph_;
-  const dpsim::GraphTensors *edges_ = nullptr;
+  bool is_placed_ = false;
   std::unique_ptr<dpsim::SpinSystem> spin_;
   double spin_reach_ = 0.0;                   // Å, longest offset of a virtual atom that the list allows for
   std::vector<double> offsets_;               // (n_all,3) Å, of virtual atoms

@@ -31,9 +31,9 @@ void collect(const NeighborSpec &spec, ListNode node, std::vector<ListNode> &out
 class Builder {
  public:
   Builder(const NeighborSpec &spec, const PairList &list, const double *positions, const std::int64_t *row,
-          const std::int64_t *row_types, Graph &graph) :
-      nodes_(all_lists(spec)), list_(list), positions_(positions), row_(row), row_types_(row_types),
-      graph_(graph), members_(nodes_.size())
+          const std::int64_t *row_types, const Piece &piece, Graph &graph) :
+      nodes_(all_lists(spec)), list_(list), positions_(positions), row_(row), row_types_(row_types), piece_(piece),
+      by_type_alone_(piece.size() < list.n_centers), graph_(graph), members_(nodes_.size())
   {
   }
 
@@ -53,6 +53,8 @@ class Builder {
   const PairList &list_;
   const double *positions_;
   const std::int64_t *row_, *row_types_;
+  const Piece &piece_;
+  bool by_type_alone_;
   Graph &graph_;
   std::vector<std::vector<Member>> members_;    // by list
   std::vector<Candidate> found_;
@@ -137,8 +139,8 @@ void Builder::fill_outermost(std::int64_t center)
     if (!keeps(*nodes_[0].spec, c, row_types_[center])) continue;
     members_[0].push_back({k, graph_.n_edges()});
     graph_.displacements.insert(graph_.displacements.end(), c.d, c.d + 3);
-    graph_.center.push_back(center);
-    graph_.neighbor.push_back(row_[c.atom]);
+    graph_.center.push_back(center - piece_.first);
+    graph_.neighbor.push_back(by_type_alone_ ? piece_.size() + c.type : row_[c.atom]);
     graph_.neighbor_atom.push_back(c.atom);
   }
 }
@@ -187,6 +189,29 @@ void Builder::add_center(std::int64_t c)
   }
 }
 
+// Edges of the outermost list and pairs of all lists that a centre has, types not looked at.
+std::int64_t items_of(const std::vector<ListNode> &nodes, const PairList &list, const double *positions,
+                      const std::int64_t *row, int center)
+{
+  std::vector<std::int64_t> edges(nodes.size(), 0);
+  const double *xi = positions + 3 * static_cast<std::ptrdiff_t>(center);
+  for (int k = 0; k < list.n_neighbors[center]; ++k) {
+    const int atom = list.neighbors[center][k] & list.mask;
+    if (row[atom] < 0) continue;
+    const double *xj = positions + 3 * static_cast<std::ptrdiff_t>(atom);
+    const double d[3] = {xj[0] - xi[0], xj[1] - xi[1], xj[2] - xi[2]};
+    const double r2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
+    for (std::size_t n = 0; n < nodes.size(); ++n) edges[n] += nodes[n].spec->reaches(r2);
+  }
+  std::int64_t items = std::min(edges[0], nodes[0].spec->sel);
+  for (std::size_t n = 0; n < nodes.size(); ++n)
+    if (nodes[n].spec->pairs) {
+      const std::int64_t kept = std::min(edges[n], nodes[n].spec->sel);
+      items += kept * kept;
+    }
+  return items;
+}
+
 }    // namespace
 
 std::vector<ListNode> all_lists(const NeighborSpec &spec)
@@ -196,12 +221,31 @@ std::vector<ListNode> all_lists(const NeighborSpec &spec)
   return out;
 }
 
-void build_graph(const NeighborSpec &spec, const PairList &list, const double *positions,
-                 const std::int64_t *row, const std::int64_t *row_types, Graph &graph)
+std::vector<Piece> divide_centers(const PieceRule &rule, const NeighborSpec &spec, const PairList &list,
+                                  const double *positions, const std::int64_t *row)
 {
-  Builder builder(spec, list, positions, row, row_types, graph);
+  std::vector<Piece> out{{0, 0}};
+  const auto nodes = all_lists(spec);
+  std::int64_t items = 0;
+  for (std::int64_t c = 0; c < list.n_centers; ++c) {
+    const std::int64_t more = rule.centers < 0 ? items_of(nodes, list, positions, row, list.centers[c]) : 0;
+    const bool full = rule.centers < 0 ? items + more > rule.items : rule.centers > 0 && out.back().size() == rule.centers;
+    if (full && out.back().size() > 0) {
+      out.push_back({c, c});
+      items = 0;
+    }
+    ++out.back().end;
+    items += more;
+  }
+  return out;
+}
+
+void build_graph(const NeighborSpec &spec, const PairList &list, const double *positions, const std::int64_t *row,
+                 const std::int64_t *row_types, const Piece &piece, Graph &graph)
+{
+  Builder builder(spec, list, positions, row, row_types, piece, graph);
   builder.clear();
-  for (std::int64_t c = 0; c < list.n_centers; ++c) builder.add_center(c);
+  for (std::int64_t c = piece.first; c < piece.end; ++c) builder.add_center(c);
 }
 
 void scatter_gradient(const Graph &graph, const int *centers, const double *gradient,

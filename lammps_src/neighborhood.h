@@ -47,6 +47,24 @@ struct PairList {
   int mask = -1;                         // bits of an entry that are the atom index
 };
 
+// Consecutive centres [first, end), whose edges are found at a time.
+struct Piece {
+  std::int64_t first = 0, end = 0;
+  std::int64_t size() const { return end - first; }
+  bool operator==(const Piece &) const = default;
+};
+
+// How many centres a piece has: so many, or, where `centers` is negative, as many as have so many edges and pairs of
+// edges together, but one at least. With `centers` 0 all are one piece.
+struct PieceRule {
+  std::int64_t centers = 0, items = 0;
+};
+
+// The pieces that all centres are divided into, one after the other; without centres a single empty one. Counted is
+// what lies within the cutoffs at these positions, which are as in build_graph.
+std::vector<Piece> divide_centers(const PieceRule &rule, const NeighborSpec &spec, const PairList &list,
+                                  const double *positions, const std::int64_t *row);
+
 // The edges of one list; of the outermost list without `edge`.
 struct EdgeList {
   std::vector<std::int64_t> edge;        // (B) ascending indices of edges of the list around it
@@ -56,7 +74,8 @@ struct EdgeList {
   std::vector<std::int64_t> pair_ptr;    // (B+1) CSR of pair_ij
 };
 
-// The edges in the order of the model's inputs; see the format of the exported graph.
+// The edges of a piece in the order of the model's inputs; see the format of the exported graph. Centres are counted
+// from the first one of the piece.
 struct Graph {
   std::vector<double> displacements;       // (E,3) Å, neighbour minus centre
   std::vector<std::int64_t> center;        // (E) ascending
@@ -66,14 +85,17 @@ struct Graph {
   std::int64_t n_edges() const { return static_cast<std::int64_t>(center.size()); }
 };
 
-// Finds the edges at these positions. Memory of `graph` is reused.
+// Finds the edges of a piece at these positions. Memory of `graph` is reused. If the piece is not all of the list,
+// neighbours are known by their types alone: the feature rows are then the n centres of the piece and one row n + t
+// for each type t.
 //   positions  (n_atoms,3) Å
 //   row        (n_atoms) feature row of each atom; < 0: the atom is not part of the model
 //   row_types  (R) type of each feature row
-void build_graph(const NeighborSpec &spec, const PairList &list, const double *positions,
-                 const std::int64_t *row, const std::int64_t *row_types, Graph &graph);
+void build_graph(const NeighborSpec &spec, const PairList &list, const double *positions, const std::int64_t *row,
+                 const std::int64_t *row_types, const Piece &piece, Graph &graph);
 
 // Sums an edge gradient dE/dd (E,3) to atoms. All outputs are added to.
+//   centers      atoms of the centres of the graph
 //   forces       (n_atoms,3): +g on the centre, -g on the neighbour
 //   virial       (3,3) row-major, -sum g_k d_l; may be null
 //   atom_virial  (n_atoms,3,3), the same sum, each term given to the neighbour; may be null

@@ -179,8 +179,9 @@ void PairDPSim::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
   const bool due = impl->deviation.is_due();
-  alone_if_it_fails([&] { impl->model.evaluate(list, vflag_atom || cvflag_atom); });
-  const auto response = impl->model.gather({vflag_global != 0 || due, eflag_atom != 0, vflag_atom || cvflag_atom});
+  const dpsim::Want want{vflag_global != 0 || due, eflag_atom != 0, vflag_atom || cvflag_atom};
+  alone_if_it_fails([&] { impl->model.evaluate(list, want); });
+  const auto response = impl->model.gather();
   add(response);
   if (due) write_deviation(response);
 }
@@ -201,8 +202,8 @@ void PairDPSim::write_deviation(const dpsim::Response &first)
 {
   impl->deviation.take(0, first, impl->model);
   for (int k = 1; k < impl->model.size(); ++k) {
-    alone_if_it_fails([&] { impl->model.evaluate_other(k); });
-    impl->deviation.take(k, impl->model.gather({true, false, false}), impl->model);
+    alone_if_it_fails([&] { impl->model.evaluate_other(k, {true, false, false}); });
+    impl->deviation.take(k, impl->model.gather(), impl->model);
   }
   impl->deviation.write(impl->model);
 }
@@ -217,7 +218,7 @@ void PairDPSim::add(const dpsim::Response &r)
   if (eflag_global) eng_vdwl += unit * r.energy;
   const auto &centers = impl->model.centers();
   if (eflag_atom)
-    for (std::size_t k = 0; k < centers.size(); ++k) eatom[centers[k]] += unit * r.atomic_energy[k];
+    for (std::size_t k = 0; k < centers.size(); ++k) eatom[centers[k]] += unit * r.atomic_values[k];
   if (vflag_global)
     for (int k = 0; k < 6; ++k) virial[k] += unit * r.virial[3 * VOIGT[k][0] + VOIGT[k][1]];
   for (int i = 0; i < nall && (vflag_atom || cvflag_atom); ++i) {

@@ -77,7 +77,7 @@ set(dpsim_rpath "$ORIGIN;${DPSIM_TORCH_DIR}/lib;${dpsim_mpi_dir}")
 add_library(dpsim_halo SHARED
   neighborhood.cpp spin_system.cpp deviation.cpp halo.cpp json_value.cpp model_info.cpp model_inputs.cpp
   package_folder.cpp device_choice.cpp ewald.cpp electrostatics.cpp exported_model.cpp model_graph.cpp
-  device_graph.cpp c_api.cpp)
+  device_graph.cpp piecewise.cpp c_api.cpp)
 target_link_libraries(dpsim_halo PUBLIC dpsim_ops MPI::MPI_CXX PRIVATE ${CMAKE_DL_LIBS})
 
 add_library(dpsimplugin MODULE

@@ -4,6 +4,8 @@
 #include "lammps.h"
 #include "utils.h"
 
+#include <fstream>
+#include <string>
 #include <sys/resource.h>
 #include <vector>
 
@@ -23,8 +25,12 @@ std::string over_ranks(MPI_Comm world, int n_ranks, double mine)
   return fmt::format("{:.4g}/{:.4g}/{:.4g}", low, sum / n_ranks, high);
 }
 
+// Of this program alone where the system tells: what is known of a process counts the one it was forked from.
 double peak_memory()
 {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (double kilobytes; word == "VmHWM:" && status >> kilobytes) return kilobytes * 1024.0;
   rusage used;
   getrusage(RUSAGE_SELF, &used);
   return static_cast<double>(used.ru_maxrss) * 1024.0;
@@ -54,6 +60,7 @@ void LAMMPS_NS::report_run(LAMMPS *lmp, const std::string &who, std::int64_t ato
   std::string text = who + ", on each rank (min/avg/max):\n";
   text += line("atoms", static_cast<double>(atoms));
   text += line("atoms of other ranks whose features are received", static_cast<double>(halo.remote_rows()));
+  text += line("pieces that the atoms are evaluated in", static_cast<double>(sizes.pieces));
   text += line("edges", static_cast<double>(sizes.edges));
   text += line("pairs of edges", static_cast<double>(sizes.pairs));
   text += line("peak memory of the process (MB)", peak_memory() / MB);

@@ -25,7 +25,7 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
     model
         A model file, a list of model files (the first one drives, all give ``energy_comm`` and
         ``forces_comm``), or a `Potential`.
-    head, device, dtype
+    head, device, dtype, chunk
         As in `dpsim.load`.
 
     Notes
@@ -52,13 +52,14 @@ class DPCalculator(Calculator):  # type: ignore[misc]  # ase has no types
         head: str | None = None,
         device: str = "auto",
         dtype: str | None = None,
+        chunk: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         models = [model] if isinstance(model, str | Path | Potential) else list(model)
         if not models:
             raise ModelError("DPCalculator needs at least one model, found an empty list")
-        self.potentials = [m if isinstance(m, Potential) else load(m, head, device, dtype) for m in models]
+        self.potentials = [m if isinstance(m, Potential) else load(m, head, device, dtype, chunk) for m in models]
         names = [_name(potential) for potential in self.potentials]
         if len(set(names)) > 1:
             raise ModelError(f"a committee predicts one thing, found models of {', '.join(dict.fromkeys(names))}")

@@ -20,6 +20,7 @@ from dpsim.native.identity import isa_level
 from dpsim.physics.centroids import LongRange, SmearedCharges, electrostatics
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import ModelInputs, NeighborSpec
+from dpsim.physics.pieces import CPU_ITEMS, GPU_ITEMS, divided
 from dpsim.physics.spin import real_rows
 from dpsim.train.state import read_model
 
@@ -42,6 +43,8 @@ class ModelFacts(NamedTuple):
     """Å; closer pairs of atoms are refused. Of frozen models, which do not say, 0."""
     long_range: bool = False
     """Whether there is an electrostatic energy of the whole cell as well."""
+    passes_messages: bool = True
+    """Whether what an atom knows of its neighbours is more than their types and places."""
 
     @classmethod
     def of_model(cls, model: Model) -> ModelFacts:
@@ -49,7 +52,7 @@ class ModelFacts(NamedTuple):
         return cls(
             model.type_map, model.neighbors, model.precision, model.inputs, model.output, model.output_shape,
             model.intensive, model.property_name, model.atom_exclude_types, model.spin, model.shortest,
-            model.long_range,
+            model.long_range, model.message_passing_layers > 0,
         )  # fmt: skip
 
     @classmethod
@@ -59,7 +62,7 @@ class ModelFacts(NamedTuple):
         return cls(
             metadata.type_map, metadata.neighbors.spec, metadata.dtype, metadata.inputs, metadata.output,
             metadata.output_shape, metadata.intensive, metadata.property_name, metadata.atom_exclude_types, spin,
-            long_range=metadata.electrostatics is not None,
+            long_range=metadata.electrostatics is not None, passes_messages=metadata.message_passing_layers > 0,
         )  # fmt: skip
 
 
@@ -178,6 +181,43 @@ class FrozenEngine:
         smeared = SmearedCharges(ion, centroid, charges.ewald_h, charges.ewald_beta)
         (dipoles,) = self._graphs["dipole"](*inputs)
         return electrostatics(hood, positions.to(self.device), cells.to(self.device), smeared, dipoles, pull)
+
+
+def run_in_pieces(engine: Engine, neighborhood: Neighborhood, chunk: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """As `Engine.run`, for one piece of the atoms after the other where the model allows it.
+
+    Parameters
+    ----------
+    neighborhood
+        Without pairs (`dpsim.physics.neighborhood.join`).
+    chunk
+        Atoms of a piece; by default as many as keep the device busy. 0: all at once.
+    """
+    facts = engine.facts
+    atoms = 0 if facts.passes_messages or facts.long_range else chunk
+    most = CPU_ITEMS if engine.device == "cpu" else GPU_ITEMS
+    found = [engine.run(piece) for piece in divided(neighborhood, facts.neighbors, atoms=atoms, most=most)]
+    if len(found) == 1:
+        return found[0]
+    gradients = [gradient for _, gradient in found if gradient is not None]
+    return torch.cat([atomic for atomic, _ in found]), torch.cat(gradients) if gradients else None
+
+
+def check_chunk(facts: ModelFacts, chunk: int | None, name: str) -> None:
+    """Refuse a number of atoms to be evaluated at a time that has no meaning.
+
+    Raises
+    ------
+    ModelError
+        If it is no whole number from 0 on, or the atoms cannot be evaluated apart.
+    """
+    if chunk is None:
+        return
+    if not isinstance(chunk, int) or chunk < 0:
+        raise ModelError(f"chunk={chunk!r} is no number of atoms: give a whole one, 0 for all atoms at once, or None")
+    if chunk and (facts.passes_messages or facts.long_range):
+        why = "have electrostatics" if facts.long_range else "pass messages to each other"
+        raise ModelError(f"{name} cannot evaluate {chunk} atoms at a time, as its atoms {why}: leave out chunk")
 
 
 _LEVELS = ("default", "avx2", "avx512")

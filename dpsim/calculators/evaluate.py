@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from dpsim import ops
 from dpsim.calculators import farm
-from dpsim.calculators.engines import Engine, ModuleEngine, open_engine
+from dpsim.calculators.engines import Engine, ModuleEngine, check_chunk, open_engine, run_in_pieces
 from dpsim.calculators.inputs import read_frame
 from dpsim.calculators.long_range import with_electrostatics
 from dpsim.calculators.prediction import Prediction, dipole_prediction, predictions
 from dpsim.errors import ModelError, SetupError
 from dpsim.physics.hessian import frame_hessian
-from dpsim.physics.neighborhood import collate
+from dpsim.physics.neighborhood import collate, join, with_pairs
 from dpsim.physics.neighbors import FrameGraph
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,9 +41,13 @@ class Potential:
         Physical outputs, for example ``{"energy"}``.
     """
 
-    def __init__(self, engine: Engine, source: str, opened: farm.Opened | None = None) -> None:
+    def __init__(
+        self, engine: Engine, source: str, opened: farm.Opened | None = None, chunk: int | None = None
+    ) -> None:
+        check_chunk(engine.facts, chunk, source)
         self._engine = engine
         self._opened = opened
+        self._chunk = chunk
         self.source = source
         self.facts = engine.facts
         self.type_map = engine.facts.type_map
@@ -219,15 +223,22 @@ class Potential:
 
     def _run(self, batch: list[tuple[FrameGraph, BoolArray]]) -> list[Prediction]:
         graphs, masks = [graph for graph, _ in batch], [real for _, real in batch]
-        hood = collate(graphs)
-        atomic, gradient = self._engine.run(hood)
+        hood = join(graphs)
+        atomic, gradient = run_in_pieces(self._engine, hood, self._chunk)
         found = list(predictions(self.facts, hood, atomic, gradient, masks))
         if self.facts.long_range:
+            hood = with_pairs(hood, self.facts.neighbors)
             return list(with_electrostatics(self._engine, hood, graphs, found, masks))
         return found
 
 
-def load(path: str | Path, head: str | None = None, device: str = "auto", dtype: str | None = None) -> Potential:
+def load(
+    path: str | Path,
+    head: str | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    chunk: int | None = None,
+) -> Potential:
     """Load a model file of any kind.
 
     Parameters
@@ -240,6 +251,9 @@ def load(path: str | Path, head: str | None = None, device: str = "auto", dtype:
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     dtype
         ``"float32"``, ``"float64"`` or None for the model's own.
+    chunk
+        Atoms that are evaluated at a time, for models whose atoms pass no messages; None for as many as keep the
+        processor or the GPU busy, 0 for all at once. Only time and memory depend on it.
 
     Raises
     ------
@@ -248,8 +262,8 @@ def load(path: str | Path, head: str | None = None, device: str = "auto", dtype:
     """
     ops.keep_memory()
     path = Path(path)
-    opened = farm.Opened(str(path.resolve()), head, device, dtype)
-    return Potential(open_engine(path, device, dtype, head), str(path), opened)
+    opened = farm.Opened(str(path.resolve()), head, device, dtype, chunk)
+    return Potential(open_engine(path, device, dtype, head), str(path), opened, chunk)
 
 
 __all__ = ["Potential", "Prediction", "load"]

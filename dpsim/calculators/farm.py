@@ -27,6 +27,7 @@ class Opened(NamedTuple):
     head: str | None
     device: str
     dtype: str | None
+    chunk: int | None = None
 
 
 def shares(sizes: Sequence[int], n: int) -> list[list[int]]:

@@ -1,7 +1,8 @@
 """Memory that a model takes, predicted for a number of atoms without computing anything.
 
 The model is run on tensors without values, of the sizes that the structure would give, and the bytes that are there at
-a time are counted: the operators of the model are the formula. What a process has beside them was measured, and so was
+a time are counted: the operators of the model are the formula. Models whose atoms pass no messages are run for a piece
+of the atoms at a time, so that beyond that only lists grow. What a process has beside them was measured, and so was
 how much more the C library's allocator takes for tensors of changing sizes than they hold (`tests/calculators/
 test_memory.py` compares with measured peaks). CPUs only, and plain training steps; not counted are halo atoms, buffers
 of MPI, and the neighbourhoods that a training keeps for the next epochs, up to 2 GiB.
@@ -9,6 +10,7 @@ of MPI, and the neighbourhoods that a training keeps for the next epochs, up to 
 
 from __future__ import annotations
 
+import math
 import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +27,15 @@ from dpsim.errors import DataError, ModelError
 from dpsim.model.base import Model
 from dpsim.physics.derivatives import energy_and_derivatives
 from dpsim.physics.neighborhood import InnerList, Neighborhood, Pairs, collate
+from dpsim.physics.pieces import CPU_ITEMS, items
 
 MB = 2**20
 PROCESS_MB = {"lammps": 150, "python": 275, "training": 430}
 """Of a process with its libraries, before there is a structure."""
 HELD = {"lammps": 1.35, "python": 1.55, "training": 1.5}
 """Memory held over memory in tensors."""
+STAYS = {"lammps": 20, "python": 330}
+"""Bytes of an edge of all atoms, which stay while these are evaluated in pieces (`dpsim.physics.pieces`)."""
 SAMPLE_ATOMS = 192
 """Atoms of a made-up structure."""
 
@@ -79,13 +84,24 @@ def predict_memory(model: Model, sample: dict[str, Any], atoms: int | None = Non
     factor = (atoms or len(sample["types"])) / len(sample["types"])
     counted = _counts(whole, factor)
     fixed = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-    share = peak_bytes(model, whole, factor / ranks, training=False)
-    evaluation = share if ranks == 1 else peak_bytes(model, whole, factor, training=False)
+    most = _largest_piece(model, whole)
+    share, evaluation = (peak_bytes(model, whole, min(part, most), training=False) for part in (factor / ranks, factor))
     training = peak_bytes(model, whole, factor, training=True)
     # A step has, beside the parameters, their gradients, two moments and an update.
     bytes_of = {"lammps": share + fixed, "python": evaluation + fixed, "training": training + 5 * fixed}
-    peak = {use: round(PROCESS_MB[use] + HELD[use] * held / MB) for use, held in bytes_of.items()}
-    return MemoryUse(*counted, {"evaluation": evaluation, "training": training}, peak)
+    peak = {use: PROCESS_MB[use] + HELD[use] * held / MB for use, held in bytes_of.items()}
+    for use, part in (("lammps", factor / ranks), ("python", factor)):
+        peak[use] += STAYS[use] * counted[1] / factor * max(part - most, 0.0) / MB
+    tensors = {"evaluation": evaluation, "training": training}
+    return MemoryUse(*counted, tensors, {use: round(megabytes) for use, megabytes in peak.items()})
+
+
+def _largest_piece(model: Model, hood: Neighborhood) -> float:
+    """How often a neighbourhood is evaluated at a time, at most; need not be a whole number."""
+    found = int(items(hood, model.neighbors).sum())
+    if model.message_passing_layers or not found:
+        return math.inf
+    return max(CPU_ITEMS / found, 1 / hood.n_atoms)
 
 
 def made_up(model: Model, density: float, seed: int = 0) -> dict[str, Any]:

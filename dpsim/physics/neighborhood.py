@@ -145,7 +145,7 @@ def _pairs(edge_ptr: np.ndarray) -> Pairs:
 def _inner(
     spec: NeighborSpec, lists: Sequence[tuple[InnerEdges, ...]], sizes: np.ndarray, center: np.ndarray, n_atoms: int
 ) -> tuple[InnerList, ...]:
-    """Join the inner lists of several frames; `sizes` are their numbers of edges in the list around."""
+    """Join the inner lists of several frames, without pairs; `sizes` are their numbers of edges in the list around."""
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     joined = []
     for k, one in enumerate(spec.inner):
@@ -155,41 +155,55 @@ def _inner(
         edge_ptr = row_pointers(mine, n_atoms)
         counts = np.array([len(part.edge) for part in parts])
         within = _inner(one, [part.inner for part in parts], counts, mine, n_atoms)
-        pairs = _pairs(edge_ptr) if one.pairs else None
-        joined.append(InnerList(torch.from_numpy(edge), torch.from_numpy(edge_ptr), pairs, within))
+        joined.append(InnerList(torch.from_numpy(edge), torch.from_numpy(edge_ptr), None, within))
     return tuple(joined)
+
+
+def with_pairs(hood: Neighborhood, spec: NeighborSpec) -> Neighborhood:
+    """A neighbourhood without pairs with those that its lists ask for."""
+
+    def filled(one: InnerList, wanted: NeighborSpec) -> InnerList:
+        within = tuple(map(filled, one.inner, wanted.inner))
+        return one._replace(pairs=_pairs(one.edge_ptr.numpy()) if wanted.pairs else None, inner=within)
+
+    return hood._replace(
+        pairs=_pairs(hood.edge_ptr.numpy()) if spec.pairs else None, inner=tuple(map(filled, hood.inner, spec.inner))
+    )
 
 
 def collate(frames: Sequence[FrameGraph]) -> Neighborhood:
     """Join the graphs of frames of any size and composition, made with one spec, into one `Neighborhood`."""
+    return with_pairs(join(frames), frames[0].spec)
+
+
+def join(frames: Sequence[FrameGraph]) -> Neighborhood:
+    """As `collate`, without the pairs of any list."""
     spec, n_edges = frames[0].spec, np.array([f.n_edges for f in frames])
     sizes = np.array([f.n_atoms for f in frames], dtype=np.int64)
     atoms = np.concatenate([[0], np.cumsum(sizes)])
     n_atoms = int(atoms[-1])
 
-    def join(name: str, offsets: np.ndarray | None = None) -> np.ndarray:
+    def joined(name: str, offsets: np.ndarray | None = None) -> np.ndarray:
         parts = [getattr(f, name) for f in frames]
         return np.concatenate(parts if offsets is None else [p + o for p, o in zip(parts, offsets, strict=False)])
 
-    def given(name: str, joined: bool) -> Tensor | None:
+    def given(name: str, by_atom: bool) -> Tensor | None:
         if getattr(frames[0], name) is None:
             return None
         values = [getattr(f, name) for f in frames]
-        return torch.from_numpy(np.concatenate(values) if joined else np.stack(values)).to(torch.float64)
+        return torch.from_numpy(np.concatenate(values) if by_atom else np.stack(values)).to(torch.float64)
 
-    center = join("center", atoms)
-    edge_ptr = row_pointers(center, n_atoms)
-    types = torch.from_numpy(join("types"))
+    center = joined("center", atoms)
+    types = torch.from_numpy(joined("types"))
     return Neighborhood(
-        displacements=torch.from_numpy(join("displacements")),
+        displacements=torch.from_numpy(joined("displacements")),
         types=types,
         row_types=types,
         frame=torch.from_numpy(np.repeat(np.arange(len(frames), dtype=np.int64), sizes)),
         center=torch.from_numpy(center),
-        neighbor=torch.from_numpy(join("neighbor", atoms)),
-        edge_ptr=torch.from_numpy(edge_ptr),
+        neighbor=torch.from_numpy(joined("neighbor", atoms)),
+        edge_ptr=torch.from_numpy(row_pointers(center, n_atoms)),
         plan=torch.zeros(1, dtype=torch.int64),
-        pairs=_pairs(edge_ptr) if spec.pairs else None,
         inner=_inner(spec, [f.inner for f in frames], n_edges, center, n_atoms),
         fparam=given("fparam", False),
         aparam=given("aparam", True),

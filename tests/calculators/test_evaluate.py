@@ -8,8 +8,10 @@ import torch
 
 import dpsim
 from dpsim.calculators import evaluate
+from dpsim.calculators.ase import DPCalculator
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, load
+from dpsim.descriptors import SeE3TebdConfig
 from dpsim.errors import DataError, ModelError
 from dpsim.model.checkpoint import save_model
 from dpsim.model.config import ModelConfig
@@ -98,6 +100,46 @@ def test_many_frames_in_batches_of_any_size(potential, monkeypatch, limit):
     for p, frame in zip(found, frames, strict=True):
         same(p, potential.evaluate(**frame))
     assert potential.evaluate_many([]) == []
+
+
+@pytest.fixture(scope="module")
+def local_model():
+    """Pairs of edges, and no messages."""
+    return ModelConfig(type_map=("O", "H"), descriptor=SeE3TebdConfig.tiny()).build().with_precision("float64")
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 1000])
+def test_atoms_in_chunks(local_model, chunk, monkeypatch):
+    engine = ModuleEngine(local_model, "cpu")
+    frames = [
+        {"positions": POSITIONS, "types": TYPES, "cell": CELL},
+        {"positions": POSITIONS * 50, "types": TYPES},
+        {"positions": np.zeros((0, 3)), "types": []},
+        {"positions": POSITIONS[:3], "types": [-1, 1, 0], "cell": CELL},
+    ]
+    sizes = []
+    run = engine.run
+    monkeypatch.setattr(engine, "run", lambda hood: sizes.append(hood.n_atoms) or run(hood))
+    found = Potential(engine, "local", chunk=chunk).evaluate_many(frames)
+    assert sizes == [min(chunk, 10 - first) for first in range(0, 10, chunk)]
+    sizes.clear()
+    whole = Potential(engine, "local", chunk=0).evaluate_many(frames)
+    assert sizes == [10]
+    for a, b in zip(found, whole, strict=True):
+        same(a, b)
+    assert np.abs(whole[0].forces).max() > 1e-3
+
+
+def test_chunks_that_cannot_be(potential, local_model, tmp_path):
+    with pytest.raises(ModelError, match=r"tiny model cannot evaluate 5 atoms at a time, .* pass messages"):
+        Potential(ModuleEngine(ModelConfig.tiny().build(), "cpu"), "tiny model", chunk=5)
+    for wrong in (-1, 2.5):
+        with pytest.raises(ModelError, match=rf"chunk={wrong} is no number of atoms"):
+            Potential(ModuleEngine(local_model, "cpu"), "local", chunk=wrong)
+    path = save_model(local_model, tmp_path / "m.safetensors")
+    same(load(path, chunk=2).evaluate(POSITIONS, TYPES, CELL), load(path).evaluate(POSITIONS, TYPES, CELL))
+    same(load(path, chunk=2).evaluate_many([{"positions": POSITIONS, "types": TYPES, "cell": CELL}])[0],
+         DPCalculator(path, chunk=1).potentials[0].evaluate(POSITIONS, TYPES, CELL))  # fmt: skip
 
 
 def test_periodic_directions(potential):

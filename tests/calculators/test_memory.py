@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from dpsim.calculators.memory import PROCESS_MB, made_up, predict_memory
+from dpsim.calculators.memory import MB, PROCESS_MB, STAYS, made_up, peak_bytes, predict_memory
 from dpsim.cli.main import cli
 from dpsim.descriptors import DPA2Config, SeE2AConfig
 from dpsim.errors import ModelError
@@ -19,9 +20,16 @@ from dpsim.model.base import Model
 from dpsim.model.checkpoint import save_model
 from dpsim.model.presets import preset
 from dpsim.model.standard import ModelConfig
-from dpsim.physics.neighbors import frame_graph
+from dpsim.physics.neighborhood import collate
+from dpsim.physics.neighbors import FrameGraph, frame_graph
+from dpsim.physics.pieces import CPU_ITEMS
 
 PROGRAM = Path(__file__).with_name("memory_program.py")
+
+
+def frame_of(model: Model, sample: dict[str, Any]) -> FrameGraph:
+    """The neighbourhood of a sample."""
+    return frame_graph(sample["positions"], sample["types"], sample["cell"], model.neighbors)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,7 @@ def test_prediction_is_near_the_peak(model: Model, what: str, copies: int) -> No
 
 def test_counts_are_those_of_the_structure(model: Model) -> None:
     sample = made_up(model, 0.08)
-    graph = frame_graph(sample["positions"], sample["types"], sample["cell"], model.neighbors)
+    graph = frame_of(model, sample)
     use = predict_memory(model, sample)
     assert (use.atoms, use.edges) == (len(sample["types"]), graph.n_edges)
     twice = predict_memory(model, sample, 2 * use.atoms)
@@ -80,6 +88,43 @@ def test_other_models(descriptor: DPA2Config | SeE2AConfig, fitting: EnergyFitti
     model = ModelConfig(type_map=("O", "H"), descriptor=descriptor, fitting=fitting).build(0)
     use = predict_memory(model, made_up(model, 0.1), 1000)
     assert use.tensors["training"] > use.tensors["evaluation"] > 8 * 3 * use.edges
+
+
+def test_memory_of_pieces_does_not_grow(model: Model) -> None:
+    """But what is kept of all atoms does; a training takes all at once."""
+    local = preset("se-e2-a", ("O", "H")).build(0)
+    sample = made_up(local, 0.1)
+    few, some, many, more = (predict_memory(local, sample, n) for n in (500, 3000, 30_000, 60_000))
+    assert 2000 * many.edges / many.atoms < CPU_ITEMS < 3000 * many.edges / many.atoms
+    assert some.tensors["evaluation"] == many.tensors["evaluation"] > 3 * few.tensors["evaluation"]
+    assert more.tensors["training"] == pytest.approx(2 * many.tensors["training"], rel=0.02)
+    for use in ("lammps", "python"):
+        grown = 2**20 * (more.peak_mb[use] - many.peak_mb[use]) / (more.edges - many.edges)
+        assert grown == pytest.approx(STAYS[use], rel=0.1)
+    divided = predict_memory(local, sample, 60_000, ranks=2)
+    assert divided.peak_mb == {**more.peak_mb, "lammps": many.peak_mb["lammps"]}
+
+
+def test_atoms_without_neighbours_are_predicted() -> None:
+    local = preset("se-e2-a", ("O", "H")).build(0)
+    use = predict_memory(local, {"positions": [[0.0, 0.0, 0.0]], "types": [0]}, 100)
+    assert (use.atoms, use.edges) == (100, 0)
+
+
+@pytest.mark.parametrize("name", ["se-e2-a", "dpa1"])
+def test_prediction_of_pieces_is_near_the_peak(name: str) -> None:
+    """Of an evaluation by `Potential`, lists of neighbours included."""
+    copies = {"se-e2-a": 18, "dpa1": 1}[name]
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), name, "pieces", str(copies)], capture_output=True, text=True, check=True
+    )
+    measured = int(done.stdout.split()[-1])
+    local = preset(name, ("O", "H")).build(0)
+    sample = made_up(local, 0.1)
+    use = predict_memory(local, sample, copies * len(sample["types"]))
+    assert use.peak_mb["python"] == pytest.approx(measured, rel=0.2)
+    whole = peak_bytes(local, collate([frame_of(local, sample)]), copies, training=False)
+    assert measured < PROCESS_MB["python"] + 0.75 * whole / MB
 
 
 def test_electrostatics_is_not_predicted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from lammps_runs import MEASURE, MEASURE_SPINS, System, grid, head, run_program, symbols
 from pydantic import BaseModel
 
-from dpsim.descriptors import SeE2RConfig
+from dpsim.descriptors import SeE2AConfig, SeE2RConfig, SeE3TebdConfig
 from dpsim.descriptors.dpa3.config import DPA3Config
 from dpsim.fittings.energy.config import EnergyFittingConfig
 from dpsim.lammps.packages import mpich_file, program_environment
@@ -32,11 +32,26 @@ WITH_INPUTS = ModelConfig(
         update={"numb_fparam": 2, "numb_aparam": 1, "default_fparam": (0.3, -0.2)}
     ),
 )
-DPLR = DPLRModelConfig.tiny().model_copy(
-    update={"model": ModelConfig.tiny().model_copy(update={"descriptor": SeE2RConfig.tiny()})}
-)
+_TINY_DPLR = DPLRModelConfig.tiny()
+_LOCAL = ModelConfig.tiny().model_copy(update={"descriptor": SeE2RConfig.tiny()})
+DPLR = _TINY_DPLR.model_copy(update={"model": _LOCAL})
 """Only its dipoles pass messages."""
-MODELS: dict[str, Any] = {**tiny_models(), "dpa3-ener-inputs": WITH_INPUTS, "dplr": DPLR}
+LOCAL_DPLR = _TINY_DPLR.model_copy(
+    update={"model": _LOCAL, "dipole": _TINY_DPLR.dipole.model_copy(update={"descriptor": SeE2AConfig.tiny()})}
+)
+"""Nothing of it passes messages."""
+LOCAL_INPUTS = ModelConfig(
+    type_map=("O", "H"),
+    descriptor=SeE3TebdConfig.tiny(),
+    fitting=EnergyFittingConfig.tiny().model_copy(
+        update={"numb_fparam": 2, "numb_aparam": 1, "default_fparam": (0.3, -0.2)}
+    ),
+)
+"""Pairs of edges, and parameters, without messages."""
+MODELS: dict[str, Any] = {
+    **tiny_models(), "dpa3-ener-inputs": WITH_INPUTS, "dplr": DPLR, "dplr-local": LOCAL_DPLR,
+    "se_e3_tebd-ener-inputs": LOCAL_INPUTS,
+}  # fmt: skip
 FAMILIES = tuple(MODELS)
 KEYWORDS = {"aparam": [0.7], "charge_spin": [-1.0, 2.0]}
 """Given to models that take them; frame parameters are left at their default."""
@@ -129,8 +144,8 @@ def structure(name: str) -> tuple[System, np.ndarray | None]:
     return system, spins / np.linalg.norm(spins, axis=1)[:, None] * np.linspace(0.4, 1.6, 48)[:, None]
 
 
-def write_deck(name: str, model: Path, folder: Path) -> None:
-    """Deck of a single point of a family."""
+def write_deck(name: str, model: Path, folder: Path, chunk: int = 0) -> None:
+    """Deck of a single point of a family, all atoms at once or `chunk` of them at a time."""
     built, (system, spins) = build(name), structure(name)
     elements = built.type_map
     style = "atomic" if spins is None else "spin"
@@ -140,6 +155,7 @@ def write_deck(name: str, model: Path, folder: Path) -> None:
     words = " ".join(
         f"{key} {' '.join(f'{v:g}' for v in KEYWORDS[key])}" for key, taken in takes.items() if taken
     )  # fmt: skip
+    words += f" chunk {chunk}" if chunk else ""
     if built.output == "energy":
         deck += f"pair_style dpsim {model} {words}\npair_coeff * * {' '.join(elements)}\n"
         deck += MEASURE if spins is None else MEASURE_SPINS

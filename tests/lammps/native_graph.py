@@ -25,6 +25,7 @@ def load(plugin: Path) -> ctypes.CDLL:
     library.dpsim_graph_new.restype = ctypes.c_void_p
     library.dpsim_graph_fields.restype = ctypes.c_int64
     library.dpsim_graph_size.restype = ctypes.c_int64
+    library.dpsim_pieces.restype = ctypes.c_int64
     library.dpsim_halo_new.restype = ctypes.c_void_p
     for name in ("handle", "remote_rows", "bytes_sent", "buffer_bytes"):
         getattr(library, f"dpsim_halo_{name}").restype = ctypes.c_int64
@@ -36,6 +37,37 @@ def load(plugin: Path) -> ctypes.CDLL:
 def pointer(array: np.ndarray) -> ctypes.c_void_p:
     """Address of an array's data."""
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def _listed(neighbors: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], ctypes.Array[ctypes.c_void_p]]:
+    """A list as LAMMPS has it: numbers of neighbours, the neighbours, and where these begin."""
+    lists = [np.ascontiguousarray(n, dtype=np.int32) for n in neighbors]
+    table = (ctypes.c_void_p * len(lists))(*[n.ctypes.data for n in lists])
+    return np.array([len(n) for n in neighbors], dtype=np.int32), lists, table
+
+
+def piece_ends(
+    library: ctypes.CDLL,
+    spec: NeighborSpec,
+    n_types: int,
+    *,
+    positions: np.ndarray,
+    row: np.ndarray,
+    centers: np.ndarray,
+    neighbors: list[np.ndarray],
+    atoms: int = -1,
+    items: int = 0,
+) -> list[int]:
+    """Ends of the pieces that centres are divided into."""
+    counts, lists, table = _listed(neighbors)
+    own, ends = np.ascontiguousarray(centers, dtype=np.int32), np.empty(len(centers) + 1, dtype=np.int64)
+    n = library.dpsim_pieces(
+        ListMetadata.of(spec).model_dump_json().encode(), ctypes.c_int64(n_types), pointer(positions), pointer(row),
+        ctypes.c_int64(len(own)), pointer(own), pointer(counts), table, ctypes.c_int64(atoms), ctypes.c_int64(items),
+        pointer(ends),
+    )  # fmt: skip
+    assert len(lists) == len(counts)
+    return ends[:n].tolist()
 
 
 class NativeGraph:
@@ -56,9 +88,7 @@ class NativeGraph:
         tensor_path: bool = False,
     ) -> None:
         self.library, self.n_atoms = library, len(positions)
-        counts = np.array([len(n) for n in neighbors], dtype=np.int32)
-        lists = [np.ascontiguousarray(n, dtype=np.int32) for n in neighbors]
-        table = (ctypes.c_void_p * len(lists))(*[n.ctypes.data for n in lists])
+        counts, lists, table = _listed(neighbors)
         self._keep = (counts, lists, table, np.ascontiguousarray(centers, dtype=np.int32))
         handle = library.dpsim_graph_new(
             ListMetadata.of(spec).model_dump_json().encode(), ctypes.c_int64(n_types), ctypes.c_int64(self.n_atoms),
@@ -69,6 +99,10 @@ class NativeGraph:
         if not handle:
             raise ValueError("the plugin does not understand the lists")
         self.handle = ctypes.c_void_p(handle)
+
+    def choose(self, first: int, end: int) -> None:
+        """Take the edges of these centres alone."""
+        self.library.dpsim_graph_choose(self.handle, ctypes.c_int64(first), ctypes.c_int64(end))
 
     def fields(self) -> list[np.ndarray]:
         """Inputs of a model in their order, without its extra inputs and the plan."""
@@ -82,11 +116,19 @@ class NativeGraph:
 
     def scatter(self, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Forces, virial, atomic virials and, in a doubled system, forces on virtual atoms of an edge gradient."""
+        self.add(gradient)
+        return self.sums()
+
+    def add(self, gradient: np.ndarray) -> None:
+        """Add an edge gradient of the chosen centres to the sums."""
+        gradient = np.ascontiguousarray(gradient)
+        self.library.dpsim_graph_add(self.handle, pointer(gradient))
+
+    def sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What `scatter` gives, of all that was added."""
         forces, virial, atom = np.empty((self.n_atoms, 3)), np.empty(9), np.empty((self.n_atoms, 3, 3))
-        gradient, on_virtual = np.ascontiguousarray(gradient), np.zeros((self.n_atoms, 3))
-        self.library.dpsim_graph_scatter(
-            self.handle, pointer(gradient), pointer(forces), pointer(virial), pointer(atom), pointer(on_virtual)
-        )
+        on_virtual = np.zeros((self.n_atoms, 3))
+        self.library.dpsim_graph_sums(self.handle, pointer(forces), pointer(virial), pointer(atom), pointer(on_virtual))
         return forces, virial.reshape(3, 3), atom, on_virtual
 
     def close(self) -> None:

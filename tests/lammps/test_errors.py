@@ -32,6 +32,8 @@ INPUTS = {
     "unknown keyword": ({}, "MODEL device cpu fast yes\nOH", r"unknown keyword fast, expected one of: device"),
     "no value": ({}, "MODEL mpi", r"keyword mpi has no value"),
     "no choice": ({}, "MODEL mpi never", r'"mpi never" is not a choice'),
+    "no chunk": ({}, "MODEL chunk -1", r'"-1" behind chunk is not a whole number of 0 or more'),
+    "messages in chunks": ({}, "MODEL chunk 64", r"but in .* all atoms pass messages to each other; leave out the k"),
     "wrong device": ({}, "MODEL device cuda", r"was frozen for the device cpu, not cuda; freeze it with"),
     "device route": ({}, "MODEL mpi device", r'"mpi device" needs a model on a GPU'),
     "unknown element": ({}, "MODEL\npair_coeff * * O Xe", r"Xe \(for atom type 2\) is not in the model.* knows O H"),

@@ -13,8 +13,24 @@ pytestmark = pytest.mark.lammps
 
 TOLERANCE = 1e-10  # of the largest value, in float64
 HBAR = 4.135667403e-3 / (2 * np.pi)  # eV ps, from LAMMPS's own h in metal units
-CASES = [(name, ranks) for name in FAMILIES for ranks in (1, 2, 4) if ranks < 4 or is_message_passing(name)]
-QUICK = ("dpa3-ener-inputs", "dpa2-ener", "se_e2_a-ener", "dpa3-dipole", "zbl", "spin", "dplr")
+CHUNK = 7  # atoms at a time; those of a rank are no multiple of it
+CASES = [
+    (name, ranks, chunk)
+    for name in FAMILIES
+    for ranks in (1, 2, 4)
+    for chunk in ((0,) if is_message_passing(name) else (0, CHUNK))
+    if ranks < 4 or is_message_passing(name)
+]
+QUICK = (
+    "dpa3-ener-inputs",
+    "dpa2-ener",
+    "se_e2_a-ener",
+    "dpa3-dipole",
+    "zbl",
+    "spin",
+    "dplr",
+    "se_e3_tebd-ener-inputs",
+)
 """Families of the default run: each door, list and kind of output; compiling a model takes half a minute."""
 
 
@@ -23,21 +39,21 @@ class Runs:
 
     def __init__(self, request: pytest.FixtureRequest, scratch: Path) -> None:
         cases = sorted({item.callspec.params["case"] for item in request.session.items if _is_case(item)})
-        frozen = freeze(sorted({name for name, _ in cases}), request.config.cache.mkdir("dpsim-models"))
+        frozen = freeze(sorted({name for name, *_ in cases}), request.config.cache.mkdir("dpsim-models"))
         self.messages: dict[Path, str] = {}
         self.scratch = scratch
-        for ranks in sorted({ranks for _, ranks in cases}):
+        for ranks in sorted({ranks for _, ranks, _ in cases}):
             folders = []
-            for name in (name for name, r in cases if r == ranks):
-                folder = self.folder(name, ranks)
+            for name, chunk in ((name, chunk) for name, r, chunk in cases if r == ranks):
+                folder = self.folder(name, ranks, chunk)
                 folder.mkdir(parents=True)
-                write_deck(name, frozen[name], folder)
+                write_deck(name, frozen[name], folder, chunk)
                 folders.append(folder)
             self.messages |= run_all(folders, ranks, self.scratch / str(ranks))
 
-    def folder(self, name: str, ranks: int) -> Path:
+    def folder(self, name: str, ranks: int, chunk: int) -> Path:
         """Where the deck of a family was run."""
-        return self.scratch / str(ranks) / name
+        return self.scratch / str(ranks) / f"{name}-{chunk}"
 
 
 def _is_case(item: pytest.Item) -> bool:
@@ -50,15 +66,15 @@ def runs(request: pytest.FixtureRequest, plugin: Path, tmp_path_factory: pytest.
     return Runs(request, tmp_path_factory.mktemp("families"))
 
 
-def _parameter(name: str, ranks: int):
+def _parameter(name: str, ranks: int, chunk: int):
     marks = () if name in QUICK else pytest.mark.slow
-    return pytest.param((name, ranks), marks=marks, id=f"{name}-{ranks}")
+    return pytest.param((name, ranks, chunk), marks=marks, id=f"{name}-{ranks}{'-pieces' if chunk else ''}")
 
 
 @pytest.mark.parametrize("case", [_parameter(*case) for case in CASES])
-def test_family(case: tuple[str, int], runs: Runs) -> None:
-    name, ranks = case
-    folder = runs.folder(name, ranks)
+def test_family(case: tuple[str, int, int], runs: Runs) -> None:
+    name, *_ = case
+    folder = runs.folder(*case)
     assert runs.messages[folder] == ""
     model, expected = build(name), _predict(name)
     if model.output == "energy":

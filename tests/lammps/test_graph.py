@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_graph import NativeGraph, load
+from native_graph import NativeGraph, load, piece_ends
 
 from dpsim.physics.neighbors import NeighborSpec
 
@@ -244,6 +244,65 @@ def test_doubled_system(size: str, tensor_path: bool, library) -> None:
     np.testing.assert_allclose(atom_virial.sum(0), virial, rtol=0, atol=1e-11)
     if size == "many":
         assert np.abs(on_virtual).max() > 1
+
+
+@pytest.mark.parametrize("tensor_path", [False, True], ids=["loops", "tensors"])
+@pytest.mark.parametrize("size", [1, 7, 40])
+@pytest.mark.parametrize("name", SPECS)
+def test_pieces_are_the_whole(name: str, size: int, tensor_path: bool, library) -> None:
+    """Each piece is the graph of its centres alone, whose neighbours are told by type; sums are those of all."""
+    spec, atoms = SPECS[name], _atoms(*SIZES["many"], seed=3)
+    neighbors, n = _neighbors(atoms, spec.cutoff + 0.7), len(atoms["centers"])
+    whole = BruteForce(spec, atoms, neighbors)
+    graph = NativeGraph(library, spec, N_TYPES, **atoms, neighbors=neighbors, tensor_path=tensor_path)
+    gradient = np.random.default_rng(1).normal(size=(len(whole.edges), 3))
+    done = 0
+    for first in range(0, n, size):
+        end = min(first + size, n)
+        own = atoms["centers"][first:end]
+        types = atoms["row_types"][first:end]
+        if end - first < n:
+            kinds = np.where(atoms["row"] >= 0, atoms["row_types"][atoms["row"]], -1)
+            row = np.where(kinds >= 0, end - first + kinds, -1)
+            piece = {**atoms, "centers": own, "row": row, "row_types": np.concatenate([types, np.arange(N_TYPES)])}
+        else:
+            piece = atoms
+        expected = BruteForce(spec, piece, neighbors)
+        graph.choose(first, end)
+        _compare_fields(graph, expected)
+        graph.add(gradient[done : done + len(expected.edges)])
+        done += len(expected.edges)
+    assert done == len(whole.edges)
+    forces, virial, *_ = graph.sums()
+    graph.close()
+    np.testing.assert_allclose(forces, _forces(whole, gradient), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(virial, -gradient.T @ whole.fields()[0], rtol=0, atol=1e-11)
+
+
+def test_sizes_of_pieces(library) -> None:
+    spec, atoms = NeighborSpec(3.0, 30, inner=(NeighborSpec(2.0, 6, pairs=True),)), _atoms(*SIZES["many"], seed=3)
+    given = {key: atoms[key] for key in ("positions", "row", "centers")}
+    neighbors, n = _neighbors(atoms, 3.7), len(atoms["centers"])
+
+    def ends(**rule: int) -> list[int]:
+        return piece_ends(library, spec, N_TYPES, **given, neighbors=neighbors, **rule)
+
+    assert ends(atoms=0) == [n]
+    assert ends(atoms=n) == [n]
+    assert ends(atoms=11) == [11, 22, 33, 40]
+    assert ends(items=10**9) == [n]
+    assert ends(items=0) == list(range(1, n + 1))
+    counts = BruteForce(spec, atoms, neighbors).counts
+    items = np.array(counts[()]) + np.array(counts[0,]) ** 2
+    most = 200
+    found = ends(items=most)
+    assert 3 < len(found) < n
+    for first, end, after in zip([0, *found], found, [*found[1:], n], strict=False):
+        assert items[first:end].sum() <= most or end == first + 1
+        if after > end:
+            assert items[first : end + 1].sum() > most
+    given["centers"] = given["centers"][:0]
+    assert ends(items=most) == ends(atoms=0) == ends(atoms=3) == [0]
 
 
 @pytest.mark.parametrize(
