@@ -123,8 +123,9 @@ def test_prediction_of_pieces_is_near_the_peak(name: str) -> None:
     sample = made_up(local, 0.1)
     use = predict_memory(local, sample, copies * len(sample["types"]))
     assert use.peak_mb["python"] == pytest.approx(measured, rel=0.2)
-    whole = peak_bytes(local, collate([frame_of(local, sample)]), copies, training=False)
-    assert measured < PROCESS_MB["python"] + 0.75 * whole / MB
+    if name == "dpa1":  # most of what it takes are pairs of edges
+        whole = peak_bytes(local, collate([frame_of(local, sample)]), copies, training=False)
+        assert measured < PROCESS_MB["python"] + 0.75 * whole / MB
 
 
 def test_electrostatics_is_not_predicted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
