@@ -19,8 +19,8 @@ from dpsim.physics.neighbors import NeighborSpec
 
 IntArray = npt.NDArray[np.int64]
 CPU_ITEMS, GPU_ITEMS = 200_000, 2_000_000
-"""Edges and pairs of edges of a piece. On a CPU more were measured to save no time; a GPU needs more to be busy, how many
-was not measured."""
+"""Edges and pairs of edges of a piece. On a CPU more were measured to save no time; a GPU needs more to be busy, how
+many was not measured."""
 
 
 def items(hood: Neighborhood, spec: NeighborSpec) -> IntArray:
