@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dpsim.cli.common import json_option, load_plan, print_json, run_dir_of, run_dir_option, shown, workflow_options
-from dpsim.errors import ConfigError
+from dpsim.errors import ConfigError, Interrupted, StageError
 
 if TYPE_CHECKING:
     from dpsim.workflow.plan import Plan
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--verify", is_flag=True, help="Read all files again instead of trusting their size and time.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, as 'dpsim plan'.")
 @click.option("--detach", is_flag=True, help="Run in the background; follow with 'dpsim watch'.")
+@click.option("--watch", is_flag=True, help="Run in the background and show it; Ctrl-C leaves it running.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @json_option
 def command(
@@ -50,6 +51,7 @@ def command(
     verify: bool,
     dry_run: bool,
     detach: bool,
+    watch: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -76,11 +78,15 @@ def command(
         verify=verify,
     )
     available = machine(plan.workflow.slots, jobs)
-    if detach:
-        return _detach(folder)
+    if detach or watch:
+        return _in_background(plan, folder, watch=watch, quiet=quiet, as_json=as_json)
     view = make_view(quiet=quiet)
     runner = Runner(plan, folder, available, view, options)
-    outcome = runner.run()
+    return _tell(plan, folder, runner.run(), as_json)
+
+
+def _tell(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> int:
+    """Print how a run ended; return its exit status."""
     if as_json:
         print_json(_as_dict(plan, folder, outcome))
     else:
@@ -185,14 +191,37 @@ def _as_dict(plan: Plan, folder: Path, outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _detach(folder: Path) -> int:
-    """Start the same command in a session of its own, writing to ``driver.log``."""
+def _in_background(plan: Plan, folder: Path, *, watch: bool, quiet: bool, as_json: bool) -> int:
+    """Start the same command in a session of its own; follow it there if that is wanted."""
     from dpsim.workflow.store import Store
 
-    Store(folder).prepare()
-    arguments = [word for word in sys.argv[1:] if word != "--detach"]
+    store = Store(folder)
+    store.prepare()
+    seen = store.events.stat().st_size if store.events.exists() else 0
+    process = _start_driver(folder)
+    if not watch:
+        click.echo(f"process {process.pid} runs in the background; follow it with: dpsim watch {shown(folder)}")
+        return 0
+    from dpsim.cli.watch import follow
+    from dpsim.workflow.following import Follower, outcome_of
+    from dpsim.workflow.progress import make_view
+
+    follower = Follower(store, make_view(quiet=quiet), offset=seen)
+    if not follow(follower, 0.2, lambda: process.poll() is not None):
+        where = shown(folder)
+        click.echo(f"the run goes on in process {process.pid}: dpsim watch {where}, dpsim stop {where}", err=True)
+        return 130
+    code = process.wait()
+    if not follower.started:
+        raise StageError(f"the process in the background ended with status {code}: see {shown(folder / 'driver.log')}")
+    return _tell(plan, folder, outcome_of(store, code if code >= 0 else Interrupted.exit_code), as_json)
+
+
+def _start_driver(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the command that was given, without what sends it to the background, writing to ``driver.log``."""
+    arguments = [word for word in sys.argv[1:] if word not in ("--detach", "--watch")]
     with (folder / "driver.log").open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "dpsim.cli.main", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -200,5 +229,3 @@ def _detach(folder: Path) -> int:
             start_new_session=True,
             cwd=os.getcwd(),
         )
-    click.echo(f"process {process.pid} runs in the background; follow it with: dpsim watch {shown(folder)}")
-    return 0

@@ -55,3 +55,19 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[int, Mapping[str,
                 continue
             if isinstance(event, dict):
                 yield offset, event
+
+
+def last_start(path: Path, offset: int = 0) -> int | None:
+    """Return where the events of the latest run begin, looking from a byte offset on; None if no run began there."""
+    found = None
+    try:
+        file = path.open("rb")
+    except OSError:
+        return None
+    with file:
+        file.seek(offset)
+        for line in file:
+            if b'"event": "run_start"' in line and line.endswith(b"\n"):
+                found = offset
+            offset += len(line)
+    return found

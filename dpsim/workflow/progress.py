@@ -6,12 +6,12 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+
+from dpsim.workflow.outline import Outline
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-    from dpsim.workflow.runner import Runner
 
 _PLAIN_INTERVAL_S: Final = 10.0
 _SHOWN_VALUES: Final = 7
@@ -33,34 +33,40 @@ _MARKS: Final = {
 
 
 class View(Protocol):
-    """What the runner tells of its progress."""
+    """What is told of the progress of a run: by the runner, or by who reads what the runner wrote.
 
-    def start(self, runner: Runner) -> None:
+    `at` is when something happened, in s since the epoch; None is now.
+    """
+
+    def start(self, outline: Outline, at: float | None = None) -> None:
         """Begin to show a run."""
 
-    def grown(self, runner: Runner) -> None:
+    def grown(self, outline: Outline) -> None:
         """Show the tasks that a loop has added."""
 
-    def state(self, name: str, state: str, reason: str) -> None:
+    def state(self, name: str, state: str, reason: str, at: float | None = None) -> None:
         """Show that a task changed its state."""
 
-    def progress(self, name: str, event: dict[str, Any]) -> None:
+    def progress(self, name: str, event: Mapping[str, Any], at: float | None = None) -> None:
         """Show how far a task is."""
 
     def message(self, text: str) -> None:
         """Show a line of text."""
 
-    def finish(self) -> None:
+    def finish(self, at: float | None = None) -> None:
         """End the display."""
 
 
-def make_view(*, quiet: bool = False, live: bool | None = None) -> View:
-    """Return the view that fits where standard error goes."""
+def make_view(*, quiet: bool = False, stream: TextIO | None = None) -> View:
+    """Return the view that fits where a stream goes, by default standard error."""
+    stream = stream or sys.stderr
     if quiet:
         return SilentView()
-    if live is None:
-        live = sys.stderr.isatty()
-    return LiveView() if live else PlainView()
+    if not stream.isatty():
+        return PlainView(stream)
+    from rich.console import Console
+
+    return LiveView(Console(file=stream))
 
 
 def duration(seconds: float) -> str:
@@ -85,9 +91,9 @@ class _Estimate:
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None
 
-    def left(self, done: float, total: float | None) -> float | None:
+    def left(self, done: float, total: float | None, at: float | None = None) -> float | None:
         """Return seconds left, None as long as nothing can be told."""
-        now = time.monotonic()
+        now = time.time() if at is None else at
         if self._first is None or done < self._first[1]:
             self._first = (now, done)
         started, at = self._first
@@ -99,22 +105,22 @@ class _Estimate:
 class SilentView:
     """Shows nothing."""
 
-    def start(self, runner: Runner) -> None:
+    def start(self, outline: Outline, at: float | None = None) -> None:
         """Begin."""
 
-    def grown(self, runner: Runner) -> None:
+    def grown(self, outline: Outline) -> None:
         """Ignore new tasks."""
 
-    def state(self, name: str, state: str, reason: str) -> None:
+    def state(self, name: str, state: str, reason: str, at: float | None = None) -> None:
         """Ignore a state."""
 
-    def progress(self, name: str, event: dict[str, Any]) -> None:
+    def progress(self, name: str, event: Mapping[str, Any], at: float | None = None) -> None:
         """Ignore progress."""
 
     def message(self, text: str) -> None:
         """Ignore a line."""
 
-    def finish(self) -> None:
+    def finish(self, at: float | None = None) -> None:
         """End."""
 
 
@@ -153,51 +159,52 @@ class ProgressLine:
 class PlainView:
     """One line for each thing that happens; progress every ten seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
         self._began: dict[str, float] = {}
         self._shown: dict[str, float] = {}
         self._estimates: dict[str, _Estimate] = {}
         self._width = 8
 
-    def start(self, runner: Runner) -> None:
+    def start(self, outline: Outline, at: float | None = None) -> None:
         """Begin."""
-        self.grown(runner)
+        self.grown(outline)
 
-    def grown(self, runner: Runner) -> None:
+    def grown(self, outline: Outline) -> None:
         """Make room for the names."""
-        self._width = max((len(name) for name in runner.plan.order), default=8)
+        self._width = max((len(name) for name in outline.tasks), default=8)
 
-    def state(self, name: str, state: str, reason: str) -> None:
+    def state(self, name: str, state: str, reason: str, at: float | None = None) -> None:
         """Print a state."""
         if state == "waiting":
             return
-        text = state
+        text, now = state, time.time() if at is None else at
         if state == "running":
-            self._began[name] = self._shown[name] = time.monotonic()
+            self._began[name] = self._shown[name] = now
         elif name in self._began:
-            text += f" after {duration(time.monotonic() - self._began[name])}"
-        self._line(name, f"{text}{f' ({reason})' if reason and reason != state else ''}")
+            text += f" after {duration(now - self._began[name])}"
+        self._line(name, f"{text}{f' ({reason})' if reason and reason != state else ''}", now)
 
-    def progress(self, name: str, event: dict[str, Any]) -> None:
+    def progress(self, name: str, event: Mapping[str, Any], at: float | None = None) -> None:
         """Print progress from time to time."""
-        left = self._estimates.setdefault(name, _Estimate()).left(event.get("done", 0), event.get("total"))
-        now = time.monotonic()
+        now = time.time() if at is None else at
+        left = self._estimates.setdefault(name, _Estimate()).left(event.get("done", 0), event.get("total"), now)
         if now - self._shown.get(name, 0.0) >= _PLAIN_INTERVAL_S:
             self._shown[name] = now
-            self._line(name, describe(event, left))
+            self._line(name, describe(event, left), now)
 
     def message(self, text: str) -> None:
         """Print a line."""
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=self._stream, flush=True)
 
-    def finish(self) -> None:
+    def finish(self, at: float | None = None) -> None:
         """End."""
 
-    def _line(self, name: str, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')}  {name:<{self._width}}  {text}", file=sys.stderr, flush=True)
+    def _line(self, name: str, text: str, at: float) -> None:
+        self.message(f"{time.strftime('%H:%M:%S', time.localtime(at))}  {name:<{self._width}}  {text}")
 
 
-def describe(event: dict[str, Any], left: float | None = None) -> str:
+def describe(event: Mapping[str, Any], left: float | None = None) -> str:
     """Return progress as one line of text: message, count, speed, time left, other numbers.
 
     A stage that knows its speed or the time left better than the pace of its reports says so in the values
@@ -230,48 +237,52 @@ class LiveView:
         self._console = console or Console(stderr=True)
         self._rows: dict[str, dict[str, Any]] = {}
         self._title = ""
-        self._started = time.monotonic()
+        self._started = time.time()
+        self._ended: float | None = None
         self._live: Any = None
 
-    def start(self, runner: Runner) -> None:
+    def start(self, outline: Outline, at: float | None = None) -> None:
         """Begin to draw."""
         from rich.live import Live
 
-        self._title = runner.plan.workflow.name
-        self.grown(runner)
-        self._live = Live(self, console=self._console, refresh_per_second=5, transient=False)
-        self._live.start()
+        self._title, self._rows = outline.name, {}
+        self._started, self._ended = time.time() if at is None else at, None
+        self.grown(outline)
+        if self._live is None:
+            self._live = Live(self, console=self._console, refresh_per_second=5, transient=False)
+            self._live.start()
 
-    def grown(self, runner: Runner) -> None:
+    def grown(self, outline: Outline) -> None:
         """Draw a row for each task, in the order of the plan."""
         rows = {}
-        for name in runner.plan.order:
-            uses = runner.plan.workflow.tasks[name].config.uses
-            new = {"state": "waiting", "uses": uses, "estimate": _Estimate()}
-            rows[name] = self._rows.get(name, new) | {"needs": runner.plan.needs(name)}
+        for name, line in outline.tasks.items():
+            new = {"state": "waiting", "uses": line.uses, "estimate": _Estimate()}
+            rows[name] = self._rows.get(name, new) | {"needs": line.needs}
         self._rows = rows
 
-    def state(self, name: str, state: str, reason: str) -> None:
+    def state(self, name: str, state: str, reason: str, at: float | None = None) -> None:
         """Redraw with a state."""
-        row = self._rows[name]
-        if state == "running":
-            row["began"] = time.monotonic()
+        row, now = self._rows[name], time.time() if at is None else at
+        if state == "running" and row["state"] != "running":
+            row["began"] = now
+            row.pop("took", None)
         elif "began" in row and "took" not in row:
-            row["took"] = time.monotonic() - row["began"]
+            row["took"] = now - row["began"]
         row.update(state=state, reason=reason)
 
-    def progress(self, name: str, event: dict[str, Any]) -> None:
+    def progress(self, name: str, event: Mapping[str, Any], at: float | None = None) -> None:
         """Redraw with progress."""
         row = self._rows[name]
         row["event"] = event
-        row["left"] = row["estimate"].left(event.get("done", 0), event.get("total"))
+        row["left"] = row["estimate"].left(event.get("done", 0), event.get("total"), at)
 
     def message(self, text: str) -> None:
         """Print a line above the tree."""
         self._console.print(text, style="yellow", highlight=False, markup=False)
 
-    def finish(self) -> None:
+    def finish(self, at: float | None = None) -> None:
         """Draw the last time."""
+        self._ended = at
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -281,9 +292,8 @@ class LiveView:
         from rich.text import Text
         from rich.tree import Tree
 
-        tree = Tree(
-            Text(f"{self._title}  {duration(time.monotonic() - self._started)}", style="bold"), guide_style="dim"
-        )
+        seconds = (time.time() if self._ended is None else self._ended) - self._started
+        tree = Tree(Text(f"{self._title}  {duration(max(0.0, seconds))}", style="bold"), guide_style="dim")
         shown = _most_telling(self._rows, max(5, self._console.size.height - 4))
         for name in shown:
             tree.add(self._row(name, self._rows[name], shown))
@@ -332,7 +342,7 @@ class LiveView:
         bar = ProgressBar(
             total or 100, done, width, pulse=not total, complete_style="cyan", finished_style="cyan", pulse_style="cyan"
         )
-        text = describe(event, row.get("left")) or f"{duration(time.monotonic() - row['began'])}  {reason}"
+        text = describe(event, row.get("left")) or f"{duration(max(0.0, time.time() - row['began']))}  {reason}"
         return bar, Text(text)
 
 

@@ -27,6 +27,7 @@ from dpsim.workflow.executors.tickets import read_ticket
 from dpsim.workflow.files import disk_problem, link_folder, write_atomic
 from dpsim.workflow.loop import LoopFailed, grow
 from dpsim.workflow.manifest import Manifest
+from dpsim.workflow.outline import Outline
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.progress import View
 from dpsim.workflow.resources import Machine, grants
@@ -112,6 +113,7 @@ class Runner:
         self.changed = True
         """Whether a task has changed its state since all were looked at."""
         self.shown: dict[str, str] = {}
+        self.busy: dict[str, dict[str, Any]] = {}
 
     def run(self) -> Outcome:
         """Run until all is done, something failed, or a signal came.
@@ -127,7 +129,7 @@ class Runner:
         previous = self._signals()
         code = 1
         try:
-            self.view.start(self)
+            self.view.start(Outline.of(self.plan))
             self._loop()
             code = self._exit_code()
         except OSError as error:
@@ -165,7 +167,7 @@ class Runner:
         )
         self.selector = selectors.DefaultSelector()
         self.watched: tuple[int, int] | None = None
-        self.events.write("run_start", pid=os.getpid(), stages=list(self.plan.order))
+        self.events.write("run_start", pid=os.getpid(), **Outline.of(self.plan).as_event())
 
     def _close(self, code: int) -> None:
         self.executors.close()
@@ -392,6 +394,10 @@ class Runner:
 
     def _event(self, name: str, event: dict[str, Any]) -> None:
         kind = event.pop("event", "")
+        if kind == "busy":  # said once, not at every attempt to take the place
+            if self.busy.get(name) == event:
+                return
+            self.busy[name] = event
         self.events.write(kind, name, **event)
         if kind == "progress":
             self.view.progress(name, event)
@@ -471,9 +477,14 @@ class Runner:
         if loop.name in self.decider.forced:
             self.decider.forced = {*self.decider.forced, *new}
         self.manifest.grown(self.plan, loop.name, loop.outlook())
-        self.events.write("note", loop.name, message=growth.message)
-        self.view.grown(self)
-        self.view.message(growth.message)
+        self._show_growth(loop.name, growth.message)
+
+    def _show_growth(self, loop: str, message: str) -> None:
+        outline = Outline.of(self.plan)
+        self.events.write("grown", loop, **outline.as_event())
+        self.events.write("note", loop, message=message)
+        self.view.grown(outline)
+        self.view.message(message)
 
     def _link_report(self, entry: Entry) -> None:
         link = self.store.run_dir / "report"

@@ -189,6 +189,23 @@ stages:
     assert (tmp_path / "run/stages/a/out/r").read_text() == "5 9 2 2"
 
 
+def test_an_input_of_several_files_is_several_arguments(write: Write, run: Run, tmp_path: Path) -> None:
+    text = """
+dpsim: 1
+stages:
+  a: {uses: command, matrix: {T: [2, 1]}, run: [sh, -c, "echo ${matrix.T} > {out}/x"], outputs: [x]}
+  b:
+    uses: command
+    run: [sh, -c, 'cat "$@" > "$0"; set -- {inputs.f}; echo $# >> "$0"', "{out}/y", "{inputs.p}", "{inputs.f}"]
+    inputs: {p: a, f: {path: "*.txt"}}
+    outputs: [y]
+"""
+    for number in (3, 4):
+        (tmp_path / f"{number}.txt").write_text(f"{number}\n")
+    assert run(write(text)).code == 0
+    assert (tmp_path / "run/stages/b/out/y").read_text().split() == ["2", "1", "3", "4", "2"]
+
+
 def test_stages_share_the_cores(write: Write, run: Run, tmp_path: Path) -> None:
     stage = "{uses: command, run: [sleep, 0.1]"
     path = write("dpsim: 1\nstages:\n" + "".join(f"  s{i}: {stage}, seed: {i}}}\n" for i in range(3)))

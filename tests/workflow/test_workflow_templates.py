@@ -18,7 +18,7 @@ TEMPLATES = sorted(e.name for e in (files("dpsim.recipes") / "templates").iterdi
 
 
 def test_they_come_first() -> None:
-    assert {"md.yaml", "finetune.yaml"} <= set(TEMPLATES)
+    assert {"al.yaml", "md.yaml", "finetune.yaml", "phonon.yaml"} <= set(TEMPLATES)
     names = list(templates())
     assert names[: len(TEMPLATES)] == [name.removesuffix(".yaml") for name in TEMPLATES]
     assert {"quickstart", "finetune-recipe"} <= set(names)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from dpsim.workflow.outline import Line, Outline
 from dpsim.workflow.progress import LiveView
 
 LONG = "no C++ compiler: none of c++, g++, clang++ is on the PATH; install one, for example apt-get install g++"
@@ -15,13 +15,10 @@ LONG = "no C++ compiler: none of c++, g++, clang++ is on the PATH; install one, 
 
 def drawn(names: list[str], states: dict[str, tuple[str, str]], width: int, height: int = 30) -> list[str]:
     """Return the lines of the tree on a screen of so many columns and lines."""
-    tasks = {name: SimpleNamespace(config=SimpleNamespace(uses="train")) for name in names}
-    plan = SimpleNamespace(
-        order=tuple(names), workflow=SimpleNamespace(name="demo", tasks=tasks), needs=lambda name: tuple(names[:-1])
-    )
+    outline = Outline("demo", {name: Line("train", tuple(names[:-1])) for name in names})
     stream = io.StringIO()
     view = LiveView(Console(file=stream, width=width, height=height, force_terminal=True, color_system=None))
-    view.start(SimpleNamespace(plan=plan))  # type: ignore[arg-type]
+    view.start(outline)
     for name, (state, reason) in states.items():
         view.state(name, state, reason)
         if state == "running":

@@ -32,7 +32,9 @@ class CommandStage(SeededStage):
     """The program and its arguments, without a shell.
 
     ``{out}``, ``{work}``, ``{inputs.NAME}``, ``{seed}``, ``{ranks}``, ``{cpus}`` and ``{python}`` stand for the
-    folders, the paths of the inputs, what is granted and the running Python.
+    folders, the paths of the inputs, what is granted and the running Python. An input of several files (a pattern, a
+    stage with a matrix) becomes as many arguments where ``{inputs.NAME}`` is all of one, else its paths with spaces
+    between them.
     """
     inputs: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], Reference | Files] = {}
     """What the program reads, by name."""
@@ -77,7 +79,6 @@ class CommandStage(SeededStage):
         DataError
             If a declared output is missing afterwards.
         """
-        artifacts = dict(zip(self.inputs, context.inputs.get("inputs", ()), strict=True))
         values = {
             "python": sys.executable,
             "out": str(context.out),
@@ -86,8 +87,15 @@ class CommandStage(SeededStage):
             "ranks": str(context.resources.ranks),
             "cpus": str(context.resources.cpus),
         }
-        values |= {f"inputs.{name}": str(artifact.paths[0]) for name, artifact in artifacts.items()}
-        argv = [_PLACEHOLDER.sub(lambda match: values[match[1]], argument) for argument in self.run]
+        paths: dict[str, list[str]] = {f"inputs.{name}": [] for name in self.inputs}
+        for artifact in context.inputs.get("inputs", ()):
+            paths[artifact.place] += map(str, artifact.paths)
+        values |= {place: " ".join(found) for place, found in paths.items()}
+        argv = []
+        for argument in self.run:
+            whole = _PLACEHOLDER.fullmatch(argument)
+            filled = _PLACEHOLDER.sub(lambda match: values[match[1]], argument)
+            argv += paths[whole[1]] if whole and whole[1] in paths else [filled]
         context.log("running " + " ".join(argv))
         _execute(argv, context)
         for name, output in self.declared_outputs().items():
