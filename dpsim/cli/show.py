@@ -13,6 +13,7 @@ from dpsim.cli.common import find_run, find_stage, json_option, print_json, show
 from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dpsim.cli.text_plot import Curves
     from dpsim.workflow.store import Entry
 
 _ROWS = 20
@@ -24,7 +25,11 @@ _TEXT_BYTES = 4000
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @json_option
 def command(what: str, run: Path | None, as_json: bool) -> None:
-    """Print what a stage of RUN made: its outputs and numbers, or one output (a table, a text, a list of files)."""
+    """Print what a stage of RUN made: its outputs, numbers and main curves, or one output.
+
+    An output is a table, a text or a list of files; curves (training, RDF, MSD, bands, equation of state) are drawn as
+    well. STAGE.NAME is also the file NAME.csv beside the declared outputs, as in 'melt.rdf'.
+    """
     from dpsim.workflow.files import read_json
     from dpsim.workflow.problems import closest
 
@@ -35,12 +40,16 @@ def command(what: str, run: Path | None, as_json: bool) -> None:
     name = max(known, key=len) if known else find_stage(store, what.partition(".")[0])
     output = what[len(name) + 1 :] if known else what.partition(".")[2]
     record = stages[name]
-    entry = store.entry(record["key"]) if record.get("key") else None
+    entry = store.entry(record["key"]) if record.get("key") else store.linked().get(name)
     if entry is None or not entry.is_done():
         raise ConfigError(f"stage {name!r} is {record.get('state', 'waiting')}, so it has no outputs yet")
     outputs: dict[str, Any] = entry.read("outputs.json").get("outputs", {})
     if not output:
         _stage(name, entry, outputs, as_json)
+        return
+    beside = _beside(entry.out, output) if output not in outputs else None
+    if beside is not None:
+        _output(beside, as_json)
         return
     if output not in outputs:
         guess = closest(output, outputs)
@@ -49,7 +58,21 @@ def command(what: str, run: Path | None, as_json: bool) -> None:
     _output(entry.out / outputs[output]["path"], as_json)
 
 
+def _beside(folder: Path, name: str) -> Path | None:
+    """Return the file of a stage that is no declared output: one at the top of its folder, with or without suffix."""
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return next((path for path in files if name in (path.name, path.stem)), None)
+
+
+def _draw(curves: list[Curves]) -> None:
+    from dpsim.cli.text_plot import draw
+
+    for one in curves:
+        click.echo(f"\n{draw(one)}")
+
+
 def _stage(name: str, entry: Entry, outputs: dict[str, Any], as_json: bool) -> None:
+    from dpsim.cli.curves import main_curves
     from dpsim.report.metrics import section_of, stage_metrics, unit_of
 
     described = entry.read("stage.json")
@@ -65,9 +88,12 @@ def _stage(name: str, entry: Entry, outputs: dict[str, Any], as_json: bool) -> N
     if metrics:
         lines = [[key, f"{value:.6g}", unit_of(key)] for key, value in metrics.items()]
         click.echo("\n" + table(lines, ["number", "value", "unit"]))
+    _draw(main_curves(entry.out))
 
 
 def _output(path: Path, as_json: bool) -> None:
+    from dpsim.cli.curves import curves_of
+
     if path.is_dir():
         files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
         print_json(files) if as_json else click.echo("\n".join(files))
@@ -85,6 +111,8 @@ def _output(path: Path, as_json: bool) -> None:
         click.echo(table([*rows[:half], *left_out, *rows[-half:]] if left_out else rows, header))
     else:
         _text(path, as_json)
+    if path.is_file() and not as_json:
+        _draw(curves_of(path))
 
 
 def _text(path: Path, as_json: bool) -> None:

@@ -28,8 +28,14 @@ def machine(slots: Slots, jobs: int | None = None) -> Machine:
     import psutil
 
     cpus = jobs or slots.cpu or len(os.sched_getaffinity(0))
-    memory = slots.memory or float(psutil.virtual_memory().total)
+    memory = slots.memory or _memory_of_job() or float(psutil.virtual_memory().total)
     return Machine(cpus, len(gpu_names()) if slots.gpu is None else slots.gpu, memory)
+
+
+def _memory_of_job() -> float | None:
+    """Return the memory that Slurm has given to the job around this process, None outside of one."""
+    found = os.environ.get("SLURM_MEM_PER_NODE", "")
+    return int(found) * 2.0**20 if found.isdigit() and int(found) else None
 
 
 def executor_of(plan: Plan, name: str) -> ExecutorName:
