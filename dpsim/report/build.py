@@ -16,8 +16,9 @@ from dpsim.report.dynamics import md_block
 from dpsim.report.figures import Canvas
 from dpsim.report.inspection import inspect_block
 from dpsim.report.learning import loop_block, select_block
-from dpsim.report.provenance import pipeline, provenance_tables, started, time_shares
+from dpsim.report.provenance import provenance_tables
 from dpsim.report.solids import phonon_block, properties_block, relax_block
+from dpsim.report.timeline import pipeline, started, time_shares
 from dpsim.report.training import data_block, freeze_block, label_block, test_block, train_block
 
 __all__ = ["MAX_BYTES", "Section", "build_report"]
@@ -98,7 +99,7 @@ def key_figures(blocks: Sequence[Block], manifest: Mapping[str, Any]) -> list[Ca
     _, total = time_shares(manifest)
     if total is not None:
         value, unit = duration(total), ""
-        chosen.append(Card("Wall time", value, unit, "all stages"))
+        chosen.append(Card("Wall time", value, unit, "in which stages ran"))
     return chosen
 
 

@@ -99,7 +99,7 @@ def loop_block(section: Section, canvas: Canvas) -> Block | None:
     facts = [("iterations", number(len(rows))), ("ended", "converged" if metrics.get("converged") else "at its limit")]
     facts.append((metric, number(last)))
     pictures = [_by_iteration(rows, values, until, canvas)]
-    pictures += _data_picture(rows, canvas) + _histograms(rows, canvas)
+    pictures += _data_picture(rows, canvas) + _error_picture(rows, canvas) + _histograms(rows, canvas)
     lead = f"Stages that were repeated until {_condition(until)}."
     summary = {"iterations": len(rows), "converged": metrics.get("converged"), "values": values}
     cards = [Card("Loop", number(len(rows)), "iterations", f"{metric} {number(last)}")]
@@ -200,7 +200,10 @@ def _histograms(rows: Sequence[Mapping[str, Any]], canvas: Canvas) -> list[Pictu
 
 
 def _iteration_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
-    header = ("iteration", metric, "candidate", "failed", "selected", "accurate up to", "data", "force RMSE")
+    header = (
+        "iteration", metric, "candidate", "failed", "selected", "accurate up to", "data", "force RMSE, validation",
+        "force RMSE, test",
+    )  # fmt: skip
     lines: list[tuple[str, ...]] = []
     for row in rows:
         chosen = _reporting(row, "accurate")
@@ -208,14 +211,39 @@ def _iteration_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
             (
                 str(row["number"]), number(row.get("value")), _percent(chosen.get("candidate")),
                 _percent(chosen.get("failed")), number(chosen.get("selected")), _force(chosen.get("low")),
-                number(_data_of(row).get("frames")), _force_error(row),
+                number(_data_of(row).get("frames")),
+                *(f"{number(one)} meV/Å" if one is not None else "–" for one in _force_errors(row)),
             )
         )  # fmt: skip
     return Table("Iterations", header, lines).compact()
 
 
-def _force_error(row: Mapping[str, Any]) -> str:
-    """Return the error of the forces on validation data, the mean over the models."""
-    best = [one["best"] for one in row["stages"].values() if isinstance(one.get("best"), dict)]
-    errors = [one["rmse_forces"] for one in best if isinstance(one.get("rmse_forces"), float)]
-    return f"{number(1000 * float(np.mean(errors)))} meV/Å" if errors else "–"
+def _force_errors(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return the errors of the forces in meV/Å on validation data and in tests, the mean over the models."""
+    found = (_values(row, "best", "rmse_forces"), _values(row, "overall", "forces_rmse"))
+    validation, test = (1000 * float(np.mean(values)) if values else None for values in found)
+    return validation, test
+
+
+def _values(row: Mapping[str, Any], part: str, key: str) -> list[float]:
+    parts = [one[part] for one in row["stages"].values() if isinstance(one.get(part), dict)]
+    return [one[key] for one in parts if isinstance(one.get(key), float)]
+
+
+def _error_picture(rows: Sequence[Mapping[str, Any]], canvas: Canvas) -> list[Picture]:
+    numbers = [row["number"] for row in rows]
+    both = np.array([_force_errors(row) for row in rows], dtype=float)
+    lines = {name: both[:, i] for i, name in enumerate(("validation", "test")) if np.isfinite(both[:, i]).any()}
+    if not lines:
+        return []
+
+    def draw(figure: Figure, axes: Axes) -> None:
+        for name, values in lines.items():
+            axes.plot(numbers, values, "o-", color=SERIES[1 if name == "validation" else 0], markersize=4, label=name)
+        _integers(axes, numbers)
+        axes.set_ylim(0, None)
+        axes.set_ylabel("force RMSE (meV/Å)")
+
+    said = "; ".join(f"{name} {', '.join(number(float(v)) for v in values)}" for name, values in lines.items())
+    caption = "Error of the forces by iteration, the mean over the models. Validation data grow with the data."
+    return [canvas.picture(draw, f"Force RMSE by iteration in meV/Å: {said}.", caption)]

@@ -30,6 +30,8 @@ _MARKS: Final = {
     "interrupted": ("‖", "yellow"),
     "left out": (" ", "dim"),
 }
+_OVER: Final = ("done", "cached", "left out")
+"""States that nothing waits for."""
 
 
 class View(Protocol):
@@ -333,7 +335,8 @@ class LiveView:
         if state != "running":
             took = f" {duration(row['took'])}" if "took" in row else ""
             shown = "" if state == "waiting" else f"{state}{took}"
-            needs = f"after {', '.join(row['needs'])}" if state == "waiting" and row["needs"] else ""
+            left = [need for need in row["needs"] if self._rows[need]["state"] not in _OVER]
+            needs = f"after {', '.join(left)}" if state == "waiting" and left else ""
             extra = f"{needs}{reason if state not in ('waiting', 'done') and reason != state else ''}"
             return Text(shown, style=style), Text(extra, style="dim")
         event = row.get("event", {})

@@ -56,3 +56,9 @@ def test_what_does_not_fit_on_the_screen_is_counted() -> None:
     assert any("▶ s300" in line for line in lines)
     assert any("✘ s301" in line for line in lines)
     assert "and 300 done, " in lines[-1] or "300 done" in lines[-1]
+
+
+def test_a_stage_waits_only_for_what_is_not_done() -> None:
+    lines = drawn(["a", "b", "c"], {"a": ("done", "")}, 100)
+    assert lines[3].rstrip().endswith("after b")
+    assert "after" not in drawn(["a", "b", "c"], {"a": ("done", ""), "b": ("cached", "")}, 100)[3]
