@@ -106,7 +106,7 @@ def loop_block(section: Section, canvas: Canvas) -> Block | None:
     anchor = f"stage-{section.name}"
     tables = [_iteration_table(rows, metric)]
     return Block(
-        anchor, "Loop", section.name, lead, facts, [], pictures, tables, cards, summary, three=len(pictures) > 2
+        anchor, "Loop", section.name, lead, facts, [], pictures, tables, cards, summary, three=len(pictures) == 3
     )
 
 
