@@ -91,7 +91,8 @@ def _cards(analysis: dict[str, Any], segments: list[dict[str, Any]]) -> list[Car
     if isinstance(speed, int | float):
         timestep = next((s["timestep_ps"] for s in reversed(segments) if s.get("timestep_ps")), None)
         rate = f"{number(speed * timestep * 86.4)} ns/day" if timestep else ""
-        ranks = f"{number(analysis['ranks'])} MPI ranks" if analysis.get("ranks") else ""
+        count = analysis.get("ranks")
+        ranks = f"{number(count)} MPI rank{'s' if count > 1 else ''}" if count else ""
         cards.append(Card("MD speed", number(speed), "steps/s", ", ".join(part for part in (ranks, rate) if part)))
     return cards
 

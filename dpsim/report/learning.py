@@ -11,6 +11,7 @@ import numpy as np
 from dpsim.report.artifacts import read_object
 from dpsim.report.blocks import Block, Card, Picture, Section, Table, number, shares
 from dpsim.report.figures import MUTED, SERIES, Canvas
+from dpsim.report.training import plain_decades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -189,8 +190,9 @@ def _histograms(rows: Sequence[Mapping[str, Any]], canvas: Canvas) -> list[Pictu
             edges = np.asarray(one["edges"], dtype=float)
             counts = sum(np.asarray(one[name], dtype=float) for name in _CLASSES if name in one)
             share = np.cumsum(counts) / max(float(np.sum(counts)), 1.0)
-            axes.plot(edges[1:], share, color=SERIES[index % len(SERIES)], label=str(iteration))
+            axes.plot(edges[1:], share, color=SERIES[index % len(SERIES)], label=f"iteration {iteration}")
         axes.set_xscale("log")
+        plain_decades(axes, y=False)
         axes.set_xlabel("largest deviation of a force (eV/Å)")
         axes.set_ylabel("share of frames below")
 

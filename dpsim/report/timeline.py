@@ -42,7 +42,12 @@ def pipeline(manifest: Mapping[str, Any], sections: Sequence[Section], anchors: 
     records: Records = manifest.get("stages") or {section.name: {"state": "done"} for section in sections}
     groups: dict[str, list[str]] = {}
     for name in records:
-        groups.setdefault(_chip(name, records), []).append(name)
+        members = groups.setdefault(_chip(name, records), [])
+        if name not in members:
+            members.append(name)
+        if (found := _iteration(name, records)) is not None:
+            groups.pop(found["loop"], None)  # its end comes after all iterations
+            groups[found["loop"]] = [found["loop"]]
     return [_state(title, names, records, types, anchors) for title, names in groups.items()]
 
 

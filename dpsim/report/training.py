@@ -75,7 +75,8 @@ def label_block(section: Section, canvas: Canvas) -> Block | None:
         return None
     facts = [(str(k), number(v)) for k, v in counts.items() if isinstance(v, int | float) and not isinstance(v, bool)]
     if isinstance(calculator, dict):
-        facts = [("calculator", " ".join(str(v) for v in calculator.values() if isinstance(v, str))), *facts]
+        ordered = {"name": "", **calculator}
+        facts = [("calculator", " ".join(v for v in ordered.values() if isinstance(v, str) and v)), *facts]
     lead = "Energies, forces and stress computed for structures built or read by the workflow."
     return Block(_anchor(section), "Labels", section.name, lead, facts, summary=counts)
 
@@ -172,10 +173,11 @@ def _learning(step: Array, lines: dict[str, Array], label: str) -> Any:
     return draw
 
 
-def plain_decades(axes: Axes) -> None:
+def plain_decades(axes: Axes, *, y: bool = True) -> None:
     """Write 0.1, 1, 10 rather than powers, with marks between where an axis spans less than two decades."""
     _plain_numbers(axes.xaxis, axes.get_xlim())
-    _plain_numbers(axes.yaxis, axes.get_ylim())
+    if y:
+        _plain_numbers(axes.yaxis, axes.get_ylim())
 
 
 def _plain_numbers(axis: Any, limits: tuple[float, float]) -> None:
@@ -238,7 +240,8 @@ def test_block(section: Section, canvas: Canvas) -> Block | None:
         "atoms",
         *(f"{QUANTITIES[q][0]} {m} ({QUANTITIES[q][3]})" for q in present for m in ("RMSE", "MAE")),
     )
-    rows = [_error_row(name, row, present) for name, row in [("all", overall), *sorted(systems.items())] if row]
+    listed = [("all", overall), *(sorted(systems.items()) if len(systems) > 1 or not overall else ())]
+    rows = [_error_row(name, row, present) for name, row in listed if row]
     tables = [Table("Errors on test data", header, rows).compact()] if rows else []
     cards = []
     for q in COMPARED:
@@ -359,7 +362,7 @@ def freeze_block(section: Section, canvas: Canvas) -> Block | None:
     facts = [
         (k.replace("_", " "), _plain(v))
         for k, v in card.items()
-        if k not in hidden and v is not None and not isinstance(v, dict)
+        if k not in hidden and v and not isinstance(v, dict)  # what is zero, empty or off is no news
     ]
     lead = "The same structures through PyTorch, the frozen file, ASE and LAMMPS, and finite differences of the energy."
     passed = sum(row[1] == "passed" for row in rows)

@@ -45,6 +45,7 @@ def _page(folder: Path, *, test: bool = True) -> tuple[str, dict[str, Any]]:
 def _records() -> dict[str, Any]:
     """Two iterations of two members side by side, a point of a matrix that failed, and one stage."""
     records: dict[str, Any] = {"data": {"type": "convert", "state": "cached", "attempts": [{"start": 0, "end": 10}]}}
+    records["loop"] = {"type": "loop", "state": "done", "attempts": [{"start": 300, "end": 301}]}
     for number in (1, 2):
         for member, late in ((1, 0), (2, 5)):
             begin = 100 * number + late
@@ -52,7 +53,6 @@ def _records() -> dict[str, Any]:
                 "type": "train", "state": "cached" if number == 1 else "done", "key": "ab",
                 "attempts": [{"start": begin, "end": begin + 20}],
             }  # fmt: skip
-    records["loop"] = {"type": "loop", "state": "done", "attempts": [{"start": 300, "end": 301}]}
     records["run@T=300"] = {"type": "md", "state": "done", "attempts": [{"start": 400, "end": 410}]}
     records["run@T=600"] = {"type": "md", "state": "failed", "attempts": [{"start": 400, "end": 430}]}
     records["a.01.b"] = {"type": "command", "state": "waiting"}  # a name that looks like an iteration, without a loop
@@ -66,6 +66,8 @@ def test_errors_by_iteration(tmp_path: Path) -> None:
     assert "121 meV/Å" in text
     assert "Stages that were repeated until select.accurate was at least 0.950." in text
     assert summary["stages"]["loop"]["values"] == [0.85, 0.9, 0.95]
+    assert "iteration 2" in text
+    assert "mathdefault" not in text
 
 
 def test_without_a_test_there_is_no_column_of_it(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_tasks_of_an_iteration_and_points_are_one_chip() -> None:
 def test_time_of_stages_side_by_side_counts_once() -> None:
     parts, total = time_shares({"stages": _records()})
     assert [(part.name, part.value) for part in parts] == [
-        ("data", "10 s"), ("loop.fit", "1 min 20 s"), ("loop", "1.0 s"), ("run", "40 s"),
+        ("data", "10 s"), ("loop", "1.0 s"), ("loop.fit", "1 min 20 s"), ("run", "40 s"),
     ]  # fmt: skip
     assert total == 10 + 25 + 25 + 1 + 30
     many = {f"s{k}": {"attempts": [{"start": k, "end": k + 1 + k / 100}]} for k in range(20)}
