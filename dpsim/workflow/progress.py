@@ -335,7 +335,7 @@ class LiveView:
         if state != "running":
             took = f" {duration(row['took'])}" if "took" in row else ""
             shown = "" if state == "waiting" else f"{state}{took}"
-            left = [need for need in row["needs"] if self._rows[need]["state"] not in _OVER]
+            left = [need for need in row["needs"] if self._rows.get(need, {}).get("state") not in _OVER]
             needs = f"after {', '.join(left)}" if state == "waiting" and left else ""
             extra = f"{needs}{reason if state not in ('waiting', 'done') and reason != state else ''}"
             return Text(shown, style=style), Text(extra, style="dim")
