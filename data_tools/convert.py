@@ -9,29 +9,23 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from data_tools.extxyz import KeyUse
+from data_tools.layouts import LAYOUTS, Layout
+from data_tools.near import NearDuplicates, find_near_duplicates
 from data_tools.read import Elements, read_file
 from data_tools.sources import Source, SourceFile, find_files
 from dpsim.data import Frame
 from dpsim.data.files import new_folder, write_json
-from dpsim.data.frame import check_cell, fingerprint
-from dpsim.data.lmdb import LMDB
-from dpsim.data.npy import CARD, MIXED, PLAIN
+from dpsim.data.frame import check_cell, check_frame, fingerprint
+from dpsim.data.npy import CARD
 from dpsim.data.split import By, group_keys, split_frames
 from dpsim.data.summary import format_table
-from dpsim.data.write import write_mixed, write_npy
-from dpsim.data.write_lmdb import write_lmdb
 from dpsim.errors import DataError
 from dpsim.fields import FIELDS, Field, fields_of_property
 
 __all__ = ["ConversionReport", "Drop", "Source", "SourceReport", "convert", "read_sources"]
 
-Drop = Literal["unlabelled", "duplicates"]
-"""Frames that may be left out: without energy, forces and virial; equal to an earlier one."""
-Layout = Literal["mixed", "npy", "lmdb"]
-"""How systems are written: ``deepmd/npy/mixed``, ``deepmd/npy``, or one ``deepmd/lmdb``."""
-_LAYOUTS: dict[Layout, tuple[str, Callable[..., list[Path]]]] = {
-    "mixed": (MIXED, write_mixed), "npy": (PLAIN, write_npy), "lmdb": (LMDB, write_lmdb),
-}  # fmt: skip
+Drop = Literal["unlabelled", "duplicates", "near_duplicates"]
+"""Frames that may be left out: without energy, forces and virial; equal to an earlier one, or nearly so."""
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do, and the name of the file just read."""
 
@@ -99,6 +93,7 @@ def convert(
     by: By = "frame",
     seed: int = 0,
     drop: Sequence[Drop] = (),
+    near: NearDuplicates | None = None,
     layout: Layout = "mixed",
     property_name: str = "",
     overwrite: bool = False,
@@ -124,7 +119,10 @@ def convert(
     seed
         Of the split.
     drop
-        Frames to leave out instead of complaining: unlabelled (an error otherwise), duplicates (kept otherwise).
+        Frames to leave out instead of complaining: unlabelled (an error otherwise), duplicates and near duplicates
+        (kept otherwise); of those the first one stays.
+    near
+        What counts as a near duplicate, where these are dropped.
     layout
         ``mixed``: a folder for each number of atoms; ``npy``: one for each sequence of elements; ``lmdb``: all in one
         database.
@@ -154,6 +152,8 @@ def convert(
     frames, names, reports, elements = read_sources(
         declared, type_map, drop=drop, property_name=property_name, on_progress=on_progress
     )
+    if "near_duplicates" in drop:
+        frames = _without_near(frames, names, reports, near, on_progress)
     parts = {"": list(range(len(frames)))}
     if split is not None:
         fixed = [keep.get(i) if keep else None for i, one in enumerate(reports) for _ in range(one.frames)]
@@ -197,6 +197,28 @@ def _divide(
     for name, indices in divided.items():
         parts[name] = sorted([*parts.get(name, []), *(free[i] for i in indices)])
     return {name: indices for name, indices in parts.items() if indices}
+
+
+def _without_near(
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    reports: Sequence[SourceReport],
+    near: NearDuplicates | None,
+    on_progress: Progress | None,
+) -> list[Frame]:
+    """Return the frames without near duplicates of earlier ones, which are entered into the reports."""
+    for frame in frames:
+        check_frame(frame, len(names))
+    gone = find_near_duplicates(frames, range(len(frames)), near, progress=on_progress)
+    start = 0
+    for report in reports:
+        mine = range(start, start + report.frames)
+        start += report.frames
+        kept = [i for i in mine if i not in gone]
+        if len(kept) < len(mine):
+            report.dropped["near_duplicates"] = len(mine) - len(kept)
+        report.frames, report.fields = len(kept), _count_fields(frames[i] for i in kept)
+    return [frame for i, frame in enumerate(frames) if i not in gone]
 
 
 def read_sources(
@@ -279,7 +301,7 @@ def _keep(frames: Iterable[Frame], drop: Sequence[Drop], seen: set[bytes], repor
                     f"{frame.source}: has none of energy, forces and virial: name their keys with `keys`, "
                     "their property with `property`, or leave such frames out with `drop: [unlabelled]`"
                 )
-        elif "duplicates" in drop:
+        elif "duplicates" in drop or "near_duplicates" in drop:
             key = fingerprint(frame)
             why = "duplicates" if key in seen else None
             seen.add(key)
@@ -318,7 +340,7 @@ def _write(
     layout: Layout,
     fields: Sequence[Field],
 ) -> None:
-    form, write = _LAYOUTS[layout]
+    form, write = LAYOUTS[layout]
     with new_folder(output, overwrite=True) as folder:
         for name, indices in parts.items():
             write((frames[i] for i in indices), folder / name, names, overwrite=not name, fields=fields)

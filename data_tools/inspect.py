@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from data_tools.clean_config import NearDuplicates, Outliers, Removable
+from data_tools.near import find_near_duplicates
+from data_tools.outliers import Far, far_energies, far_forces
 from dpsim.data import Dataset, Frame, open_dataset
 from dpsim.data.distances import pairs
 from dpsim.data.frame import check_cell, check_finite, fingerprint
@@ -17,7 +20,17 @@ from dpsim.data.summary import Summary, format_table, summarize
 from dpsim.errors import DataError
 from dpsim.fields import BY_NAME
 
-__all__ = ["InspectionReport", "Problem", "inspect_dataset"]
+__all__ = ["InspectionReport", "Place", "Problem", "inspect_dataset", "open_parts"]
+
+
+class Place(NamedTuple):
+    """A frame of a data set."""
+
+    part: str
+    row: int
+    """In the part."""
+    name: str
+    """For people: ``part: system/set.000#12``."""
 
 
 @dataclass
@@ -25,8 +38,8 @@ class Problem:
     """One kind of thing that is wrong, and where."""
 
     kind: str
-    """nan, bad_cell, missing_type, missing_label, duplicate, duplicate_<part>_<part>, too_close, force_outlier,
-    energy_outlier."""
+    """nan, bad_cell, missing_type, missing_label, duplicate, duplicate_<part>_<part>, near_duplicate,
+    near_duplicate_<part>_<part>, too_close, force_outlier, energy_outlier."""
     message: str
     """One sentence about the first or worst case."""
     frames: list[str] = field(default_factory=list)
@@ -43,31 +56,54 @@ class InspectionReport:
     parts: dict[str, Summary]
     largest_force: float | None
     """eV/Å; None if no frame has forces."""
+    removed: dict[str, list[Place]] = field(default_factory=dict)
+    """Frames to take out by what is wrong with them, each under the first of the flaws that were asked for."""
+    kept: dict[str, list[int]] = field(default_factory=dict)
+    """The others, by part."""
 
     def count(self, kind: str) -> int:
         """Return the number of frames with a problem of a kind; ``duplicate`` counts those between parts too."""
         return sum(len(p.frames) for p in self.problems if p.kind == kind or p.kind.startswith(f"{kind}_"))
 
+    def counts_removed(self) -> dict[str, int]:
+        """Return how many frames are taken out, by flaw."""
+        return {flaw: len(places) for flaw, places in self.removed.items()}
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values for JSON."""
-        return {
+        """Return the report as plain values for JSON; what is taken out only where that was asked for."""
+        found: dict[str, Any] = {
             "problems": [asdict(problem) for problem in self.problems],
             "parts": {name: summary.to_dict() for name, summary in self.parts.items()},
             "largest_force": self.largest_force,
         }
+        if self.removed:
+            found["removed"] = {"total": sum(self.counts_removed().values()), **self.counts_removed()}
+            found["kept"] = {part or ".": len(rows) for part, rows in self.kept.items()}
+            found["removed_frames"] = {flaw: [one.name for one in places] for flaw, places in self.removed.items()}
+        return found
 
 
 @dataclass
 class _Found:
     """What one pass over the frames collects."""
 
-    broken: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    prints: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
-    forces: list[tuple[float, str]] = field(default_factory=list)
-    energies: list[tuple[float, np.ndarray, str]] = field(default_factory=list)
+    broken: dict[str, list[tuple[Place, str]]] = field(default_factory=dict)
+    prints: dict[bytes, list[Place]] = field(default_factory=dict)
+    forces: list[tuple[float, Place]] = field(default_factory=list)
+    energies: list[tuple[float, np.ndarray, Place]] = field(default_factory=list)
 
-    def add(self, kind: str, where: str, message: str) -> None:
+    def add(self, kind: str, where: Place, message: str) -> None:
         self.broken.setdefault(kind, []).append((where, message))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What one frame is held against."""
+
+    allowed: Sequence[str] | None
+    labels: Sequence[str]
+    contact: float
+    min_distance: float | None
 
 
 def inspect_dataset(
@@ -78,7 +114,10 @@ def inspect_dataset(
     contact: float = 0.6,
     min_distance: float | None = None,
     force_max: float | None = None,
-    deviations: float = 10.0,
+    outliers: Outliers | None = None,
+    near: NearDuplicates | None = None,
+    drop: Sequence[str] = (),
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> InspectionReport:
     """Read every frame of a data set and report what looks wrong.
 
@@ -96,68 +135,119 @@ def inspect_dataset(
         Å; overrides `contact` with one distance for all pairs.
     force_max
         eV/Å; larger forces are reported. By default, those far from the rest of the data are.
-    deviations
-        How many robust standard deviations from the median count as far.
+    outliers
+        What is far from the rest of the data.
+    near
+        What counts as nearly the same; without it, only frames that are the same to 1e-6 Å are looked for.
+    drop
+        Flaws for which frames are to be taken out (see `Removable`); ``near_duplicate`` means equal ones too. Equal
+        frames are looked for among those that no other flaw takes out; the first stays, in the order of the parts.
+    progress
+        Called with frames done, frames in all, and what is done.
 
     Raises
     ------
     DataError
-        If the data cannot be opened at all.
+        If the data cannot be opened at all, or `drop` names what is no such flaw.
     """
-    parts = _open(data)
-    unknown = [name for name in labels if name not in BY_NAME]
-    if unknown:
-        raise DataError(f"labels: {', '.join(unknown)} is not a field, expected some of {', '.join(BY_NAME)}")
-    found = _Found()
+    parts = open_parts(data)
+    _check_words(labels, BY_NAME, "labels", "a field")
+    _check_words(drop, get_args(Removable), "drop", "a flaw that frames are taken out for")
+    limits = _Limits(type_map, labels, contact, min_distance)
+    found, total, done = _Found(), sum(map(len, parts.values())), 0
     for part, dataset in parts.items():
-        prefix = f"{part}: " if part else ""
-        for system in dataset.systems:
-            for i in range(system.n_frames):
-                frame = system.frame(i, check=False)
-                _look(
-                    frame, prefix + frame.source, part, dataset.type_map, type_map, labels, contact, min_distance, found
-                )
+        for index, frame in enumerate(_unchecked(dataset)):
+            where = Place(part, index, f"{part}: {frame.source}" if part else frame.source)
+            _look(frame, where, dataset.type_map, limits, found)
+            done += 1
+            if progress is not None:
+                progress(done, total, "frames inspected")
     problems = [
-        Problem(kind, f"{cases[0][0]}: {cases[0][1]}", [where for where, _ in cases])
+        Problem(kind, f"{cases[0][0].name}: {cases[0][1]}", [where.name for where, _ in cases])
         for kind, cases in found.broken.items()
     ]
-    problems += _duplicates(found.prints) + _force_outliers(found.forces, force_max, deviations)
-    problems += _energy_outliers(found.energies, deviations)
+    flagged = {kind: [where for where, _ in cases] for kind, cases in found.broken.items()}
+    outliers = outliers or Outliers()
+    forces = far_forces([force for force, _ in found.forces], force_max, outliers)
+    energies = far_energies([e for e, _, _ in found.energies], [c for _, c, _ in found.energies], outliers)
+    problems += _report_far("force_outlier", forces, [where for _, where in found.forces], flagged)
+    problems += _report_far("energy_outlier", energies, [where for _, _, where in found.energies], flagged)
+    out = {where for flaw in drop for where in flagged.get(flaw, ())}
+    equal = _equal(found.prints, out)
+    problems += _same_problems("duplicate", "the same structure as", equal)
+    flagged["duplicate"] = [where for where, _ in equal]
+    if near is not None or "near_duplicate" in drop:
+        alike = _alike(parts, found.prints, out | set(flagged["duplicate"]), near or NearDuplicates(), progress)
+        problems += _same_problems("near_duplicate", "nearly the same structure as", alike)
+        flagged["near_duplicate"] = [where for where, _ in alike]
     summaries = {part or ".": summarize(dataset) for part, dataset in parts.items()}
     largest = max((force for force, _ in found.forces), default=None)
-    return InspectionReport(problems, _table(summaries), summaries, largest)
+    report = InspectionReport(problems, _table(summaries), summaries, largest)
+    _take_out(report, parts, flagged, drop)
+    return report
 
 
-def _open(data: str | Path | Dataset | Mapping[str, str | Path | Dataset]) -> dict[str, Dataset]:
+def _check_words(words: Iterable[str], known: Iterable[str], what: str, meaning: str) -> None:
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise DataError(f"{what}: {', '.join(unknown)} is not {meaning}, expected some of {', '.join(known)}")
+
+
+def _take_out(
+    report: InspectionReport,
+    parts: Mapping[str, Dataset],
+    flagged: Mapping[str, Sequence[Place]],
+    drop: Sequence[str],
+) -> None:
+    """Enter which frames are taken out for which flaw, and which are left."""
+    gone: set[tuple[str, int]] = set()
+    asked = {*drop, *(("duplicate",) if "near_duplicate" in drop else ())}
+    for flaw in (name for name in get_args(Removable) if name in asked):
+        places = [one for one in dict.fromkeys(flagged.get(flaw, ())) if (one.part, one.row) not in gone]
+        report.removed[flaw] = sorted(places, key=lambda one: (list(parts).index(one.part), one.row))
+        gone |= {(one.part, one.row) for one in places}
+    report.kept = {part: [i for i in range(len(one)) if (part, i) not in gone] for part, one in parts.items()}
+
+
+def _unchecked(dataset: Dataset) -> Iterable[Frame]:
+    return (system.frame(i, check=False) for system in dataset.systems for i in range(system.n_frames))
+
+
+def open_parts(
+    data: str | Path | Dataset | Mapping[str, str | Path | Dataset], property_name: str = ""
+) -> dict[str, Dataset]:
+    """Return the parts of a data set with one type map; one with an empty name if it is not divided.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be opened.
+    """
     if isinstance(data, Dataset):
         return {"": data}
     if not isinstance(data, Mapping):
         names = [name for name in ("train", "valid", "test") if (Path(data) / name).is_dir()]
         data = {name: Path(data) / name for name in names} if names else {"": data}
-    opened = {part: one if isinstance(one, Dataset) else open_dataset(one) for part, one in data.items()}
+    opened = {
+        part: one if isinstance(one, Dataset) else open_dataset(one, property_name=property_name)
+        for part, one in data.items()
+    }
     names = list(dict.fromkeys(name for dataset in opened.values() for name in dataset.type_map))
     return {
-        part: dataset if dataset.type_map == tuple(names) else open_dataset([s.path for s in dataset.systems], names)
+        part: dataset
+        if dataset.type_map == tuple(names)
+        else open_dataset([s.path for s in dataset.systems], names, property_name=property_name)
         for part, dataset in opened.items()
     }
 
 
-def _look(
-    frame: Frame,
-    where: str,
-    part: str,
-    names: Sequence[str],
-    allowed: Sequence[str] | None,
-    labels: Sequence[str],
-    contact: float,
-    min_distance: float | None,
-    found: _Found,
-) -> None:
+def _look(frame: Frame, where: Place, names: Sequence[str], limits: _Limits, found: _Found) -> None:
     """Examine one frame by itself."""
+    allowed = limits.allowed
     outside = sorted({names[t] for t in frame.types} - set(allowed)) if allowed is not None else []
     if outside:
         found.add("missing_type", where, f"has {', '.join(outside)}, not in the type_map ({' '.join(allowed or ())})")
-    missing = [name for name in labels if name not in frame.labels]
+    missing = [name for name in limits.labels if name not in frame.labels]
     if missing:
         found.add("missing_label", where, f"has no {', '.join(missing)}")
     try:
@@ -174,8 +264,8 @@ def _look(
     except DataError as error:
         found.add("bad_cell", where, str(error).removeprefix(": "))
         return
-    found.prints.setdefault(fingerprint(frame), []).append((part, where))
-    close = _too_close(frame, names, contact, min_distance)
+    found.prints.setdefault(fingerprint(frame), []).append(where)
+    close = _too_close(frame, names, limits.contact, limits.min_distance)
     if close:
         found.add("too_close", where, close)
     if "forces" in frame.labels and frame.n_atoms > 1:
@@ -205,72 +295,56 @@ def _too_close(frame: Frame, names: Sequence[str], contact: float, min_distance:
     return f"atoms {pair} are {d[k]:.3f} Å apart, expected at least {limit[k]:.3f} Å"
 
 
-def _duplicates(prints: Mapping[bytes, Sequence[tuple[str, str]]]) -> list[Problem]:
-    problems: dict[str, Problem] = {}
+def _report_far(kind: str, far: Far, places: Sequence[Place], flagged: dict[str, list[Place]]) -> list[Problem]:
+    flagged[kind] = [places[row] for row in far.rows]
+    if not far.rows:
+        return []
+    return [Problem(kind, f"{flagged[kind][0].name}: {far.message}", [where.name for where in flagged[kind]])]
+
+
+def _equal(prints: Mapping[bytes, Sequence[Place]], out: set[Place]) -> list[tuple[Place, Place]]:
+    """Return each frame that equals earlier ones, with the first one of each part among these."""
+    found = []
     for places in prints.values():
-        if len(places) < 2:
-            continue
-        first_of: dict[str, str] = {}
-        for part, where in places:
-            for other, first in first_of.items():
-                kind = "duplicate" if other == part else f"duplicate_{other}_{part}"
-                problem = problems.setdefault(kind, Problem(kind, f"{where} is the same structure as {first}"))
-                problem.frames.append(where)
-            first_of.setdefault(part, where)
+        first_of: dict[str, Place] = {}
+        for where in (one for one in places if one not in out):
+            found += [(where, first) for first in first_of.values()]
+            first_of.setdefault(where.part, where)
+    return found
+
+
+def _alike(
+    parts: Mapping[str, Dataset],
+    prints: Mapping[bytes, Sequence[Place]],
+    out: set[Place],
+    near: NearDuplicates,
+    progress: Callable[[int, int, str], None] | None,
+) -> list[tuple[Place, Place]]:
+    """Return each frame that is nearly the same as an earlier one, with the latter."""
+    looked_at = {where for places in prints.values() for where in places if where not in out}
+    order = [where for part in parts for where in sorted(one for one in looked_at if one.part == part)]
+    found = find_near_duplicates(_InOrder(parts, order), range(len(order)), near, progress=progress)
+    return [(order[i], order[stays]) for i, stays in sorted(found.items())]
+
+
+@dataclass(frozen=True)
+class _InOrder:
+    """Frames of several parts in one row."""
+
+    parts: Mapping[str, Dataset]
+    places: Sequence[Place]
+
+    def __getitem__(self, i: int) -> Frame:
+        return self.parts[self.places[i].part][self.places[i].row]
+
+
+def _same_problems(kind: str, words: str, pairs: Iterable[tuple[Place, Place]]) -> list[Problem]:
+    problems: dict[str, Problem] = {}
+    for where, first in pairs:
+        named = kind if where.part == first.part else f"{kind}_{first.part}_{where.part}"
+        problem = problems.setdefault(named, Problem(named, f"{where.name} is {words} {first.name}"))
+        problem.frames.append(where.name)
     return list(problems.values())
-
-
-def _robust(values: np.ndarray) -> tuple[float, float]:
-    """Return median and robust standard deviation (from the median absolute deviation)."""
-    median = float(np.median(values))
-    return median, 1.4826 * float(np.median(np.abs(values - median)))
-
-
-_ENOUGH = 10
-"""Frames from which a spread is judged."""
-
-
-def _force_outliers(forces: Sequence[tuple[float, str]], force_max: float | None, deviations: float) -> list[Problem]:
-    """Report the largest forces, judged on a logarithmic scale, for they span orders of magnitude."""
-    limit, reason = force_max, "given as force_max"
-    if limit is None:
-        moving = np.log([force for force, _ in forces if force > 1e-8])
-        if len(moving) < _ENOUGH:
-            return []
-        median, spread = _robust(moving)
-        limit = float(np.exp(median + deviations * max(spread, 0.1)))
-        reason = f"from the median {np.exp(median):.3g} eV/Å and the spread of the data"
-    bad = sorted(((force, where) for force, where in forces if force > limit), reverse=True)
-    if not bad:
-        return []
-    message = f"{bad[0][1]}: a force is {bad[0][0]:.4g} eV/Å, expected at most {limit:.4g} eV/Å ({reason})"
-    return [Problem("force_outlier", message, [where for _, where in bad])]
-
-
-def _energy_outliers(energies: Sequence[tuple[float, np.ndarray, str]], deviations: float) -> list[Problem]:
-    """Report energies per atom far from a fit of one energy for each element."""
-    if len(energies) < _ENOUGH:
-        return []
-    counts = np.array([row for _, row, _ in energies])
-    values = np.array([energy for energy, _, _ in energies])
-    atoms = counts.sum(axis=1)
-    weights = np.ones(len(values))
-    for _ in range(20):  # least absolute deviations by reweighting, so that outliers do not steer the fit
-        scale = (weights / atoms)[:, None]
-        fitted, *_ = np.linalg.lstsq(counts * scale, values * scale[:, 0], rcond=None)
-        residual = (values - counts @ fitted) / atoms
-        weights = 1 / np.sqrt(np.maximum(np.abs(residual), 1e-6))
-    median, spread = _robust(residual)
-    limit = max(deviations * spread, 0.1)
-    far = np.abs(residual - median)
-    bad = [int(k) for k in np.argsort(-far) if far[k] > limit]
-    if not bad:
-        return []
-    message = (
-        f"{energies[bad[0]][2]}: the energy is {residual[bad[0]] - median:+.3f} eV an atom away from what "
-        f"its composition suggests, expected within {limit:.3f} eV"
-    )
-    return [Problem("energy_outlier", message, [energies[k][2] for k in bad])]
 
 
 def _table(summaries: Mapping[str, Summary]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dpsim.data import Frame
 from dpsim.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SPIN_ARRAY = "spin"
 """Array of an ASE structure that holds spins, in μB, as structures read from extended XYZ have it."""
+_VACUUM = 20.0
 
 
 def frame_of(atoms: Atoms, potential: Potential) -> dict[str, Any]:
@@ -34,6 +36,24 @@ def frame_of(atoms: Atoms, potential: Potential) -> dict[str, Any]:
         "periodic": atoms.pbc if periodic else None,
     }
     return frame | beside_structure(atoms, potential)
+
+
+def as_frame(atoms: Atoms) -> Frame:
+    """Return a structure as a frame without labels, its types atomic numbers; spins are kept.
+
+    One that is periodic in some directions only lies in a box with 20 Å of vacuum in the others.
+    """
+    labels = {"spin": spins_of(atoms)} if atoms.has(SPIN_ARRAY) else {}
+    if not atoms.pbc.any():
+        return Frame(atoms.positions, atoms.numbers, None, labels)
+    cell = np.array(atoms.cell)
+    if not atoms.pbc.all():
+        cell = np.array(atoms.cell.complete())
+        for axis in np.flatnonzero(~atoms.pbc):
+            others = [cell[i] for i in range(3) if i != axis]
+            normal = np.cross(*others) / np.linalg.norm(np.cross(*others))
+            cell[axis] = normal * (np.ptp(atoms.positions @ normal) + _VACUUM)
+    return Frame(atoms.positions, atoms.numbers, cell, labels)
 
 
 def beside_structure(atoms: Atoms, potential: Potential) -> dict[str, Any]:

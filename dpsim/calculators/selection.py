@@ -5,14 +5,16 @@ F frames, C candidates, D components of the features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from dpsim.calculators.ase_frame import frame_of
+from data_tools.clean_config import NearDuplicates
+from data_tools.near import find_near_duplicates
+from dpsim.calculators.ase_frame import as_frame, frame_of
 from dpsim.calculators.deviation import deviation
 from dpsim.calculators.evaluate import Potential
 from dpsim.calculators.selection_config import AdaptiveTrust, Diversify, SelectConfig, Trust
@@ -90,6 +92,7 @@ def select(
     reference: FloatArray | None = None,
     forces: Sequence[FloatArray | None] | None = None,
     features: Callable[[Sequence[Atoms]], FloatArray] | None = None,
+    known: Iterable[Atoms] = (),
     seed: int = 0,
 ) -> Selection:
     """Sort frames by how far the models are from each other, and choose those to label.
@@ -108,6 +111,8 @@ def select(
         Of each frame (n_atoms, 3) in eV/Å, labelled or predicted; None where they are not known.
     features
         Gives (C, D) features of structures, if the settings ask for them.
+    known
+        Structures that there are data of already: near duplicates of them are dropped too. Read once.
     seed
         Of a random choice.
 
@@ -129,18 +134,16 @@ def select(
         flaws["unphysical"] = np.flatnonzero(bad)
         classes[bad] = CLASSES.index("failed")
     candidates = np.flatnonzero(classes == CLASSES.index("candidate"))
+    if "near_duplicate" in config.drop:
+        distance = config.limits.duplicate_distance
+        kept = distinct([frames[int(i)] for i in candidates], distance, deviations[candidates], known)
+        flaws["near_duplicate"] = np.delete(candidates, kept)
+        candidates = candidates[kept]
     table: FloatArray | None = None
     if config.needs_descriptor and len(candidates):
         if features is None:
-            raise DataError("select: farthest points and near duplicates need a model with a descriptor")
+            raise DataError("select: farthest points need a model with a descriptor")
         table = scaled(features([frames[int(i)] for i in candidates]))
-    if "near_duplicate" in config.drop:
-        kept = (
-            np.arange(0) if table is None else distinct(table, config.limits.duplicate_distance, deviations[candidates])
-        )
-        flaws["near_duplicate"] = np.delete(candidates, kept)
-        candidates = candidates[kept]
-        table = None if table is None else table[kept]
     if config.diversify is not None:
         candidates = candidates[_chosen(config.diversify, deviations[candidates], table, seed)]
     return Selection(deviations, classes, flaws, candidates, low, high)
@@ -197,6 +200,30 @@ def is_too_close(atoms: Atoms, contact: float) -> bool:
     return bool((d < radii[i] + radii[j]).any())
 
 
+def distinct(frames: Sequence[Atoms], distance: float, deviations: FloatArray, known: Iterable[Atoms] = ()) -> IntArray:
+    """Return the numbers of the frames that are left without near duplicates (`data_tools.near`).
+
+    Parameters
+    ----------
+    distance
+        Largest difference of two distances between near duplicates, Å.
+    deviations
+        Of frames like each other, the one with the largest deviation stays.
+    known
+        Structures that none may be like.
+    """
+    formulas = {_formula(atoms) for atoms in frames}
+    there = [as_frame(atoms) for atoms in known if _formula(atoms) in formulas]
+    both = [*there, *map(as_frame, frames)]
+    order = len(there) + np.argsort(-deviations, kind="stable")
+    found = find_near_duplicates(both, order.tolist(), NearDuplicates(tol=distance), fixed=range(len(there)))
+    return np.array([i for i in range(len(frames)) if i + len(there) not in found], dtype=np.int64)
+
+
+def _formula(atoms: Atoms) -> bytes:
+    return np.sort(atoms.numbers).tobytes()
+
+
 # --- features -----------------------------------------------------------------------------------------------------
 
 
@@ -228,15 +255,6 @@ def scaled(features: FloatArray) -> FloatArray:
     kept = (features[:, varies] - features[:, varies].mean(axis=0)) / spread[varies]
     found: FloatArray = kept / np.sqrt(varies.sum())
     return found
-
-
-def distinct(features: FloatArray, distance: float, deviations: FloatArray) -> IntArray:
-    """Return the rows that are left if of two nearer than `distance` the one with the larger deviation stays."""
-    kept: list[int] = []
-    for row in np.argsort(-deviations, kind="stable"):
-        if not kept or np.linalg.norm(features[kept] - features[row], axis=1).min() >= distance:
-            kept.append(int(row))
-    return np.array(sorted(kept), dtype=np.int64)
 
 
 def farthest_points(features: FloatArray, count: int, first: int) -> IntArray:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dpsim.config import Config, Force, Fraction
+from dpsim.config import Config, Force, Fraction, Length
 
 PositiveForce = Annotated[Force, Field(gt=0)]
 
@@ -61,8 +61,8 @@ class Limits(Config):
     """Atoms nearer than this share of the sum of their covalent radii are unphysical."""
     max_force: PositiveForce | None = None
     """Longest force on an atom, eV/Å, of labelled frames or as predicted by the first model."""
-    duplicate_distance: Annotated[Fraction, Field(gt=0)] = 0.02
-    """Candidates nearer to each other in descriptor space than this share of the spread of all are near duplicates."""
+    duplicate_distance: Length = 0.05
+    """Largest difference of two distances between near duplicates, Å: `tol` of ``dedupe`` in stage inspect."""
 
 
 class SelectConfig(Config):
@@ -73,7 +73,8 @@ class SelectConfig(Config):
     diversify: Diversify | None = None
     """``{method: fps, features: descriptor, max: 200}``; without it all candidates are taken."""
     drop: tuple[Flaw, ...] = ("unphysical",)
-    """What is left out of the candidates; an unphysical frame counts as failed."""
+    """What is left out of the candidates: unphysical frames, which count as failed, and near duplicates, of each other
+    (the one with the largest deviation stays) or of the `reference`."""
     limits: Limits = Limits()
     """Of what is dropped."""
 
@@ -89,5 +90,4 @@ class SelectConfig(Config):
     @property
     def needs_descriptor(self) -> bool:
         """Whether the descriptor of a model is needed."""
-        fps = self.diversify is not None and self.diversify.method == "fps"
-        return fps or "near_duplicate" in self.drop
+        return self.diversify is not None and self.diversify.method == "fps"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,31 @@ _by = click.option(
     show_default=True,
     help="What stays together in a split.",
 )
+_near = [
+    click.option("--tol", help="Near duplicates too: largest difference of two distances, '0.05 angstrom'."),
+    click.option("--energy-tol", help="Of near duplicates: largest difference of the energies of an atom, '5 meV'."),
+]
+_outliers = [
+    click.option("--outliers", "method", type=click.Choice(["mad", "iqr"]), default="mad", show_default=True,
+                 help="What counts as far from the rest: by median or by quartiles."),
+    click.option("--factor", type=float, help="How far is far; by default 10 with mad, 5 with iqr."),
+]  # fmt: skip
+_limits = [
+    click.option("--force-max", type=float, help="eV/Å; report larger forces."),
+    click.option("--min-distance", type=float, help="Å; report closer atoms."),
+]
+FLAWS = (
+    "nan", "bad_cell", "missing_type", "missing_label", "too_close", "force_outlier", "energy_outlier", "duplicate",
+    "near_duplicate",
+)  # fmt: skip
+"""As `data_tools.clean_config.Removable`, which is not imported for ``--help``."""
+
+
+def _several(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Return one decorator for several options, which are listed in this order."""
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
 _paths = click.argument("paths", nargs=-1, required=True)
 
 
@@ -49,7 +75,9 @@ def data() -> None:
 @click.option("--key", "keys", multiple=True, help="Key of a label in extended XYZ: energy=REF_energy.")
 @click.option("--unit", "units", multiple=True, help="Unit of a label in extended XYZ: energy=hartree.")
 @click.option("--index", help="Frames of each file, as in ASE: ::10")
-@click.option("--drop", multiple=True, type=click.Choice(["unlabelled", "duplicates"]), help="Frames to leave out.")
+@click.option("--drop", multiple=True, type=click.Choice(["unlabelled", "duplicates", "near_duplicates"]),
+              help="Frames to leave out.")  # fmt: skip
+@_several(_near)
 @_type_map
 @_split
 @_by
@@ -66,6 +94,8 @@ def convert(
     units: tuple[str, ...],
     index: str | None,
     drop: tuple[Any, ...],
+    tol: str | None,
+    energy_tol: str | None,
     type_map: str | None,
     shares: str | None,
     by: Any,
@@ -81,6 +111,10 @@ def convert(
     common = {"format": form, "keys": _pairs(keys, "--key"), "units": _pairs(units, "--unit"), "index": index}
     sources = [_validated(Source, {"path": path, **common}) for path in paths]
     form_of_output = {"layout": layout, "property_name": property_name, "overwrite": overwrite}
+    near = _near_of(tol, energy_tol)
+    if near is not None and "near_duplicates" not in drop:
+        raise click.UsageError("--tol and --energy-tol are those of --drop near_duplicates")
+    form_of_output["near"] = near
     _convert(sources, output, as_json, type_map, shares, by, seed, drop, **form_of_output)
 
 
@@ -117,6 +151,7 @@ def split(
 @data.command()
 @_paths
 @_output
+@_several(_near)
 @_type_map
 @_layout
 @_property
@@ -125,15 +160,78 @@ def split(
 def dedupe(
     paths: tuple[str, ...],
     output: Path,
+    tol: str | None,
+    energy_tol: str | None,
     type_map: str | None,
     layout: Any,
     property_name: str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write data sets as one without frames that occur twice."""
-    form_of_output = {"layout": layout, "property_name": property_name, "overwrite": overwrite}
-    _convert(_systems(paths), output, as_json, type_map, None, "frame", 0, ("duplicates",), **form_of_output)
+    """Write data sets as one without frames that occur twice, or with --tol, nearly so."""
+    near = _near_of(tol, energy_tol)
+    drop = ("duplicates",) if near is None else ("duplicates", "near_duplicates")
+    form_of_output = {"layout": layout, "property_name": property_name, "overwrite": overwrite, "near": near}
+    _convert(_systems(paths), output, as_json, type_map, None, "frame", 0, drop, **form_of_output)
+
+
+@data.command()
+@_paths
+@_output
+@click.option("--drop", multiple=True, required=True, type=click.Choice(FLAWS), help="Frames to take out.")
+@_several([*_near, *_outliers, *_limits])
+@_type_map
+@_layout
+@_property
+@_overwrite
+@_as_json
+def clean(
+    paths: tuple[str, ...],
+    output: Path,
+    drop: tuple[str, ...],
+    tol: str | None,
+    energy_tol: str | None,
+    method: Any,
+    factor: float | None,
+    force_max: float | None,
+    min_distance: float | None,
+    type_map: str | None,
+    layout: Any,
+    property_name: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write a data set, with its parts, without the frames that something is wrong with."""
+    from data_tools.clean import clean_dataset
+    from data_tools.clean_config import Outliers
+    from dpsim.data import open_dataset
+
+    near = _near_of(tol, energy_tol)
+    if near is not None and "near_duplicate" not in drop:
+        raise click.UsageError("--tol and --energy-tol are those of --drop near_duplicate")
+    whole: Any = paths[0] if len(paths) == 1 else open_dataset(paths, property_name=property_name)
+    with _progress("frames") as advance:
+        report = clean_dataset(
+            whole,
+            output,
+            drop,
+            layout=layout,
+            overwrite=overwrite,
+            property_name=property_name,
+            type_map=_names(type_map),
+            force_max=force_max,
+            min_distance=min_distance,
+            outliers=_validated(Outliers, {"method": method, "factor": factor}),
+            near=near,
+            progress=advance,
+        )
+    if as_json:
+        _print_json({"output": str(output), **report.to_dict()})
+        return
+    for flaw, count in report.counts_removed().items():
+        click.echo(f"taken out as {flaw}: {count}")
+    parts = ", ".join(f"{part or 'frames'} {len(rows)}" for part, rows in report.kept.items())
+    click.echo(f"wrote {output}: {parts}")
 
 
 @data.command()
@@ -174,19 +272,34 @@ def show(
 @data.command()
 @_paths
 @_type_map
-@click.option("--force-max", type=float, help="eV/Å; report larger forces.")
-@click.option("--min-distance", type=float, help="Å; report closer atoms.")
+@_several([*_near, *_outliers, *_limits])
 @_as_json
 def stats(
-    paths: tuple[str, ...], type_map: str | None, force_max: float | None, min_distance: float | None, as_json: bool
+    paths: tuple[str, ...],
+    type_map: str | None,
+    tol: str | None,
+    energy_tol: str | None,
+    method: Any,
+    factor: float | None,
+    force_max: float | None,
+    min_distance: float | None,
+    as_json: bool,
 ) -> None:
     """Print the spread of labels, and what looks wrong: NaN, duplicates, collisions, outliers."""
+    from data_tools.clean_config import Outliers
     from data_tools.inspect import inspect_dataset
     from data_tools.measure import field_statistics, statistics_text
     from dpsim.data import open_dataset
 
     whole: Any = paths[0] if len(paths) == 1 else open_dataset(paths)
-    report = inspect_dataset(whole, type_map=_names(type_map), force_max=force_max, min_distance=min_distance)
+    report = inspect_dataset(
+        whole,
+        type_map=_names(type_map),
+        force_max=force_max,
+        min_distance=min_distance,
+        outliers=_validated(Outliers, {"method": method, "factor": factor}),
+        near=_near_of(tol, energy_tol),
+    )
     broken = report.count("nan") + report.count("bad_cell")
     rows = [] if broken else field_statistics(open_dataset(paths))
     if as_json:
@@ -302,6 +415,14 @@ def _validated(config: Any, values: dict[str, Any]) -> Any:
         return config.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(all_problems(error))) from None
+
+
+def _near_of(tol: str | None, energy: str | None) -> Any:
+    """Return what counts as a near duplicate; None if neither tolerance is given."""
+    from data_tools.clean_config import NearDuplicates
+
+    given = {name: value for name, value in (("tol", tol), ("energy", energy)) if value is not None}
+    return _validated(NearDuplicates, given) if given else None
 
 
 def _print_json(value: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dpsim.errors import DataError
-from dpsim.fields import BY_NAME, Field
+from dpsim.fields import BY_NAME, FIELDS, Field
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +53,14 @@ def formula(types: np.ndarray, type_map: Sequence[str]) -> str:
 
 
 def fingerprint(frame: Frame) -> bytes:
-    """Return a digest of the structure: equal for frames whose types, cell and positions agree to 1e-6 Å."""
+    """Return a digest of what a model is given: equal for frames that agree to 1e-6 Å in types, cell and positions, and
+    in spins and other inputs where they have some."""
     digest = hashlib.sha256(frame.types.tobytes())
     cell = np.zeros((3, 3)) if frame.cell is None else frame.cell
-    for array in (cell, frame.positions):
+    inputs = [entry.name for entry in FIELDS if not entry.label and entry.name in frame.labels]
+    for array in (cell, frame.positions, *(frame.labels[name] for name in inputs)):
         digest.update((np.round(array, 6) + 0.0).tobytes())
+    digest.update("".join(inputs).encode())
     return digest.digest()
 
 

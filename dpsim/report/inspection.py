@@ -14,6 +14,7 @@ WORDS = {
     "missing_type": "element outside of the type map",
     "missing_label": "missing label",
     "duplicate": "the same structure twice",
+    "near_duplicate": "nearly the same structure twice",
     "too_close": "atoms too close",
     "force_outlier": "force far from the others",
     "energy_outlier": "energy far from the others",
@@ -32,7 +33,15 @@ def inspect_block(section: Section, canvas: Canvas) -> Block | None:
     ]
     header = ("what", "frames", "first or worst case")
     tables = [Table("What stands out", header, rows, text=(2,))] if rows else []
+    removed: dict[str, Any] = {k: v for k, v in (found.get("removed") or {}).items() if k != "total"}
+    if removed:
+        left = (found.get("kept") or {}).items()
+        lines: list[tuple[str, ...]] = [(_words(flaw), number(count)) for flaw, count in removed.items()]
+        lines += [("left" if part == "." else f"left in {part}", number(count)) for part, count in left]
+        tables.append(Table("Taken out", ("what", "frames"), lines))
     facts = [("frames", number(frames)), ("kinds of problems", number(len(problems)))]
+    if removed:
+        facts.append(("frames taken out", number(sum(int(count) for count in removed.values()))))
     if found.get("largest_force") is not None:
         facts.append(("largest force", f"{number(found['largest_force'])} eV/Å"))
     lead = "Broken values, missing labels, duplicates and leaks between parts, collisions, outliers."
@@ -45,5 +54,7 @@ def _words(kind: str) -> str:
     """Say what a kind of problem is."""
     if kind in WORDS:
         return WORDS[kind]
-    first, _, parts = kind.partition("_")
-    return f"the same structure in {parts.replace('_', ' and ')}" if first == "duplicate" else kind
+    near, _, parts = kind.rpartition("duplicate_")
+    if not parts or near not in ("", "near_"):
+        return kind
+    return f"{'nearly ' if near else ''}the same structure in {parts.replace('_', ' and ')}"

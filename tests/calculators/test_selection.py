@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from ase import Atoms
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpsim.calculators.ase_frame import as_frame
 from dpsim.calculators.selection import (
     CLASSES,
     classify,
@@ -123,11 +123,20 @@ def test_farthest_points_spread_better_than_any_other_order_begins() -> None:
 
 
 def test_of_near_duplicates_the_larger_deviation_stays() -> None:
-    features = np.array([[0.0], [0.01], [1.0], [1.005], [1.012]])
+    frames = [water(length) for length in (1.0, 1.01, 1.2, 1.25, 1.28)]
     deviations = np.array([0.1, 0.2, 0.5, 0.4, 0.3])
-    assert distinct(features, 0.011, deviations).tolist() == [1, 2, 4]
-    pairs = itertools.combinations(distinct(features, 0.011, deviations), 2)
-    assert all(abs(features[i, 0] - features[j, 0]) >= 0.011 for i, j in pairs)
+    assert distinct(frames, 0.06, deviations).tolist() == [1, 2, 4]
+    assert distinct(frames, 0.06, deviations, known=[water(1.29)]).tolist() == [1, 2]
+    assert distinct(frames, 0.06, deviations, known=[Atoms("Cu")]).tolist() == [1, 2, 4]
+
+
+def test_a_slab_is_compared_without_its_vacuum() -> None:
+    slab = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]], cell=[2.5, 2.5, 0], pbc=[True, True, False])
+    tall, bent = slab.copy(), slab.copy()
+    tall.set_cell([2.5, 2.5, 30])
+    bent.positions[1, 2] += 0.2
+    assert as_frame(slab).cell is not None
+    assert distinct([slab, tall, bent], 0.05, np.zeros(3)).tolist() == [0, 2]
 
 
 def test_scaled_features() -> None:
@@ -158,8 +167,8 @@ def test_as_many_as_are_wanted_and_different() -> None:
     assert select(drawn, frames, deviations, seed=5).chosen.tolist() != first
     with pytest.raises(DataError, match="need a model with a descriptor"):
         select(fps, frames, deviations)
-    twice = config(trust=fixed, drop=["near_duplicate"])
-    found = select(twice, [*frames, *frames], np.concatenate([deviations, deviations]), features=_coordinates)
+    twice = config(trust=fixed, drop=["near_duplicate"], limits={"duplicate_distance": "0.001 angstrom"})
+    found = select(twice, [*frames, *frames], np.concatenate([deviations, deviations]))
     assert found.chosen.tolist() == list(range(11))
     assert len(found.flaws["near_duplicate"]) == 11
     none = select(fps, frames, np.zeros(11), features=_coordinates)

@@ -23,7 +23,7 @@ def run(*words: object, fails: bool = False) -> Result:
 
 
 def test_every_command_has_help_without_heavy_imports() -> None:
-    assert set(data.commands) == {"convert", "show", "stats", "split", "dedupe", "neighbors"}
+    assert set(data.commands) == {"convert", "show", "stats", "split", "dedupe", "clean", "neighbors"}
     for name, command in data.commands.items():
         assert command.help
         assert "--json" in run(name, "--help").stdout

@@ -112,8 +112,12 @@ def test_an_inspection_is_part_of_the_report(tmp_path: Path) -> None:
         {"kind": "too_close", "message": "atoms", "frames": ["x", "y"]},
     ]
     parts = {"train": {"frames": 8}, "valid": {"frames": 2}}
-    write(tmp_path / "inspect.json", {"problems": problems, "parts": parts, "largest_force": 3.5})
+    taken = {"removed": {"total": 2, "near_duplicate": 1, "nan": 1}, "kept": {"train": 6, "valid": 2}}
+    problems.append({"kind": "near_duplicate_train_test", "message": "test: c#1", "frames": ["test: c#1"]})
+    write(tmp_path / "inspect.json", {"problems": problems, "parts": parts, "largest_force": 3.5, **taken})
     page = build_report([Section("check", "inspect", tmp_path)], tmp_path / "report").read_text()
+    for words in ("Taken out", "left in train", "nearly the same structure in train and test"):
+        assert words in page
     for words in ("the same structure in train and valid", "atoms too close", "3.50 eV/Å", "is the same as &lt;b&gt;"):
         assert words in page
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())

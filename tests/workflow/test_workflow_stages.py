@@ -110,6 +110,19 @@ def test_label_convert_inspect_for_real(tmp_path: Path, context: Callable[..., C
     with pytest.raises(DataError, match="the data set has what fail_on forbids: duplicate"):
         strict.execute(context(**{"from": tmp_path / "data"}))
 
+    (tmp_path / "out" / "inspect.json").unlink()
+    assert look.declared_outputs().keys() == {"report"}
+    small = stage("inspect", **{"from": "data"}, fail_on=["nan"], drop=["near_duplicate"], dedupe={"tol": "1 pm"})
+    assert small.declared_outputs().keys() == {"report", "clean"}
+    small.execute(context(**{"from": tmp_path / "data"}))
+    found = json.loads((tmp_path / "out" / "inspect.json").read_text())
+    assert found["removed"] == {"total": 2, "duplicate": 2, "near_duplicate": 0}
+    assert read_json(tmp_path / "out" / "clean" / "dataset.json")["frames"] == 6
+    wrong = stage("inspect", **{"from": "data"}, fail_on=["duplicate_train_valid"], drop=["duplicate"], property="gap")
+    assert list(wrong.problems()) == [
+        (("fail_on", 0), "frames with 'duplicate_train_valid' are dropped, so it cannot fail the stage")
+    ]
+
 
 def test_train(tmp_path: Path, context: Callable[..., Context], library: Callable[..., MagicMock]) -> None:
     def effect(ranks: int, config: Any, folder: Path, **_: Any) -> None:

@@ -45,6 +45,7 @@ class SelectStage(SelectConfig, SeededStage):
     uses_type_map: ClassVar[bool] = True
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch", "ase")
+    result_version: ClassVar[int] = 2  # near duplicates by distances instead of descriptors
 
     uses: Literal["select"] = "select"
     from_: Inputs = Field(alias="from")
@@ -55,18 +56,26 @@ class SelectStage(SelectConfig, SeededStage):
     """Trained models, the first of which gives the descriptor; by default those behind the stages in `from`. Two or
     more give the deviation where no table does."""
     reference: Inputs | None = None
-    """Data whose deviations set the limits of ``trust: {mode: adaptive}``; by default what the first model was trained
-    on, and without models the frames themselves."""
+    """Data there are already: their deviations set the limits of ``trust: {mode: adaptive}``, and near duplicates of
+    them are dropped; by default what the first model was trained on. Without any, limits come from the frames."""
 
     @property
     def inherits(self) -> tuple[str, ...]:
         """What is taken from the stages behind the frames where it is not declared."""
-        return ("deviation", "models", *(("reference",) if isinstance(self.trust, AdaptiveTrust) else ()))
+        return ("deviation", "models", *(("reference",) if self._uses_reference else ()))
+
+    @property
+    def _uses_reference(self) -> bool:
+        return isinstance(self.trust, AdaptiveTrust) or "near_duplicate" in self.drop
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Check that a reference has a use."""
-        if self.reference is not None and not isinstance(self.trust, AdaptiveTrust):
-            yield ("reference",), "a reference sets limits that adapt (trust: {mode: adaptive}); here they are fixed"
+        if self.reference is not None and not self._uses_reference:
+            yield (
+                ("reference",),
+                "a reference sets limits that adapt (trust: {mode: adaptive}), or is compared with (drop: "
+                "[near_duplicate]); here the limits are fixed and nothing is compared",
+            )
 
     def seed_for(self, workflow_seed: int) -> int | None:
         """Return the seed of a random choice, None without one."""
@@ -89,6 +98,7 @@ class SelectStage(SelectConfig, SeededStage):
             reference=self._reference(context, models),
             forces=forces,
             features=(lambda chosen: frame_features(models.first(), chosen)) if models.paths else None,
+            known=self._known(context),
             seed=context.seed,
         )
         _write_frames(context.out / "frames.extxyz", frames, origins, selection)
@@ -108,6 +118,13 @@ class SelectStage(SelectConfig, SeededStage):
         frames = [atoms for path in paths for atoms in read_frames(path, context.type_map)]
         found = frames[:: math.ceil(len(frames) / _REFERENCE_FRAMES)]
         return ensemble_deviation(models.all(), found, context.progress)[0]
+
+    def _known(self, context: Context) -> Iterator[Atoms]:
+        """Yield the structures of the reference, where near duplicates are dropped."""
+        from dpsim.calculators.md_results import read_frames
+
+        for path in context.paths("reference") if "near_duplicate" in self.drop else ():
+            yield from read_frames(path, context.type_map)
 
 
 class _Models:
