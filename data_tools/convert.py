@@ -125,7 +125,7 @@ def convert(
         What counts as a near duplicate, where these are dropped.
     layout
         ``mixed``: a folder for each number of atoms; ``npy``: one for each sequence of elements; ``lmdb``: all in one
-        database.
+        database; ``extxyz``: all in one file ``frames.extxyz``.
     property_name
         A property that frames are labelled with, of any number of components: its name is that of the array, or of
         the key in extended XYZ.

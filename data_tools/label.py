@@ -20,7 +20,7 @@ from data_tools.calculators import (
 )
 from data_tools.journal import Journal, task_key
 from data_tools.pool import run_tasks
-from data_tools.structures import MDSampling
+from data_tools.structure_config import MDSampling
 from data_tools.worker import atoms_from_dict, atoms_to_dict
 from dpsim.data.files import new_file, write_json
 from dpsim.data.frame import check_cell, check_finite

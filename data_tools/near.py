@@ -266,8 +266,8 @@ def _alike(one: _Surroundings, other: _Surroundings, rows: slice, radius: float,
     mine, theirs = np.minimum(one.table[rows], radius), np.minimum(other.table, radius)
     width = min(mine.shape[2], theirs.shape[2])
     # Neighbours without a counterpart in the shorter table must lie at the radius, as far as anything counts.
-    beyond = [(table[..., width:] >= radius - tol).all(axis=(1, 2)) for table in (mine, theirs)]
-    same = np.equal.outer(one.types[rows], other.types) & beyond[0][:, None] & beyond[1][None, :]
+    beyond = [np.all(table[..., width:] >= radius - tol, axis=(1, 2)) for table in (mine, theirs)]
+    same: npt.NDArray[np.bool_] = np.equal.outer(one.types[rows], other.types) & np.logical_and.outer(*beyond)
     i, j = same.nonzero()
     same[i, j] = (np.abs(mine[i, :, :width] - theirs[j, :, :width]) <= tol).all(axis=(1, 2))
     return same

@@ -47,7 +47,7 @@ def pack(
     """
     from ase import Atoms
 
-    kinds = [_molecule(name) for name, number in molecules.items() for _ in range(number)]
+    kinds = [molecule(name) for name, number in molecules.items() for _ in range(number)]
     mass = sum(kind.get_masses().sum() for kind in kinds)
     length = float((mass * AMU_PER_A3 / density) ** (1 / 3))
     owner = np.repeat(np.arange(len(kinds)), [len(kind) for kind in kinds])
@@ -69,8 +69,15 @@ def pack(
     )
 
 
-def _molecule(name: str) -> Atoms:
-    from ase.build import molecule
+def molecule(name: str) -> Atoms:
+    """Return a molecule of ASE by its name, or one from a file, about its centre of mass.
+
+    Raises
+    ------
+    DataError
+        If it is neither.
+    """
+    from ase import build
     from ase.io import read
 
     if os.path.isfile(name):
@@ -80,7 +87,7 @@ def _molecule(name: str) -> Atoms:
             raise DataError(f"structures: {name} cannot be read: {type(error).__name__}: {error}") from error
     else:
         try:
-            atoms = molecule(name)
+            atoms = build.molecule(name)
         except (KeyError, NotImplementedError):
             raise DataError(
                 f"structures: molecule {name!r} is neither a file nor known to ASE, "

@@ -1,176 +1,42 @@
-"""Structures to label or to start from: crystals, files, and packed boxes of molecules, perturbed on demand."""
+"""Structures to label or to start from, built as declared (`data_tools.structure_config`), perturbed on demand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from data_tools.lammps_data import read_lammps_data, type_labels
-from dpsim.config import Config, Density, Distance, Fraction, Length, Temperature, Time
+from data_tools.structure_config import (
+    AnyStructure,
+    AtomConfig,
+    DimerConfig,
+    FileConfig,
+    MDSampling,
+    MoleculeConfig,
+    MoleculesConfig,
+    Perturbed,
+    PrototypeConfig,
+    Sampling,
+    StructureConfig,
+    SurfaceConfig,
+)
+from dpsim.config import Config
 from dpsim.errors import DataError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-
-class MDSampling(Config):
-    """Langevin dynamics with the labelling calculator, from which frames are taken."""
-
-    temperature: Temperature
-    steps: int = Field(ge=1)
-    """Length of the part that is sampled."""
-    timestep: Time = 0.001
-    """Of the integration."""
-    every: int = Field(default=10, ge=1)
-    """Steps between two frames."""
-    equilibrate: int = Field(default=0, ge=0)
-    """Steps before the first frame."""
-    damping: Time = 0.1
-    """Time in which the thermostat acts; its inverse is the friction coefficient."""
-
-    @model_validator(mode="after")
-    def _check_every(self) -> MDSampling:
-        if self.steps < self.every:
-            raise ValueError(f"steps ({self.steps}) is less than every ({self.every}), so no frame would be taken")
-        return self
-
-
-class Sampling(Config):
-    """How frames are made from each structure; by default the structure itself is the frame."""
-
-    md: MDSampling
-
-
-class _Perturbed(Config):
-    """What is done to every structure."""
-
-    rattle: Distance = 0.0
-    """Standard deviation of the random displacement of each coordinate."""
-    strain: Fraction = 0.0
-    """Largest random strain: each of the six components is drawn from ± this."""
-    vacancies: int = Field(default=0, ge=0)
-    """Number of atoms taken out at random."""
-    sampling: Sampling | None = None
-    """Molecular dynamics from each structure."""
-
-
-class PrototypeConfig(_Perturbed):
-    """A crystal of one of the simple prototypes."""
-
-    prototype: Literal["fcc", "bcc", "hcp", "diamond", "sc", "rocksalt", "zincblende", "cesiumchloride"]
-    element: str | tuple[str, ...]
-    """A symbol, or two for a compound."""
-    a: Length | None = None
-    """Lattice constant; from the experimental structure of the element if not given."""
-    c: Length | None = None
-    """Second lattice constant of hcp; the ideal ratio if not given."""
-    supercell: tuple[int, int, int] = (1, 1, 1)
-    """Repetitions of the conventional cell."""
-    count: int = Field(default=1, ge=1)
-    """Number of structures."""
-
-    @field_validator("supercell")
-    @classmethod
-    def _check_supercell(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
-        if min(value) < 1:
-            raise ValueError(f"supercell {list(value)} has a repetition below one")
-        return value
-
-    @model_validator(mode="after")
-    def _check_elements(self) -> PrototypeConfig:
-        symbols = (self.element,) if isinstance(self.element, str) else self.element
-        _check_symbols(symbols)
-        expected = 2 if self.prototype in _COMPOUNDS else 1
-        if len(symbols) != expected:
-            raise ValueError(f"{self.prototype} takes {expected} element(s), found {len(symbols)}")
-        if expected == 2 and self.a is None:
-            raise ValueError(f"{self.prototype} needs the lattice constant a")
-        if self.c is not None and self.prototype != "hcp":
-            raise ValueError(f"c applies to hcp, not to {self.prototype}")
-        _check_copies(self.count, self)
-        return self
-
-
-class FileConfig(_Perturbed):
-    """Structures read from files."""
-
-    path: str = Field(min_length=1)
-    """A file or glob of any format that ASE reads."""
-    index: str | int = ":"
-    """Which structures of each file, as in ASE."""
-    sample: int | None = Field(default=None, ge=1)
-    """Number drawn at random without repetition; all if not given."""
-    count: int = Field(default=1, ge=1)
-    """Copies of each, perturbed differently."""
-    types: tuple[str, ...] = ()
-    """For LAMMPS data files: the symbol of each atom type; not needed where type labels are elements."""
-
-    @model_validator(mode="after")
-    def _check_file(self) -> FileConfig:
-        _check_symbols(self.types)
-        if self.types and self.index != ":":
-            raise ValueError("index applies to files of several structures, not to LAMMPS data files (types)")
-        _check_copies(self.count, self)
-        return self
-
-
-class MoleculesConfig(_Perturbed):
-    """A periodic cubic box of molecules, packed at random without overlaps."""
-
-    molecules: dict[str, Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    """Name (of ASE's molecules, ``H2O``, ``CH3OH``, or a file) and number."""
-    density: Density
-    """Of the box."""
-    min_distance: Length = 1.6
-    """Least distance between atoms of different molecules (images included)."""
-    contact: Fraction = 0.8
-    """Atoms of different molecules are also no nearer than this share of the sum of their van der Waals radii."""
-    count: int = Field(default=1, ge=1)
-    """Number of boxes, each packed anew."""
-
-
-_COMPOUNDS = ("rocksalt", "zincblende", "cesiumchloride")
-_KINDS: dict[str, type[_Perturbed]] = {"prototype": PrototypeConfig, "path": FileConfig, "molecules": MoleculesConfig}
-
-
-def _kind(value: Any) -> str | None:
-    keys = value if isinstance(value, Mapping) else {name for name, cls in _KINDS.items() if isinstance(value, cls)}
-    found = [name for name in _KINDS if name in keys]
-    return found[0] if len(found) == 1 else None
-
-
-StructureConfig = Annotated[
-    Annotated[PrototypeConfig, Tag("prototype")]
-    | Annotated[FileConfig, Tag("path")]
-    | Annotated[MoleculesConfig, Tag("molecules")],
-    Discriminator(
-        _kind,
-        custom_error_type="structures",
-        custom_error_message="structures need exactly one of the keys prototype, path, molecules",
-    ),
-]
-"""Structures, told apart by which of `prototype`, `path` and `molecules` is given."""
-
-
-def _check_symbols(symbols: Sequence[str]) -> None:
-    from ase.data import atomic_numbers
-
-    wrong = [symbol for symbol in symbols if symbol not in atomic_numbers or symbol == "X"]
-    if wrong:
-        raise ValueError(f"{', '.join(wrong)} is no element")
-
-
-def _check_copies(count: int, config: _Perturbed) -> None:
-    if count > 1 and not (config.rattle or config.strain or config.vacancies or config.sampling):
-        raise ValueError(f"count is {count}, but all copies would be equal: give rattle, strain, vacancies or sampling")
+__all__ = [
+    "AtomConfig", "DimerConfig", "FileConfig", "MDSampling", "MoleculeConfig", "MoleculesConfig", "PrototypeConfig",
+    "Sampling", "StructureConfig", "SurfaceConfig", "build_structures",
+]  # fmt: skip
 
 
 def build_structures(
-    config: PrototypeConfig | FileConfig | MoleculesConfig | Sequence[PrototypeConfig | FileConfig | MoleculesConfig],
+    config: AnyStructure | Sequence[AnyStructure],
     seed: int = 0,
 ) -> list[Atoms]:
     """Build the structures of one or several declarations.
@@ -205,10 +71,19 @@ def build_structures(
     return structures
 
 
-def _build(config: PrototypeConfig | FileConfig | MoleculesConfig, rng: np.random.Generator) -> list[Atoms]:
+def _build(config: AnyStructure, rng: np.random.Generator) -> list[Atoms]:
     if isinstance(config, PrototypeConfig):
         base = _crystal(config)
         return [_perturb(base, config, rng) for _ in range(config.count)]
+    if isinstance(config, MoleculeConfig):
+        from data_tools.packing import molecule
+
+        alone = _alone(molecule(config.molecule), config, config.molecule, "molecule")
+        return [_perturb(alone, config, rng) for _ in range(config.count)]
+    if isinstance(config, DimerConfig):
+        return [_perturb(pair, config, rng) for pair in _pairs(config)]
+    if isinstance(config, AtomConfig):
+        return list(_single(config))
     if isinstance(config, FileConfig):
         return [_perturb(base, config, rng) for base in _from_files(config, rng) for _ in range(config.count)]
     from data_tools.packing import pack
@@ -234,10 +109,65 @@ def _crystal(config: PrototypeConfig) -> Atoms:
         unit = bulk(symbols[0], "hcp", a=a, c=config.c or a * math.sqrt(8 / 3))
     else:
         unit = bulk("".join(symbols), config.prototype, a=a, cubic=True)
+    name = f"{config.prototype}-{''.join(symbols)}"
+    if config.cluster is not None:
+        return _cluster(unit, config.cluster, name)
+    kind = config.prototype
+    if config.surface is not None:
+        unit, kind = _slab(unit, config.surface), "surface"
+        name += "-" + "".join(map(str, config.surface.miller))
     atoms = unit.repeat(config.supercell)
-    size = "x".join(map(str, config.supercell))
-    atoms.info.update(source=f"{config.prototype}-{''.join(symbols)}-{size}", config_type=config.prototype)
+    atoms.info.update(source=f"{name}-{'x'.join(map(str, config.supercell))}", config_type=kind)
     return atoms
+
+
+def _slab(unit: Atoms, config: SurfaceConfig) -> Atoms:
+    """Return a slab of the crystal, in the middle of a cell that is periodic in all directions."""
+    from ase import Atoms
+    from ase.build import surface
+
+    slab = surface(unit, config.miller, config.layers, vacuum=config.vacuum / 2, periodic=True)
+    return Atoms(slab.numbers, slab.positions, cell=slab.cell, pbc=True)
+
+
+def _cluster(unit: Atoms, radius: float, name: str) -> Atoms:
+    """Return the atoms of the crystal within a radius of its first one."""
+    from ase import Atoms
+    from ase.neighborlist import neighbor_list
+
+    i, j, away = neighbor_list("ijD", unit, radius)
+    mine = i == 0
+    numbers = np.append(unit.numbers[0], unit.numbers[j[mine]])
+    info = {"source": f"{name}-{radius:g}A", "config_type": "cluster"}
+    return Atoms(numbers, np.vstack([np.zeros(3), away[mine]]), info=info)
+
+
+def _alone(atoms: Atoms, config: MoleculeConfig | DimerConfig | AtomConfig, source: str, kind: str) -> Atoms:
+    """Return atoms with open boundaries, or in the middle of a box if there is to be one."""
+    if config.box is not None:
+        size = float(np.ptp(atoms.positions, axis=0).max(initial=0.0))
+        if size >= config.box:
+            raise DataError(f"structures: {source} is {size:.2f} Å long, box is {config.box:g} Å: enlarge the box")
+        atoms.set_cell([config.box] * 3)
+        atoms.center()
+        atoms.pbc = True
+    atoms.info = {"source": source, "config_type": kind}
+    return atoms
+
+
+def _pairs(config: DimerConfig) -> Iterator[Atoms]:
+    from ase import Atoms
+
+    for number, distance in enumerate(np.linspace(*config.distance, config.count)):
+        pair = Atoms(config.dimer, [[0.0, 0.0, 0.0], [float(distance), 0.0, 0.0]])
+        yield _alone(pair, config, f"dimer-{''.join(config.dimer)}#{number}", "dimer")
+
+
+def _single(config: AtomConfig) -> Iterator[Atoms]:
+    from ase import Atoms
+
+    for symbol in config.symbols:
+        yield _alone(Atoms(symbol, [[0.0, 0.0, 0.0]]), config, f"atom-{symbol}", "IsolatedAtom")
 
 
 _ATOMS_PER_A3 = {"fcc": 4.0, "bcc": 2.0, "diamond": 8.0, "sc": 1.0, "hcp": math.sqrt(2)}
@@ -300,7 +230,7 @@ def _bare(atoms: Atoms, source: str) -> Atoms:
     return Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
 
 
-def _perturb(base: Atoms, config: _Perturbed, rng: np.random.Generator) -> Atoms:
+def _perturb(base: Atoms, config: Perturbed, rng: np.random.Generator) -> Atoms:
     atoms = base.copy()
     source = atoms.info["source"]
     if config.vacancies >= len(atoms):

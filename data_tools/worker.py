@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from data_tools.calculators import CalculatorConfig
-from data_tools.structures import MDSampling
+from data_tools.structure_config import MDSampling
 
 if TYPE_CHECKING:
     from ase import Atoms

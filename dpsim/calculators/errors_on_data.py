@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from dpsim.fields import BY_NAME
 
 Pairs = dict[str, list[np.ndarray]]
 _CHUNK = 64
+GroupBy = Literal["element", "formula", "source"]
+"""What errors are listed by beside systems: the elements (of quantities of atoms), or what frames have in common."""
 _BESIDE = ("fparam", "aparam", "charge_spin", "spin")
 
 
@@ -34,6 +36,7 @@ def evaluate_dataset(
     output_dir: str | Path | None = None,
     *,
     head: str | None = None,
+    group_by: GroupBy | None = None,
     device: str = "auto",
     progress: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
@@ -49,6 +52,8 @@ def evaluate_dataset(
         Where ``metrics.json`` and ``parity.npz`` are written, if given.
     head
         Of a model file with several heads.
+    group_by
+        What errors are listed by too.
 
     Returns
     -------
@@ -56,7 +61,8 @@ def evaluate_dataset(
         ``overall`` and ``systems`` (by name), each with ``frames``, ``atoms`` and, where there are labels,
         ``energy_rmse``, ``energy_mae`` (eV/atom), ``forces_rmse``, ``forces_mae`` (eV/Å), ``virial_rmse``,
         ``virial_mae`` (eV/atom); of other models the same with the name of what they predict, per atom where it is a
-        sum over the atoms of a structure, for example ``dipole_rmse`` and ``atomic_dipole_rmse``.
+        sum over the atoms of a structure, for example ``dipole_rmse`` and ``atomic_dipole_rmse``. With `group_by`,
+        ``groups`` (by name) has the same for each group; of an element, the errors of what atoms have.
 
     Raises
     ------
@@ -66,13 +72,16 @@ def evaluate_dataset(
     potential = model if isinstance(model, Potential) else load(model, head, device)
     facts = potential.facts
     dataset = open_dataset([Path(p) for p in data], facts.type_map, property_name=facts.property_name)
-    per_system = _collect(potential, dataset, progress)
+    per_group: dict[str, Pairs] = {}
+    per_system = _collect(potential, dataset, progress, group_by, per_group)
     metrics: dict[str, Any] = {"systems": {name: _errors(pairs) for name, pairs in per_system.items()}}
     total: Pairs = {}
     for pairs in per_system.values():
         for key, values in pairs.items():
             total.setdefault(key, []).extend(values)
     metrics["overall"] = _errors(total)
+    if group_by is not None:
+        metrics["groups"] = {name: _errors(pairs) for name, pairs in sorted(per_group.items())}
     names = quantities_of(facts)
     if not any(f"{name}_rmse" in metrics["overall"] for name in names):
         raise DataError(
@@ -85,7 +94,13 @@ def evaluate_dataset(
     return metrics
 
 
-def _collect(potential: Potential, dataset: Dataset, progress: Callable[..., None] | None) -> dict[str, Pairs]:
+def _collect(
+    potential: Potential,
+    dataset: Dataset,
+    progress: Callable[..., None] | None,
+    group_by: GroupBy | None,
+    groups: dict[str, Pairs],
+) -> dict[str, Pairs]:
     result: dict[str, Pairs] = {}
     done, total = 0, len(dataset)
     for system in dataset.systems:
@@ -95,6 +110,8 @@ def _collect(potential: Potential, dataset: Dataset, progress: Callable[..., Non
             inputs = (_arguments(potential.facts, frame) for frame in frames)
             for frame, prediction in zip(frames, potential.evaluate_many(inputs), strict=True):
                 _append(pairs, potential.facts, frame, prediction)
+                for name, element in _groups(frame, dataset.type_map, group_by):
+                    _append(groups.setdefault(name, {}), potential.facts, frame, prediction, element)
             done += len(frames)
             if progress is not None:
                 progress(done, total, f"testing {system.name}")
@@ -118,14 +135,26 @@ def _arguments(facts: ModelFacts, frame: Frame) -> dict[str, Any]:
     return {"positions": frame.positions, "types": frame.types, "cell": frame.cell, "source": frame.source, **given}
 
 
-def _append(pairs: Pairs, facts: ModelFacts, frame: Frame, prediction: Prediction) -> None:
+def _groups(frame: Frame, names: Sequence[str], group_by: GroupBy | None) -> list[tuple[str, int | None]]:
+    """Groups that a frame is in; those of elements with the type of their atoms."""
+    if group_by == "element":
+        return [(names[kind], int(kind)) for kind in np.unique(frame.types) if kind >= 0]
+    if group_by == "formula":
+        return [(frame.formula(names), None)]
+    return [] if group_by is None else [(frame.origin or frame.source.partition("#")[0], None)]
+
+
+def _append(pairs: Pairs, facts: ModelFacts, frame: Frame, prediction: Prediction, element: int | None = None) -> None:
     # placeholders, and atoms without an output of their own, would make errors look smaller
     counted = (frame.types >= 0) & ~np.isin(frame.types, facts.atom_exclude_types)
+    there = frame.types >= 0
+    if element is not None:
+        counted, there = counted & (frame.types == element), frame.types == element
     n_atoms = max(int(counted.sum()), 1)
-    pairs.setdefault("atoms", []).append(np.array([max(int((frame.types >= 0).sum()), 1)]))
+    pairs.setdefault("atoms", []).append(np.array([max(int(there.sum()), 1)]))
     for name in quantities_of(facts):
         label = frame.labels.get(name)
-        if label is None:
+        if label is None or (element is not None and BY_NAME[name].kind != "atom"):
             continue
         atomic = BY_NAME[name].kind == "atom"
         rows = counted

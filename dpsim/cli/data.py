@@ -19,8 +19,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON 
 _type_map = click.option("--type-map", help='Elements in the order wanted, for example "O H".')
 _output = click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 _layout = click.option(
-    "--layout", type=click.Choice(["mixed", "npy", "lmdb"]), default="mixed", show_default=True,
-    help="deepmd/npy/mixed, deepmd/npy, or one database of DeePMD-kit.",
+    "--layout", type=click.Choice(["mixed", "npy", "lmdb", "extxyz"]), default="mixed", show_default=True,
+    help="deepmd/npy/mixed, deepmd/npy, one database of DeePMD-kit, or a file of extended XYZ.",
 )  # fmt: skip
 _property = click.option(
     "--property", "property_name", default="", help="Name of a property of frames: its array, or key."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,18 @@ _COLUMNS = (
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("systems", metavar="SYSTEM...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--head", help="Branch of a multi-task model.")
+@click.option("--group-by", type=click.Choice(["element", "formula", "source"]), help="List errors by this too.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--detail", metavar="PREFIX", help="Write PREFIX-metrics.json and PREFIX-parity.npz.")
 @json_option
 def command(
-    model: Path, systems: tuple[Path, ...], head: str | None, device: str, detail: str | None, as_json: bool
+    model: Path,
+    systems: tuple[Path, ...],
+    head: str | None,
+    group_by: Any,
+    device: str,
+    detail: str | None,
+    as_json: bool,
 ) -> None:
     """Print the errors of MODEL on labelled data sets, by system and overall."""
     from dpsim.calculators.errors_on_data import evaluate_dataset
@@ -35,7 +43,7 @@ def command(
 
     potential = load(model, head=head, device=device)
     with ProgressLine() as progress:
-        metrics = _evaluate(evaluate_dataset, potential, systems, detail, progress)
+        metrics = _evaluate(partial(evaluate_dataset, group_by=group_by), potential, systems, detail, progress)
     if as_json:
         print_json(metrics)
         return
@@ -43,7 +51,11 @@ def command(
     rows = [
         _row(name, errors, columns) for name, errors in [*metrics["systems"].items(), ("overall", metrics["overall"])]
     ]
-    click.echo(table(rows, ["system", "frames", *[title for _, _, title in columns]]))
+    titles = [title for _, _, title in columns]
+    click.echo(table(rows, ["system", "frames", *titles]))
+    if group_by is not None:
+        rows = [_row(name, errors, columns) for name, errors in metrics["groups"].items()]
+        click.echo("\n" + table(rows, [group_by, "frames", *titles]))
 
 
 def _evaluate(evaluate: Any, potential: Any, systems: tuple[Path, ...], detail: str | None, progress: Any) -> Any:

@@ -25,6 +25,8 @@ class Granted:
     """Of a cluster; cores and GPUs are those of all nodes together."""
     memory: float | None = None
     """Bytes on each node; None if there is no limit."""
+    mpi: str | None = None
+    """Keyword ``mpi`` of ``pair_style dpsim``: auto, device or host; None leaves it out."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from dpsim.workflow.codes import CODES
 from dpsim.workflow.describe import to_yaml
+from dpsim.workflow.machine_examples import ABOUT, EXECUTORS
+from dpsim.workflow.machine_examples import EXAMPLES as MACHINE_EXAMPLES
+from dpsim.workflow.schema import WorkflowFile
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
 from dpsim.workflow.yaml_loader import load_text
@@ -50,7 +53,13 @@ def pages(tests: Mapping[str, str] | None = None) -> dict[str, str]:
     """
     used = recipes()
     made = {f"{name}.md": stage_page(name, used) for name in STAGE_TYPES}
-    return {"README.md": _index(used, tests), "common.md": _common_page(), **made, "errors.md": errors_page()}
+    return {
+        "README.md": _index(used, tests),
+        "common.md": _common_page(),
+        "machines.md": machines_page(),
+        **made,
+        "errors.md": errors_page(),
+    }
 
 
 def _index(used: Mapping[str, Mapping[str, Any]], tests: Mapping[str, str] | None) -> str:
@@ -62,8 +71,9 @@ def _index(used: Mapping[str, Mapping[str, Any]], tests: Mapping[str, str] | Non
         lines.append(f"| {' | '.join([*cells, *([tests.get(name, '')] if tests is not None else [])])} |")
     return (
         f"{_MADE}# Stages of a workflow\n\n"
-        "Every stage has the [common keys](common.md) besides its own. What went wrong is explained by code in "
-        "[errors](errors.md) and by `dpsim explain CODE`.\n\n" + "\n".join(lines) + "\n"
+        "Every stage has the [common keys](common.md) besides its own. Profiles, machines and resources say "
+        "[where they run](machines.md). What went wrong is explained by code in [errors](errors.md) and by `dpsim "
+        "explain CODE`.\n\n" + "\n".join(lines) + "\n"
     )
 
 
@@ -125,6 +135,24 @@ def _common_page() -> str:
         inner = definitions[title]
         rows = _table(inner.get("properties", {}), inner.get("required", ()), definitions)
         parts.append(f"### {title}\n\n{_clean(inner.get('description', ''))}\n\n{rows}")
+    return "\n".join(parts)
+
+
+def machines_page() -> str:
+    """Return what says where stages run: profiles, machines, resources, executors, with examples."""
+    schema = WorkflowFile.model_json_schema(by_alias=True)
+    definitions = schema.get("$defs", {})
+    own = {key: schema["properties"][key] for key in ("profiles", "machines", "resources")}
+    parts = [
+        f"{_MADE}# Where stages run\n\n{ABOUT}",
+        _table(own, schema.get("required", ()), definitions),
+        EXECUTORS,
+    ]
+    for title in _reached(own, definitions):
+        inner = definitions[title]
+        rows = _table(inner.get("properties", {}), inner.get("required", ()), definitions)
+        parts.append(f"### {title}\n\n{_clean(inner.get('description', ''))}\n\n{rows}")
+    parts += [f"## {heading}\n\n```yaml\n{text}```\n" for heading, text in MACHINE_EXAMPLES.items()]
     return "\n".join(parts)
 
 

@@ -11,6 +11,7 @@ from dpsim.workflow.manifest import gpu_names
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.profiles import ExecutorName, Slots
 from dpsim.workflow.schema import Task
+from dpsim.workflow.stage import Resources
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def _grant(plan: Plan, name: str, available: Machine) -> Granted:
     cpus = asked.cpus or (available.cpus if wanted.cpus is None else wanted.cpus)
     useful = (wanted.gpus or 0) * (ranks if task.config.gpu_of_each_rank else 1)
     gpus = asked.gpus if asked.gpus is not None else min(useful, available.gpus)
-    return Granted(ranks=ranks, cpus=min(max(cpus, ranks), available.cpus), gpus=gpus, memory=asked.memory)
+    cpus = min(max(cpus, ranks), available.cpus)
+    return Granted(ranks=ranks, cpus=cpus, gpus=gpus, memory=asked.memory, mpi=_route(asked))
 
 
 def _check(task: Task, plan: Plan, available: Machine) -> None:
@@ -96,4 +98,11 @@ def _grant_on_cluster(task: Task) -> Granted:
     nodes = asked.nodes or 1
     ranks = asked.ranks or wanted.ranks or 1
     cpus = asked.cpus or max(math.ceil(ranks / nodes), wanted.cpus or 1)
-    return Granted(ranks=ranks, cpus=cpus * nodes, gpus=(asked.gpus or 0) * nodes, nodes=nodes, memory=asked.memory)
+    gpus = (asked.gpus or 0) * nodes
+    return Granted(
+        ranks=ranks, cpus=cpus * nodes, gpus=gpus, nodes=nodes, memory=asked.memory, mpi=_route(asked)
+    )  # fmt: skip
+
+
+def _route(asked: Resources) -> str | None:
+    return "device" if asked.mpi == "cuda-aware" else asked.mpi

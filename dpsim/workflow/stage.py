@@ -102,6 +102,10 @@ class Resources(Config):
     """Cores of each node; by default what the stage type prefers, on a cluster as many as there are ranks on a node."""
     gpus: Annotated[int, Field(ge=0)] | None = None
     """GPUs of each node; by default one where the stage type can use it and the machine has one, on a cluster none."""
+    mpi: Literal["auto", "device", "host", "cuda-aware"] | None = None
+    """How ranks of LAMMPS with models on GPUs exchange data, in stage md: from GPU to GPU (``device``, or
+    ``cuda-aware``, which is the same: an error where the MPI library cannot), through the memory of the host, or as a
+    trial message at the start shows (``auto``, the default)."""
     memory: Memory | None = None
     """Memory of each node, in bytes if it is a bare number (``16 GB``). On this machine a stage that takes more is
     ended; on a cluster the job asks for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,25 @@ def test_errors_are_those_of_the_labels(model, file, tmp_path):
         assert parity["energy_reference"].shape == (3,)
         assert parity["virial_system"].tolist() == sorted(parity["virial_system"].tolist())
         assert len(parity["virial_system"]) == 3
+
+
+def test_errors_by_group(model, file, tmp_path):
+    frames = [labelled(model, 4, 0), labelled(model, 4, 1), labelled(model, 6, 2)]
+    frames = [replace(frame, origin=name) for frame, name in zip(frames, "aba", strict=True)]
+    frames[1].labels["forces"][:] += 1.0 * (frames[1].types == 1)[:, None]  # of hydrogen
+    data = write(tmp_path / "data", frames)
+    groups = evaluate_dataset(file, [data], group_by="source")["groups"]
+    assert {name: (one["frames"], one["atoms"]) for name, one in groups.items()} == {"a": (2, 10), "b": (1, 4)}
+    assert groups["a"]["forces_rmse"] == pytest.approx(0.1, rel=1e-6)
+    assert groups["b"]["energy_mae"] == pytest.approx(0.3 / 4, rel=1e-6)
+    elements = evaluate_dataset(file, [data], group_by="element")["groups"]
+    assert elements["O"]["forces_mae"] == pytest.approx(0.1, rel=1e-6)
+    assert elements["H"]["forces_mae"] > 0.2
+    assert "energy_mae" not in elements["H"]
+    assert elements["O"]["atoms"] + elements["H"]["atoms"] == 14
+    by_formula = evaluate_dataset(file, [data], group_by="formula")["groups"]
+    assert set(by_formula) == {frame.formula(("O", "H")) for frame in frames}
+    assert "groups" not in evaluate_dataset(file, [data])
 
 
 def test_labels_that_are_missing_do_not_count(model, file, tmp_path):

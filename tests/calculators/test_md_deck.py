@@ -83,6 +83,16 @@ def test_pair_lines_name_elements_in_order() -> None:
     assert lines(text, "newton") == ["newton on"]
 
 
+@pytest.mark.parametrize("mpi", ["auto", "device", "host"])
+def test_ranks_exchange_data_as_they_are_told(mpi: str) -> None:
+    nvt = {"ensemble": "nvt", "temperature": 300, **STEPS}
+    assert lines(deck(config(nvt), mpi=mpi), "pair_style") == [f'pair_style dpsim "model.pt2" mpi {mpi}']
+    several = deck(config(nvt, deviation={"every": 10}), mpi=mpi, ensemble=("a.pt2", "b.pt2"), attempt=1)
+    assert lines(several, "pair_style")[0].endswith(f"out_freq 10 mpi {mpi}")
+    calm = deck(config({"ensemble": "minimize"}), mpi=mpi)
+    assert lines(calm, "pair_style") == [f'pair_style dpsim "model.pt2" mpi {mpi}']
+
+
 def test_atoms_with_spins_have_a_style_of_their_own() -> None:
     cfg = config({"ensemble": "nvt", "temperature": 300, **STEPS})
     assert lines(deck(cfg), "atom_style") == ["atom_style atomic"]

@@ -150,6 +150,30 @@ def test_convert_leaves_near_duplicates_out(tmp_path: Path) -> None:
     assert ([source.frames for source in report.sources], report.frames, report.fields["energy"]) == ([2, 1], 3, 3)
 
 
+def test_extended_xyz_is_read_back_as_it_was(tmp_path: Path) -> None:
+    open_one = dataclasses.replace(frame(3), cell=None)
+    whole = frame(1, virial=np.diag([1.0, 2.0, 3.0]), dipole=[0.1, 0.2, 0.3], atomic_energy=np.arange(4.0))
+    write_mixed([whole, frame(2), open_one], tmp_path / "a", TYPE_MAP)
+    report = convert([str(tmp_path / "a")], tmp_path / "out", layout="extxyz", split={"train": 0.5, "valid": 0.5})
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.extxyz")) == ["frames.extxyz"] * 2
+    files = [str(path) for path in sorted((tmp_path / "out").rglob("*.extxyz"))]
+    again = convert(files, tmp_path / "again", type_map=TYPE_MAP)
+    assert again.fields["forces"] == again.frames == report.frames == 3
+    assert (again.fields["virial"], again.fields["energy"]) == (1, 3)
+    before = {float(one.labels["energy"]): one for one in (whole, frame(2), open_one)}
+    for one in open_dataset(tmp_path / "again"):
+        expected = before[float(one.labels["energy"])]
+        np.testing.assert_allclose(one.positions, expected.positions, atol=1e-8)
+        np.testing.assert_allclose(one.labels["forces"], expected.labels["forces"], atol=1e-8)
+        assert (one.cell is None) == (expected.cell is None)
+        assert one.origin == expected.origin
+        if "virial" in expected.labels:
+            np.testing.assert_allclose(one.labels["virial"], expected.labels["virial"], atol=1e-6)
+    write_mixed([frame(4, hessian=np.zeros((12, 12)))], tmp_path / "h", TYPE_MAP)
+    with pytest.raises(DataError, match="extended XYZ cannot hold hessian"):
+        convert([str(tmp_path / "h")], tmp_path / "no", layout="extxyz")
+
+
 def test_nothing_left_is_an_error_and_leaves_no_folder(tmp_path: Path) -> None:
     write_mixed([frame(1), frame(2)], tmp_path / "data/train", TYPE_MAP)
     write_mixed([frame(1)], tmp_path / "data/valid", TYPE_MAP)

@@ -235,3 +235,74 @@ def test_sampling_travels_with_the_structures() -> None:
 def test_schema_names_all_three_ways() -> None:
     text = str(CONFIG.json_schema())
     assert all(name in text for name in ("PrototypeConfig", "FileConfig", "MoleculesConfig", "rattle"))
+
+
+def test_a_slab_has_vacuum_and_the_planes_of_its_indices() -> None:
+    slab, *_ = build(prototype="fcc", element="Cu", surface={"miller": [1, 1, 1], "layers": 3, "vacuum": 12.0})
+    planes = np.unique(slab.positions[:, 2].round(3))
+    np.testing.assert_allclose(np.diff(planes), 3.61 / 3**0.5, atol=1e-2)
+    assert (len(planes), len(slab), slab.pbc.all()) == (3, 12, True)
+    assert slab.cell[2, 2] - np.ptp(slab.positions[:, 2]) == pytest.approx(12.0, abs=1e-6)
+    nearest = neighbor_list("d", slab, 3.0)
+    np.testing.assert_allclose(nearest, 3.61 / 2**0.5, atol=1e-6)
+    wide = build(
+        prototype="rocksalt", element=["Na", "Cl"], a=5.64, surface={"miller": [1, 0, 0], "layers": 2},
+        supercell=[2, 1, 1], vacancies=1, rattle=0.05, count=2,
+    )  # fmt: skip
+    assert [len(atoms) for atoms in wide] == [31, 31]
+    assert wide[0].info == {"source": "rocksalt-NaCl-100-2x1x1", "config_type": "surface"}
+
+
+def test_a_cluster_is_a_ball_of_the_crystal() -> None:
+    ball = build(prototype="fcc", element="Cu", cluster="4 angstrom")[0]
+    assert (len(ball), ball.pbc.any(), ball.info["config_type"]) == (19, False, "cluster")  # 1 + 12 + 6 neighbours
+    assert np.linalg.norm(ball.positions, axis=1).max() < 4.0
+    salt = build(prototype="rocksalt", element=["Na", "Cl"], a=5.64, cluster=3.0)[0]
+    assert salt.get_chemical_formula() == "Cl6Na"
+
+
+def test_molecules_pairs_and_atoms_by_themselves() -> None:
+    water = build(molecule="H2O", rattle=0.02, count=3)
+    assert ([len(atoms) for atoms in water], water[0].pbc.any(), water[0].cell.rank) == ([3, 3, 3], False, 0)
+    boxed = build(molecule="CH3OH", box="12 angstrom")[0]
+    assert boxed.pbc.all()
+    np.testing.assert_allclose(boxed.positions.mean(axis=0), 6.0, atol=1.0)
+    pairs = build(dimer=["Cu", "O"], distance=["1.5 angstrom", 3], count=4)
+    assert [pair.get_distance(0, 1) for pair in pairs] == pytest.approx([1.5, 2.0, 2.5, 3.0])
+    assert len({pair.info["source"] for pair in pairs}) == 4
+    atoms = build(atom=["Cu", "O"], box=15.0)
+    assert [one.get_chemical_symbols() for one in atoms] == [["Cu"], ["O"]]
+    assert {one.info["config_type"] for one in atoms} == {"IsolatedAtom"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"surface": {"miller": [0, 0, 0]}}, "is no plane"),
+        ({"surface": {"miller": [1, 1, 1]}, "supercell": [2, 2, 2]}, "its depth is surface.layers"),
+        ({"surface": {"miller": [1, 1, 1]}, "cluster": 4.0}, "exclude each other"),
+        ({"cluster": 4.0, "supercell": [2, 2, 2]}, "supercell has no effect on a cluster"),
+        ({"dimer": ["Cu", "Q"], "distance": [1, 2]}, "Q is no element"),
+        ({"dimer": ["Cu", "O"], "distance": [2, 1]}, "expected it to rise"),
+        ({"dimer": ["Cu", "O"], "distance": [1, 2], "strain": 0.1}, "no meaning for two atoms"),
+        ({"dimer": ["Cu", "O"], "distance": [1, 2], "box": 2.0}, "is not larger than the longest distance"),
+        ({"atom": "Cu", "rattle": 0.1}, "cannot be perturbed"),
+        ({"molecule": "H2O", "count": 2}, "all copies would be equal"),
+    ],
+)
+def test_what_small_structures_refuse(keys: dict[str, Any], message: str) -> None:
+    crystal = {} if {"dimer", "atom", "molecule"} & keys.keys() else {"prototype": "fcc", "element": "Cu"}
+    with pytest.raises(ValidationError, match=message):
+        build(**crystal, **keys)
+
+
+def test_a_molecule_longer_than_its_box() -> None:
+    with pytest.raises(DataError, match=r"CH3OH is \d\.\d+ Å long, box is 1 Å: enlarge the box"):
+        build(molecule="CH3OH", box=1.0)
+
+
+def test_keys_of_older_declarations_stay() -> None:
+    plain = CONFIG.validate_python({"prototype": "fcc", "element": "Cu"})
+    assert not {"surface", "cluster"} & plain.model_dump(mode="json").keys()
+    cut = CONFIG.validate_python({"prototype": "fcc", "element": "Cu", "surface": {"miller": [1, 0, 0]}})
+    assert cut.model_dump(mode="json")["surface"]["miller"] == [1, 0, 0]

@@ -25,6 +25,7 @@ name: small
 type_map: [Cu]
 vars:
   crystal: {prototype: fcc, element: Cu, supercell: [1, 1, 1], rattle: 0.05 angstrom, count: 8}
+  hot: {prototype: fcc, element: Cu, supercell: [1, 1, 1], rattle: 0.3 angstrom, count: 8}
 stages:
   seed: {uses: label, structures: "${vars.crystal}", calculator: {name: emt}, properties: [energy, forces]}
   data: {uses: convert, from: seed.frames, split: {train: 0.75, valid: 0.25}}
@@ -45,7 +46,7 @@ stages:
         steps: 10
         validate_every: 5
         resources: {cpus: 1}
-      pool: {uses: label, structures: "${vars.crystal}", calculator: {name: emt}, properties: [energy, forces]}
+      pool: {uses: label, structures: "${vars.hot}", calculator: {name: emt}, properties: [energy, forces]}
       select:
         uses: select
         from: pool.frames

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from make_golden_keys import keys
 from make_pages import DOCS, made, where_tested
 
 from dpsim.cli import main as cli
 from dpsim.workflow.codes import CODES
-from dpsim.workflow.pages import pages, recipes, stage_page
+from dpsim.workflow.document import read_document
+from dpsim.workflow.machine_examples import EXAMPLES as MACHINE_EXAMPLES
+from dpsim.workflow.pages import machines_page, pages, recipes, stage_page
 from dpsim.workflow.plan import load
-from dpsim.workflow.stage import Stage
+from dpsim.workflow.profiles import Profile
+from dpsim.workflow.resources import Machine, grants
+from dpsim.workflow.stage import Resources, Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
 
 
@@ -74,5 +80,24 @@ def test_every_code_is_explained() -> None:
 
 def test_the_command_writes_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["schema", "--pages", str(tmp_path / "docs")]) == 0
-    assert len(list((tmp_path / "docs").glob("*.md"))) == len(STAGE_TYPES) + 3
+    assert len(list((tmp_path / "docs").glob("*.md"))) == len(STAGE_TYPES) + 4
     assert "pages in" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("heading", MACHINE_EXAMPLES)
+def test_examples_of_profiles_are_valid(tmp_path: Path, heading: str) -> None:
+    (tmp_path / "w.yaml").write_text(MACHINE_EXAMPLES[heading])
+    for name in read_document(tmp_path / "w.yaml").data["profiles"]:
+        if name == "cluster" and not (find_spec("dpdispatcher") and find_spec("parsl")):
+            pytest.skip("dpdispatcher or parsl is not installed")
+        plan = load(tmp_path / "w.yaml", profile=name, check_files=False)
+        found = grants(plan, Machine(8, 8))
+        plan.workflow.collector.check()
+        assert found.keys() == set(plan.order)
+        if "melt" in found and name == "cluster":
+            assert (found["melt"].mpi, found["melt"].ranks, found["melt"].nodes) == ("device", 8, 2)
+            text = MACHINE_EXAMPLES[heading]
+            assert keys(text) == keys(text.replace("mpi: cuda-aware, ", "")) != keys(text.replace("1400 K", "1300 K"))
+    assert f"## {heading}\n\n```yaml\n{MACHINE_EXAMPLES[heading]}```" in machines_page()
+    for field in (*Profile.model_fields, *Resources.model_fields):
+        assert f"| `{field}` |" in machines_page()

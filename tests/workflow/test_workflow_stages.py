@@ -110,7 +110,15 @@ def test_label_convert_inspect_for_real(tmp_path: Path, context: Callable[..., C
     with pytest.raises(DataError, match="the data set has what fail_on forbids: duplicate"):
         strict.execute(context(**{"from": tmp_path / "data"}))
 
-    (tmp_path / "out" / "inspect.json").unlink()
+    other = stage("convert", **{"from": "data"}, format="extxyz", drop=["near_duplicates"], dedupe={"tol": "1 pm"})
+    other.execute(context(**{"from": Artifact((tmp_path / "data",), "from", "data")}))
+    assert other.declared_outputs()["."] == ("frames.extxyz", "frames")
+    assert (tmp_path / "out" / "frames.extxyz").read_text().count("REF_energy=") == 6
+    assert list(stage("convert", **{"from": "data"}, dedupe={"tol": 0.1}).problems())[0][0] == ("dedupe",)
+    divided = stage("convert", **{"from": "data"}, format="extxyz", split={"train": 0.5, "test": 0.5})
+    assert divided.declared_outputs()["test"] == ("test/frames.extxyz", "frames")
+
+    (tmp_path / "out" / "inspect.json").unlink(missing_ok=True)
     assert look.declared_outputs().keys() == {"report"}
     small = stage("inspect", **{"from": "data"}, fail_on=["nan"], drop=["near_duplicate"], dedupe={"tol": "1 pm"})
     assert small.declared_outputs().keys() == {"report", "clean"}
@@ -184,6 +192,7 @@ def test_md(tmp_path: Path, context: Callable[..., Context], library: Callable[.
     assert (len(atoms), potentials, work, out) == (24, [tmp_path / "m.pt2"], tmp_path / "work", tmp_path / "out")
     assert (options["ranks"], options["seed"], options["type_map"]) == (2, 7, ("Cu",))
     assert options["reference"] == [frames]
+    assert options["mpi"] is None
     assert config.run[0].time == 1.0
 
     built = stage("md", potential="frozen", start={"prototype": "fcc", "element": "Cu"}, run=segment)

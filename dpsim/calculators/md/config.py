@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from data_tools.structures import StructureConfig
+from data_tools.structure_config import StructureConfig
 from dpsim.calculators.md.analysis_config import AnalyseConfig, MsdConfig, RdfConfig, VdosConfig, read_analyses
 from dpsim.calculators.md.segments import (
     DeviationConfig,

@@ -81,6 +81,12 @@ def dpsim_pair_lines(model: str, elements: Sequence[str]) -> list[str]:
     return [f'pair_style dpsim "{model}"', f"pair_coeff * * {' '.join(elements)}"]
 
 
+def with_route(pair_lines: Sequence[str], mpi: str | None) -> list[str]:
+    """Pair lines of a frozen model with the keyword ``mpi``, by which ranks exchange data; None leaves it out."""
+    style, *rest = pair_lines
+    return [style if mpi is None else f"{style} mpi {mpi}", *rest]
+
+
 def deviation_name(attempt: int) -> str:
     """File of the deviations of several models that one attempt wrote."""
     return f"deviation-{attempt:03d}.out"
@@ -156,6 +162,8 @@ class DeckSettings:
         ``"atomic"``, or ``"spin"`` for atoms with magnetic moments, which stay as they are.
     ensemble
         Model files whose deviation is written along the dynamics, the one of `pair_lines` first; none: it is not.
+    mpi
+        How ranks exchange data: the keyword of ``pair_style dpsim``, if it is given.
     """
 
     elements: tuple[str, ...]
@@ -167,6 +175,7 @@ class DeckSettings:
     restart: tuple[int, str] | None = None
     atom_style: str = "atomic"
     ensemble: tuple[str, ...] = ()
+    mpi: str | None = None
 
 
 def deck_text(config: MDConfig, settings: DeckSettings) -> str:
@@ -184,7 +193,7 @@ def deck_text(config: MDConfig, settings: DeckSettings) -> str:
     ahead = layout[first_span(layout, step) :]
     minimizes = bool(ahead) and isinstance(ahead[0].segment, MinimizeSegment)
     moving = _moving_pair_lines(config, settings)
-    lines = _header(settings, settings.pair_lines if minimizes else moving)
+    lines = _header(settings, with_route(settings.pair_lines, settings.mpi) if minimizes else moving)
     for span in ahead:
         lines += ["", f"# segment {span.index}: {span.segment.ensemble}", f'print "{MARKER} {span.index}"']
         if isinstance(span.segment, MinimizeSegment):
@@ -222,8 +231,9 @@ def _header(settings: DeckSettings, pair_lines: Sequence[str]) -> list[str]:
 def _moving_pair_lines(config: MDConfig, settings: DeckSettings) -> list[str]:
     """Pair lines of the dynamics. A minimisation counts steps of its own, and has no deviation."""
     if not settings.ensemble:
-        return list(settings.pair_lines)
-    return ensemble_pair_lines(settings.ensemble, config, settings.elements, settings.attempt)
+        return with_route(settings.pair_lines, settings.mpi)
+    lines = ensemble_pair_lines(settings.ensemble, config, settings.elements, settings.attempt)
+    return with_route(lines, settings.mpi)
 
 
 def _minimize(segment: MinimizeSegment) -> list[str]:

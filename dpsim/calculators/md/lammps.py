@@ -77,6 +77,7 @@ def run_md(
     seed: int = 0,
     progress: Progress | None = None,
     reference: Sequence[Path] = (),
+    mpi: str | None = None,
 ) -> MDResult:
     """Run molecular dynamics with a frozen model, or with several, of which the first drives.
 
@@ -104,6 +105,8 @@ def run_md(
         Called about once a second.
     reference
         Files that ASE reads, or data sets, with frames whose g(r) is put beside that of the run.
+    mpi
+        How ranks exchange data: ``auto``, ``device`` (from GPU to GPU) or ``host``. It may change when a run goes on.
 
     Raises
     ------
@@ -123,7 +126,7 @@ def run_md(
     return run_lammps(
         config, start_atoms, dpsim_pair_lines(names[0], elements), work, out, elements=elements, ranks=ranks, seed=seed,
         progress=progress, reference=references, files=dict(zip(names, models, strict=True)),
-        fingerprint=" ".join(digests), spins=spins, ensemble=tuple(names) if len(names) > 1 else (),
+        fingerprint=" ".join(digests), spins=spins, ensemble=tuple(names) if len(names) > 1 else (), mpi=mpi,
     )  # fmt: skip
 
 
@@ -144,6 +147,7 @@ def run_lammps(
     launcher: Launcher | None = None,
     spins: NDArray[np.float64] | None = None,
     ensemble: tuple[str, ...] = (),
+    mpi: str | None = None,
 ) -> MDResult:
     """Run molecular dynamics with any pair style; see `run_md`.
 
@@ -167,6 +171,8 @@ def run_lammps(
         (n_atoms, 3) μB, for pair styles that look at them.
     ensemble
         Of `files`, the models whose deviation is written; the first is that of `pair_lines`.
+    mpi
+        As in `run_md`; None for pair styles other than dpsim's.
     """
     if not len(start_atoms):
         raise DataError("the start structure has no atoms")
@@ -177,7 +183,7 @@ def run_lammps(
     box = lammps_box(start_atoms)
     work.mkdir(parents=True, exist_ok=True)
     seed = seed if config.seed is None else config.seed
-    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed, spins, ensemble)
+    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed, spins, ensemble, mpi)
     run.prepare(files or {}, fingerprint)
     stop = run.watch.first(run.record())
     if stop is None and not run.finished:
@@ -220,6 +226,7 @@ class _Run:
     seed: int
     spins: NDArray[np.float64] | None = None
     ensemble: tuple[str, ...] = ()
+    mpi: str | None = None
     attempts: tuple[Attempt, ...] = ()
     finished: bool = False
     _key: str = ""
@@ -301,7 +308,7 @@ class _Run:
         deck = self.work / f"in-{number:03d}.lammps"
         settings = DeckSettings(
             self.elements, self.pair_lines, self.box.boundary, not any(self.box.pbc), self.seed, number, restart,
-            "atomic" if self.spins is None else "spin", self.ensemble,
+            "atomic" if self.spins is None else "spin", self.ensemble, self.mpi,
         )  # fmt: skip
         write_text(deck, deck_text(self.config, settings))
         argv, env = launcher(ranks, deck.absolute())

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dpsim.calculators.lammps_data import elements_of, lammps_box, write_data
 from dpsim.calculators.md.analysis import rdf
 from dpsim.calculators.md.config import MDConfig, ScriptConfig
-from dpsim.calculators.md.deck import DATA_FILE, dpsim_pair_lines, lammps_seed
+from dpsim.calculators.md.deck import DATA_FILE, dpsim_pair_lines, lammps_seed, with_route
 from dpsim.calculators.md.output import read_error
 from dpsim.calculators.md.process import LammpsProcess
 from dpsim.calculators.md.results import write_frames, write_rdf
@@ -133,6 +133,7 @@ def run_script(
     progress: Progress | None = None,
     launcher: Launcher | None = None,
     pair_lines: Sequence[str] | None = None,
+    mpi: str | None = None,
 ) -> dict[str, Any]:
     """Run an input of the user with a frozen model.
 
@@ -154,7 +155,7 @@ def run_script(
         ``rdf.csv`` where asked for.
     files
         Linked into the working folder.
-    type_map, ranks, seed, progress
+    type_map, ranks, seed, progress, mpi
         As in `dpsim.calculators.md.lammps.run_md`.
     launcher, pair_lines
         Instead of those of dpsim.
@@ -181,8 +182,9 @@ def run_script(
         raise ConfigError("script.types: name the element of each LAMMPS atom type, such as [O, H], or give start")
     if unknown := [element for element in elements if element != "NULL" and element not in type_map]:
         raise ConfigError(f"script.types: {unknown[0]} is not in type_map, which holds {', '.join(type_map)}")
-    lines = list(pair_lines or dpsim_pair_lines("model.pt2", elements))
-    injected = inject(source.read_text(encoding="utf-8"), lines, str(script.path))
+    plain = list(pair_lines or dpsim_pair_lines("model.pt2", elements))
+    text = source.read_text(encoding="utf-8")
+    injected = inject(text, plain, str(script.path))
     folder = _Folder(work / "run")
     links = {"model.pt2": model, **{path.name: path.resolve() for path in files}}
     given = {"seed": str(lammps_seed(seed)), **script.variables}
@@ -194,7 +196,9 @@ def run_script(
         if start_atoms is not None:
             box, keep = lammps_box(start_atoms), start_atoms.has("momenta")
             write_data(folder.path / DATA_FILE, start_atoms, elements, box, tilt=False, velocities=keep)
-        write_text(folder.path / INPUT, injected.text)
+    lines = with_route(plain, mpi)  # an input that goes on may exchange data in another way
+    if not folder.finished:
+        write_text(folder.path / INPUT, inject(text, lines, str(script.path)).text)
     if start_atoms is not None:
         given["start"] = DATA_FILE
     if progress is not None:

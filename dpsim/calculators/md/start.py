@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from data_tools.structures import FileConfig, MoleculesConfig, PrototypeConfig
+    from data_tools.structure_config import AnyStructure
 
 
 def start_structure(
-    start: FramesStart | PrototypeConfig | FileConfig | MoleculesConfig,
+    start: FramesStart | AnyStructure,
     *,
     seed: int = 0,
     frames: Path | None = None,
@@ -39,7 +39,7 @@ def start_structure(
 
 
 def start_structures(
-    start: FramesStart | PrototypeConfig | FileConfig | MoleculesConfig,
+    start: FramesStart | AnyStructure,
     *,
     seed: int = 0,
     frames: Path | None = None,
@@ -74,7 +74,7 @@ def start_structures(
 
 
 def _build(
-    start: FramesStart | PrototypeConfig | FileConfig | MoleculesConfig,
+    start: FramesStart | AnyStructure,
     seed: int,
     frames: Path | None,
     type_map: Sequence[str],

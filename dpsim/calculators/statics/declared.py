@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema
 
-from data_tools.structures import FileConfig, MoleculesConfig, PrototypeConfig, StructureConfig
+from data_tools.structure_config import KINDS, AnyStructure, StructureConfig
 from dpsim.config import Config
 
 Place = tuple[str | int, ...]
@@ -47,7 +47,7 @@ class FramesConfig(Config):
     """Repetitions along the three cell vectors."""
 
 
-Structure = FramesConfig | PrototypeConfig | FileConfig | MoleculesConfig
+Structure = FramesConfig | AnyStructure
 
 
 def _read_structure(value: Any) -> Any:
@@ -76,13 +76,17 @@ OneStructure = Annotated[
 ]
 """A reference or a path, frames of a file, or structures to build, told apart by their keys."""
 
-_KEYS = {"frames", "prototype", "path", "molecules"}
+_KEYS = {"frames", *KINDS}
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "list"
-    return "named" if isinstance(value, Mapping) and not _KEYS & value.keys() else "one"
+    if not isinstance(value, Mapping):
+        return "one"
+    # A mapping beside one of these keys is the number of molecules, or else a structure of that name.
+    keys = {key for key in _KEYS & value.keys() if key == "molecules" or not isinstance(value[key], Mapping)}
+    return "one" if keys else "named"
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]

@@ -1,4 +1,4 @@
-"""Stage ``convert``: frames of any format, together, into one data set of ``deepmd/npy/mixed``."""
+"""Stage ``convert``: frames of any format, together, into one data set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from data_tools.clean_config import NearDuplicates
 from data_tools.sources import Source as FileSource
 from dpsim.config import Config, Fraction
 from dpsim.errors import DataError
@@ -57,24 +58,31 @@ class ConvertStage(SeededStage):
     uses_type_map: ClassVar[bool] = True
     soft: ClassVar[tuple[str, ...]] = ("dpdata", "ase", "numpy")
 
-    later: ClassVar[tuple[str, ...]] = ("property",)
+    later: ClassVar[tuple[str, ...]] = ("property", "dedupe")
 
     uses: Literal["convert"] = "convert"
     from_: Annotated[ConvertInput | list[ConvertInput], Field(alias="from")]
     """Frames of other stages, or files: ``{path: "aimd/**/OUTCAR", format: vasp/outcar}``."""
-    format: Literal["mixed"] = "mixed"
-    """Layout of the data set."""
+    format: Literal["mixed", "npy", "lmdb", "extxyz"] = "mixed"
+    """Layout of the data set: a folder for each number of atoms (``deepmd/npy/mixed``) or for each sequence of elements
+    (``deepmd/npy``), one database (``deepmd/lmdb``), or a file of extended XYZ for other programs, with ``REF_energy``,
+    ``REF_forces`` and ``REF_stress``; no stage of dpsim is trained or tested on the last."""
     split: SplitConfig | None = None
     """``{train: 0.8, valid: 0.1, test: 0.1, by: frame}``; without it there is one part."""
-    drop: tuple[Literal["unlabelled", "duplicates"], ...] = ()
-    """Frames to leave out instead of complaining."""
+    drop: tuple[Literal["unlabelled", "duplicates", "near_duplicates"], ...] = ()
+    """Frames to leave out instead of complaining; of equal or nearly equal ones, the first stays."""
+    dedupe: NearDuplicates | None = None
+    """What counts as a near duplicate, where these are dropped: ``{tol: 0.05 angstrom}``."""
     property: str = ""
     """Name of a property that frames are labelled with: of its array, or of the key in extended XYZ."""
 
     def declared_outputs(self) -> Mapping[str, Output]:
-        """Return the whole data set and its parts."""
+        """Return the whole data set and its parts; of extended XYZ, the files."""
         parts = self.split.shares() if self.split else {}
-        return {".": Output(".", "dataset"), **{name: Output(name, "dataset") for name in parts}}
+        if self.format != "extxyz":
+            return {".": Output(".", "dataset"), **{name: Output(name, "dataset") for name in parts}}
+        whole = Output(".", "folder") if parts else Output("frames.extxyz", "frames")
+        return {".": whole, **{name: Output(f"{name}/frames.extxyz", "frames") for name in parts}}
 
     def key_options(self) -> dict[str, Any]:
         """Return the options with the place of what is kept instead of its name; keeping came later."""
@@ -90,6 +98,8 @@ class ConvertStage(SeededStage):
         keep = self.split.keep if self.split is not None else None
         if keep is not None and all(source.value != keep for source in self.sources()):
             yield ("split", "keep"), f"{keep!r} is not one of 'from': only what is converted can be kept"
+        if self.dedupe is not None and "near_duplicates" not in self.drop:
+            yield ("dedupe",), "dedupe says what 'drop: [near_duplicates]' drops, and that is not there"
         if self.split is not None:
             total = sum(self.split.shares().values())
             if abs(total - 1.0) > 1e-6:
@@ -135,11 +145,16 @@ class ConvertStage(SeededStage):
             by=self.split.by if self.split else "frame",
             seed=context.seed,
             drop=self.drop,
+            near=self.dedupe,
+            layout=self.format,
             property_name=self.property,
             overwrite=True,
             on_progress=lambda done, total, name: context.progress(done, total, "files read"),
         )
         print(report.table())
+        dropped = {why: sum(one.dropped.get(why, 0) for one in report.sources) for why in self.drop}
+        if dropped:
+            context.log("left out: " + ", ".join(f"{count} {why}" for why, count in dropped.items()))
         _settle_card(context.out / "dataset.json", names)
 
 

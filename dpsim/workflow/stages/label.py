@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from data_tools.calculators import CalculatorConfig, EAMConfig, PySCFConfig, TBLiteConfig
-from data_tools.structures import FileConfig, MoleculesConfig, PrototypeConfig, StructureConfig
+from data_tools.structure_config import (
+    AnyStructure,
+    AtomConfig,
+    DimerConfig,
+    FileConfig,
+    MoleculeConfig,
+    MoleculesConfig,
+    PrototypeConfig,
+    StructureConfig,
+)
 from dpsim.config import Fraction
 from dpsim.workflow.elements import SYMBOLS
 from dpsim.workflow.stage import (
@@ -29,7 +38,7 @@ if TYPE_CHECKING:
     from dpsim.workflow.context import Context
 
 Property = Literal["energy", "forces", "stress"]
-Structure = PrototypeConfig | FileConfig | MoleculesConfig
+Structure = AnyStructure
 _FORMULA = re.compile(r"(?:([A-Z][a-z]?)\d*)+")
 _INSTALL = "pip install 'dpsim[label]'"
 _CITATIONS = {
@@ -162,10 +171,10 @@ def files_of_structure(slot: str, place: tuple[str | int, ...], config: Structur
     """Yield the files that a declared structure is read from."""
     if isinstance(config, FileConfig):
         yield Source(slot, place, Files(path=config.path))
-    elif isinstance(config, MoleculesConfig):
-        for name in config.molecules:
+    elif isinstance(config, MoleculesConfig | MoleculeConfig):
+        for inner, name in _molecules(config):
             if "/" in name or "." in name:
-                yield Source(slot, (*place, "molecules", name), Files(path=name))
+                yield Source(slot, (*place, *inner), Files(path=name))
 
 
 def elements_of_structure(
@@ -175,8 +184,19 @@ def elements_of_structure(
     if isinstance(config, PrototypeConfig):
         symbols = (config.element,) if isinstance(config.element, str) else config.element
         yield from (((*place, "element"), symbol) for symbol in symbols)
-    elif isinstance(config, MoleculesConfig):
-        for name in config.molecules:
+    elif isinstance(config, DimerConfig):
+        yield from (((*place, "dimer"), symbol) for symbol in dict.fromkeys(config.dimer))
+    elif isinstance(config, AtomConfig):
+        yield from (((*place, "atom"), symbol) for symbol in config.symbols)
+    elif isinstance(config, MoleculesConfig | MoleculeConfig):
+        for inner, name in _molecules(config):
             found = re.findall(r"[A-Z][a-z]?", name) if _FORMULA.fullmatch(name) else []
             if all(symbol in SYMBOLS for symbol in found):
-                yield from (((*place, "molecules", name), symbol) for symbol in dict.fromkeys(found))
+                yield from (((*place, *inner), symbol) for symbol in dict.fromkeys(found))
+
+
+def _molecules(config: MoleculesConfig | MoleculeConfig) -> list[tuple[tuple[str, ...], str]]:
+    """Return place and name of the molecules of a declaration."""
+    if isinstance(config, MoleculeConfig):
+        return [(("molecule",), config.molecule)]
+    return [(("molecules", name), name) for name in config.molecules]

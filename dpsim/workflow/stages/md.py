@@ -155,7 +155,7 @@ class MDStage(MDConfig, SeededStage):
         else:
             from dpsim.calculators.md.lammps import run_md as run
 
-            more["ranks"] = context.resources.ranks
+            more |= {"ranks": context.resources.ranks, "mpi": context.resources.mpi}
         potentials = context.paths("potential")
         if len(starts) == 1:
             more |= {"seed": context.seed, "progress": context.progress}
@@ -201,6 +201,7 @@ class MDStage(MDConfig, SeededStage):
             type_map=context.type_map,
             files=context.paths("files"),
             ranks=context.resources.ranks,
+            mpi=context.resources.mpi,
             seed=context.seed,
             progress=context.progress,
         )

@@ -121,7 +121,7 @@ class SelectStage(SelectConfig, SeededStage):
 
     def _known(self, context: Context) -> Iterator[Atoms]:
         """Yield the structures of the reference, where near duplicates are dropped."""
-        from dpsim.calculators.md_results import read_frames
+        from dpsim.calculators.md.results import read_frames
 
         for path in context.paths("reference") if "near_duplicate" in self.drop else ():
             yield from read_frames(path, context.type_map)

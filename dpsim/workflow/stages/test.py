@@ -28,7 +28,7 @@ class TestStage(Stage):
     maps: ClassVar[str] = "model"
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch",)
-    later: ClassVar[tuple[str, ...]] = ("head",)
+    later: ClassVar[tuple[str, ...]] = ("head", "group_by")
 
     uses: Literal["test"] = "test"
     model: Input
@@ -37,6 +37,9 @@ class TestStage(Stage):
     """Head of a model with several."""
     data: Inputs
     """Labelled data."""
+    group_by: Literal["element", "formula", "source"] | None = None
+    """List errors not only by system but by ``element`` (of forces and other quantities of atoms), ``formula``, or
+    ``source``: the file, trajectory or structure that frames come from."""
 
     def execute(self, context: Context) -> None:
         """Evaluate every frame."""
@@ -45,4 +48,5 @@ class TestStage(Stage):
         device = "auto" if context.resources.gpus else "cpu"
         data = context.paths("data")
         model, out = context.input("model"), context.out
-        evaluate_dataset(model, data, out, head=self.head, device=device, progress=context.progress)
+        options = {"head": self.head, "group_by": self.group_by, "device": device}
+        evaluate_dataset(model, data, out, **options, progress=context.progress)
