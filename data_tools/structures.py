@@ -112,7 +112,7 @@ def _crystal(config: PrototypeConfig) -> Atoms:
     name = f"{config.prototype}-{''.join(symbols)}"
     if config.cluster is not None:
         return _cluster(unit, config.cluster, name)
-    kind = config.prototype
+    kind: str = config.prototype
     if config.surface is not None:
         unit, kind = _slab(unit, config.surface), "surface"
         name += "-" + "".join(map(str, config.surface.miller))

@@ -6,6 +6,7 @@ header of a model file all come from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import (
@@ -44,6 +45,39 @@ def all_problems(error: ValidationError, *where: str) -> list[str]:
         f"{'.'.join(map(str, (*where, *item['loc'])))}: {item['msg'].removeprefix('Value error, ')}"
         for item in error.errors(include_url=False)
     ]
+
+
+def options_by_name(items: Sequence[Any], names: Sequence[str], word: str, wrong: str, *, closed: bool = False) -> Any:
+    """Turn a list of names, or of ``{name: {options}}``, into a mapping; for validators.
+
+    Parameters
+    ----------
+    names
+        Names that there are.
+    word
+        What a name stands for, as "analysis".
+    wrong
+        What an item that is neither is, as "is not an analysis".
+    closed
+        Whether other names are refused here; else, by what reads the mapping.
+
+    Raises
+    ------
+    ValueError
+        If an item is neither, or a name is given twice.
+    """
+    merged: dict[str, Any] = {}
+    for item in items:
+        entry = {item: {}} if isinstance(item, str) else item
+        if not isinstance(entry, dict):
+            raise ValueError(f"{item!r} {wrong}: write a name ({', '.join(names)}) or {{name: {{options}}}}")
+        for name, options in entry.items():
+            if name in merged:
+                raise ValueError(f"{word} {name!r} is given twice")
+            if closed and name not in names:
+                raise ValueError(f"{name!r} is not one of {', '.join(names)}")
+            merged[name] = {} if options is None else options
+    return merged
 
 
 def _refuse_booleans(schema: Any) -> None:

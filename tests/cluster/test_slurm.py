@@ -16,37 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import count, workflow
 
 from dpsim.workflow.executors import tickets
 from dpsim.workflow.store import Entry, Store
 
 pytestmark = pytest.mark.slurm
-
-COUNT = (
-    "import sys, time, pathlib; out, work, n = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]); "
-    "f = work / 'n'; k = int(f.read_text()) if f.exists() else 0; (work / 'starts').open('a').write('x')\\n"
-    "while k < n:\\n"
-    "    time.sleep(0.1); k += 1; t = work / 't'; t.write_text(str(k)); t.replace(f)\\n"
-    "print('counted to', k); (out / 'r').write_text(str(k))"
-)
-HEAD = """
-dpsim: 1
-name: jobs
-profiles:
-  c:
-    executor: dpdispatcher
-    machine: {{batch_type: Slurm, context_type: LazyLocal}}
-    poll: 1 s
-    {extra}
-stages:
-"""
-
-
-def count(steps: int, **keys: str) -> str:
-    """Return a stage that counts, ten steps a second."""
-    more = "".join(f", {key}: {value}" for key, value in keys.items())
-    words = f'"{{python}}", -c, "{COUNT}", "{{out}}", "{{work}}", "{steps}"'
-    return f"{{uses: command, run: [{words}], outputs: [r]{more}}}"
 
 
 class Run:
@@ -57,7 +32,7 @@ class Run:
         self.started: list[subprocess.Popen[str]] = []
 
     def write(self, stages: str, extra: str = "") -> None:
-        (self.folder / "w.yaml").write_text(HEAD.format(extra=extra) + stages)
+        (self.folder / "w.yaml").write_text(workflow(stages, "Slurm", "1 s", extra))
 
     def dpsim(self, *words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(

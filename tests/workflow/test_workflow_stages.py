@@ -114,7 +114,7 @@ def test_label_convert_inspect_for_real(tmp_path: Path, context: Callable[..., C
     other.execute(context(**{"from": Artifact((tmp_path / "data",), "from", "data")}))
     assert other.declared_outputs()["."] == ("frames.extxyz", "frames")
     assert (tmp_path / "out" / "frames.extxyz").read_text().count("REF_energy=") == 6
-    assert list(stage("convert", **{"from": "data"}, dedupe={"tol": 0.1}).problems())[0][0] == ("dedupe",)
+    assert next(stage("convert", **{"from": "data"}, dedupe={"tol": 0.1}).problems())[0] == ("dedupe",)
     divided = stage("convert", **{"from": "data"}, format="extxyz", split={"train": 0.5, "test": 0.5})
     assert divided.declared_outputs()["test"] == ("test/frames.extxyz", "frames")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dpsim.config import Config, Fraction, Length
+from dpsim.config import Config, Fraction, Length, options_by_name
 
 
 class _OfSegments(Config):
@@ -98,14 +98,4 @@ def read_analyses(value: Any) -> Any:
     """Turn a list of names, or of ``{name: {options}}``, into a mapping."""
     if not isinstance(value, list | tuple):
         return value
-    merged: dict[str, Any] = {}
-    for item in value:
-        entry = {item: {}} if isinstance(item, str) else item
-        if not isinstance(entry, dict):
-            names = ", ".join(AnalyseConfig.model_fields)
-            raise ValueError(f"{item!r} is not an analysis: write a name ({names}) or {{name: {{options}}}}")
-        for name, options in entry.items():
-            if name in merged:
-                raise ValueError(f"analysis {name!r} is given twice")
-            merged[name] = {} if options is None else options
-    return merged
+    return options_by_name(value, tuple(AnalyseConfig.model_fields), "analysis", "is not an analysis")

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from dpsim.calculators.statics.declared import On, OneStructure
 from dpsim.calculators.statics.phonon_config import PhononSettings
 from dpsim.calculators.statics.relax_config import RelaxSettings, TightSettings
-from dpsim.config import Config, Energy, Force, Fraction, Length
+from dpsim.config import Config, Energy, Force, Fraction, Length, options_by_name
 from dpsim.errors import ConfigError
 from dpsim.units import parse_quantity
 
@@ -175,18 +175,7 @@ def _read_compute(value: Any) -> Any:
         return {name: {} if options is None else options for name, options in value.items()}
     if not isinstance(value, list | tuple):
         return value
-    merged: dict[str, Any] = {}
-    for item in value:
-        entry = {item: {}} if isinstance(item, str) else item
-        if not isinstance(entry, dict):
-            raise ValueError(f"{item!r} is no property: write a name ({_NAMES}) or {{name: {{options}}}}")
-        for name, options in entry.items():
-            if name in merged:
-                raise ValueError(f"property {name!r} is given twice")
-            if name not in ComputeConfig.model_fields:
-                raise ValueError(f"{name!r} is not one of {_NAMES}")
-            merged[name] = {} if options is None else options
-    return merged
+    return options_by_name(value, tuple(ComputeConfig.model_fields), "property", "is no property", closed=True)
 
 
 _NAMES = ", ".join(ComputeConfig.model_fields)

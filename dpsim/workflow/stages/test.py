@@ -48,5 +48,6 @@ class TestStage(Stage):
         device = "auto" if context.resources.gpus else "cpu"
         data = context.paths("data")
         model, out = context.input("model"), context.out
-        options = {"head": self.head, "group_by": self.group_by, "device": device}
-        evaluate_dataset(model, data, out, **options, progress=context.progress)
+        evaluate_dataset(
+            model, data, out, head=self.head, group_by=self.group_by, device=device, progress=context.progress
+        )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from counting import count, workflow
 
 from dpsim.workflow.executors import tickets
 from dpsim.workflow.executors.schedulers import cannot, head_lines, refused
@@ -20,38 +21,10 @@ from dpsim.workflow.store import Entry, Store
 
 pytestmark = pytest.mark.skipif(find_spec("dpdispatcher") is None, reason="dpdispatcher is not installed")
 
-# Counts to `n` in its work folder, ten steps a second, and goes on where it was.
-COUNT = (
-    "import sys, time, pathlib; out, work, n = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]); "
-    "f = work / 'n'; k = int(f.read_text()) if f.exists() else 0; (work / 'starts').open('a').write('x')\\n"
-    "while k < n:\\n"
-    "    time.sleep(0.1); k += 1; t = work / 't'; t.write_text(str(k)); t.replace(f)\\n"
-    "print('counted to', k); (out / 'r').write_text(str(k))"
-)
-HEAD = """
-dpsim: 1
-name: jobs
-profiles:
-  c:
-    executor: dpdispatcher
-    machine: {{batch_type: Shell, context_type: LazyLocal}}
-    poll: 0.3 s
-    {extra}
-stages:
-"""
-
-
-def count(steps: int, **keys: str) -> str:
-    """Return a stage that counts."""
-    more = "".join(f", {key}: {value}" for key, value in keys.items())
-    return (
-        f'{{uses: command, run: ["{{python}}", -c, "{COUNT}", "{{out}}", "{{work}}", "{steps}"], outputs: [r]{more}}}'
-    )
-
 
 def write(folder: Path, stages: str, extra: str = "") -> None:
     """Write a workflow with a profile ``c``."""
-    (folder / "w.yaml").write_text(HEAD.format(extra=extra) + stages)
+    (folder / "w.yaml").write_text(workflow(stages, "Shell", "0.3 s", extra))
 
 
 def start(folder: Path, *options: str, profile: str = "c") -> subprocess.Popen[str]:
