@@ -31,13 +31,16 @@ def start() -> Atoms:
     return atoms
 
 
-def execute(folder: Path, model: Path, inputs: dict[str, Path], ranks: int = 2, **options: Any) -> Path:
+def execute(
+    folder: Path, model: Path, inputs: dict[str, Path], ranks: int = 2, mpi: str | None = None, **options: Any
+) -> Path:
     stage = MDStage.model_validate({"uses": "md", "potential": "frozen", **options})
     given = {name: (Artifact((path,)),) for name, path in {"potential": model, **inputs}.items()}
     out, work = folder / "out", folder / "work"
     out.mkdir(parents=True)
     work.mkdir()
-    stage.execute(Context(given, out, work, seed=3, resources=Granted(ranks=ranks), type_map=("O", "H"), base=folder))
+    granted = Granted(ranks=ranks, mpi=mpi)
+    stage.execute(Context(given, out, work, seed=3, resources=granted, type_map=("O", "H"), base=folder))
     return out
 
 
@@ -53,6 +56,7 @@ def test_both_engines_take_the_same_steps(model64: Path, tmp_path: Path) -> None
             model64,
             {"start": tmp_path / name},
             1 if engine == "ase" else 2,
+            "host",
             engine=engine,
             start=name,
             run=NVE,
@@ -60,6 +64,7 @@ def test_both_engines_take_the_same_steps(model64: Path, tmp_path: Path) -> None
         )
         outs.append(read(out / "trajectory.extxyz", ":"))
     assert len(outs[0]) == len(outs[1]) == 3
+    assert 'pair_style dpsim "model.pt2" mpi host\n' in (tmp_path / "lammps/work/in-001.lammps").read_text()
     for one, other in zip(*outs, strict=True):
         np.testing.assert_allclose(one.positions, other.positions, atol=1e-7)
         np.testing.assert_allclose(one.arrays["dpsim_forces"], other.arrays["dpsim_forces"], atol=1e-6)
