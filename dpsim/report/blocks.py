@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ class Share:
     name: str
     value: str
     percent: float
+    color: int | None = None
+    """Place in `figures.SERIES`; by default the place in the bar."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +169,12 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def shares(values: dict[str, float], texts: dict[str, str] | None = None) -> list[Share]:
-    """Turn positive values into parts of a bar."""
+def shares(
+    values: dict[str, float], texts: dict[str, str] | None = None, colors: Mapping[str, int] | None = None
+) -> list[Share]:
+    """Turn positive values into parts of a bar; colours are places in `figures.SERIES`."""
     total = sum(values.values())
     if total <= 0:
         return []
     texts = texts or {name: number(value) for name, value in values.items()}
-    return [Share(name, texts[name], 100 * value / total) for name, value in values.items()]
+    return [Share(name, texts[name], 100 * value / total, (colors or {}).get(name)) for name, value in values.items()]

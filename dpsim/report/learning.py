@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CLASSES = ("accurate", "candidate", "failed")
-_COLORS = dict(zip(_CLASSES, (SERIES[2], SERIES[0], SERIES[1]), strict=True))
+_COLORS = dict(zip(_CLASSES, (2, 0, 1), strict=True))
+"""Places in `SERIES`, the same in bars and histograms."""
 _SHOWN_ITERATIONS = 6
 """Histograms in one figure; of more iterations, the first, the last and some between are shown."""
 
@@ -34,7 +35,8 @@ def select_block(section: Section, canvas: Canvas) -> Block | None:
     if metrics.get("high") is not None:
         facts.append(("failed from", _force(metrics["high"])))
     facts += [(f"dropped: {name.replace('_', ' ')}", number(n)) for name, n in (metrics.get("dropped") or {}).items()]
-    bars = [("Frames", shares({name: float(counts[name]) for name in _CLASSES if counts.get(name)}))] if counts else []
+    present = {name: float(counts[name]) for name in _CLASSES if counts.get(name)}
+    bars = [("Frames", shares(present, colors=_COLORS))] if counts else []
     rows: list[tuple[str, ...]] = [(name, number(count), _percent(metrics.get(name))) for name, count in counts.items()]
     tables = [Table("What became of the frames", ("class", "frames", "share"), rows)] if rows else []
     pictures = [_histogram(metrics, canvas)] if metrics.get("histogram") else []
@@ -68,7 +70,7 @@ def _histogram(metrics: Mapping[str, Any], canvas: Canvas) -> Picture:
                 np.diff(edges),
                 bottom=bottom,
                 align="edge",
-                color=_COLORS[name],
+                color=SERIES[_COLORS[name]],
                 label=name,
                 linewidth=0,
             )

@@ -13,6 +13,7 @@ import samples
 from dpsim.errors import DataError
 from dpsim.report.blocks import Section
 from dpsim.report.build import build_report
+from dpsim.report.figures import SERIES
 from dpsim.report.timeline import pipeline, time_shares
 
 
@@ -74,6 +75,16 @@ def test_without_a_test_there_is_no_column_of_it(tmp_path: Path) -> None:
     text, _ = _page(tmp_path, test=False)
     assert "validation 155, 77.5, 51.7." in text
     assert "force RMSE, test" not in text
+
+
+def test_a_class_has_the_same_colour_in_bar_and_histogram(tmp_path: Path) -> None:
+    chosen = _iteration(2, test=False)["stages"]["select"]
+    samples.write(
+        tmp_path / "out" / "metrics.json", json.dumps({**chosen, "counts": {"candidate": 10, "accurate": 90}})
+    )
+    page = build_report([Section("select", "select", tmp_path / "out")], tmp_path / "report").read_text()
+    assert re.findall(r'<i class="s(\d)"></i>(\w+)', page) == [("2", "accurate"), ("0", "candidate")]
+    assert SERIES[2] in page.partition("<svg")[2]
 
 
 def test_tasks_of_an_iteration_and_points_are_one_chip() -> None:
