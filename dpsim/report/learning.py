@@ -245,7 +245,7 @@ def _error_picture(rows: Sequence[Mapping[str, Any]], canvas: Canvas) -> list[Pi
         for name, values in lines.items():
             axes.plot(numbers, values, "o-", color=SERIES[1 if name == "validation" else 0], markersize=4, label=name)
         _integers(axes, numbers)
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.08 * float(np.nanmax(both)))
         axes.set_ylabel("force RMSE (meV/Å)")
 
     said = "; ".join(f"{name} {', '.join(number(float(v)) for v in values)}" for name, values in lines.items())
