@@ -34,7 +34,7 @@ PROCESS_MB = {"lammps": 150, "python": 275, "training": 430}
 """Of a process with its libraries, before there is a structure."""
 HELD = {"lammps": 1.35, "python": 1.55, "training": 1.5}
 """Memory held over memory in tensors."""
-STAYS = {"lammps": 20, "python": 300}
+STAYS = {"lammps": 30, "python": 300}
 """Bytes of an edge of all atoms, which stay while these are evaluated in pieces (`dpsim.physics.pieces`)."""
 SAMPLE_ATOMS = 192
 """Atoms of a made-up structure."""

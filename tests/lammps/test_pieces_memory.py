@@ -21,7 +21,7 @@ from dpsim.lammps import start
 lmp = start(cmdargs=["-screen", "none", "-log", "none"])
 lmp.commands_string(open("in.part").read() + "{pair} chunk 50\\npair_coeff * * O H\\nrun 0\\n")
 used = int(open("/proc/self/statm").read().split()[0]) * 4096
-resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20),) * 2)
 lmp.commands_string("{pair} {words}\\npair_coeff * * O H\\nrun 0\\n")
 print("went on")
 """
@@ -37,10 +37,10 @@ def model(request: pytest.FixtureRequest, plugin: Path) -> Path:
 
 
 def large_box(folder: Path) -> str:
-    """Beginning of a deck with 6000 atoms."""
+    """Beginning of a deck with 9000 atoms."""
     side = 18.0
     system = System(grid(500, (side,) * 3, 5), symbols(500, 5), np.eye(3) * side)
-    return head(system, system.write(folder / "s.data", ("O", "H"))) + "replicate 3 2 2\n"
+    return head(system, system.write(folder / "s.data", ("O", "H"))) + "replicate 3 3 2\n"
 
 
 def test_pieces_take_less_memory(model: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_pieces_take_less_memory(model: Path, tmp_path: Path) -> None:
         assert pieces
         found[words] = ([float(v) for v in numbers.groups()], float(peak[1]), int(pieces[1]))
     whole, hundreds, automatic = found.values()
-    assert (whole[2], hundreds[2]) == (1, 60)
+    assert (whole[2], hundreds[2]) == (1, 90)
     assert automatic[2] > 2
     for values, peak_mb, _ in (hundreds, automatic):
         np.testing.assert_allclose(values, whole[0], rtol=1e-10)
@@ -65,8 +65,8 @@ def test_pieces_take_less_memory(model: Path, tmp_path: Path) -> None:
 
 
 NO_MEMORY = (
-    r"not enough memory for the neighbors of 6000 atoms; .* a smaller number behind the keyword chunk"
-    r'|needs more memory than there is for the 6000 atoms .* of one piece; write "chunk 1500" or less'
+    r"not enough memory for the neighbors of 9000 atoms; .* a smaller number behind the keyword chunk"
+    r'|needs more memory than there is for the 9000 atoms .* of one piece; write "chunk 2250" or less'
 )
 
 
