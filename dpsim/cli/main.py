@@ -46,7 +46,7 @@ COMMANDS: Final[dict[str, str]] = {
     "eos": "Fit the equation of state of crystals.",
     "phonon": "Compute the phonons of a crystal.",
     "properties": "Compute properties of crystals, beside a reference.",
-    "model": "Show and convert models.",
+    "model": "Show, fetch and convert models.",
     "data": "Convert and inspect data sets.",
     "lammps": "Build the LAMMPS plugin.",
 }

@@ -1,4 +1,4 @@
-"""``dpsim model``: show, convert and adjust model files."""
+"""``dpsim model``: show, fetch, convert and adjust model files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dpsim.cli import model_deviation
+from dpsim.cli import model_card, model_deviation, model_pull
 from dpsim.cli.common import json_option, print_json, shown
 from dpsim.errors import ConfigError
 
@@ -20,7 +20,9 @@ def model() -> None:
     """Model files of dpsim and DeePMD-kit."""
 
 
+model.add_command(model_card.command)
 model.add_command(model_deviation.command)
+model.add_command(model_pull.command)
 
 
 @model.command("show")

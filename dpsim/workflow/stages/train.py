@@ -114,8 +114,10 @@ class TrainStage(TrainConfig, SeededStage):
             yield ("old_data",), "old data are compared with after a fine-tuning (recipe: finetune)"
 
     def citations(self) -> Iterator[str]:
-        """Yield the reference of the model."""
-        yield "DPA-3: D. Zhang et al., arXiv:2506.01686 (2025)"
+        """Yield the references of the descriptors, as far as the settings name them."""
+        from dpsim.descriptors.citations import citations_of
+
+        yield from dict.fromkeys(citations_of(self.model_dump(mode="json", include={"model", "heads", "deepmd"})))
 
     def key_options(self) -> dict[str, Any]:
         """Return the options with the number of ranks where there are several: each makes batches of its own."""

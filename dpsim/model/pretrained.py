@@ -1,0 +1,50 @@
+"""Pretrained models that others publish and dpsim reads: where they lie, and the digests of their files.
+
+Names, addresses and digests are those of DeePMD-kit 3.2.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Pretrained(NamedTuple):
+    """A published file."""
+
+    filename: str
+    sha256: str
+    urls: tuple[str, ...]
+    """Places with the same file, in the order in which they are tried."""
+
+
+def _published(repository: str, file: str, sha256: str, filename: str = "") -> Pretrained:
+    """Return a file of the DeepModeling community, which lies in three places."""
+    hub = f"deepmodelingcommunity/{repository}/resolve/main/{file}?download=true"
+    urls = (
+        f"https://huggingface.co/{hub}",
+        f"https://hf-mirror.com/{hub}",
+        f"https://modelscope.cn/models/DeepModelingCommunity/{repository}/resolve/master/{file}",
+    )
+    return Pretrained(filename or file, sha256, urls)
+
+
+PRETRAINED: Final = {
+    "DPA-3.3-1M": _published(
+        "DPA-3.3-1M", "DPA-3.3-1M.pt", "36fe440c111108d60cda54aa7d3fccac743794de25abef4d49564b9fb896a55b"
+    ),
+    "DPA-3.2-5M": _published(
+        "DPA-3.2-5M", "DPA-3.2-5M.pt", "876354744aeaae17b2639a6a690514470273784f2b4836280850f50cbb799165"
+    ),
+    "DPA-3.1-3M": _published(
+        "DPA-3.1-3M", "DPA-3.1-3M.pt", "86dd3a804d78ca5d203ebf98747e8f16dff9713ba8950097ceb760b161e19907"
+    ),
+    "DPA-2.4-7M": _published(
+        "DPA-2.4-7M",
+        "DPA-2.4-7M-patched-mt.pt",
+        "904eb5560af9ff644347dedd3ebf1e9c97929d02ee37ce3cbe895de3df711198",
+        "DPA-2.4-7M.pt",
+    ),
+    "DPA3-Omol-Large": _published(
+        "DPA3-Omol-Large", "DPA3-Omol-Large.pt", "dc4d252b31450b41eb3546cc48f640ad0831c0b5d069ce27d996e0ff58fc037a"
+    ),
+}
