@@ -37,6 +37,13 @@ def run_one_stage(
     return _run(text, uses, (run_dir or Path("runs") / name).absolute(), quiet)
 
 
+def print_one_stage(stage: dict[str, Any], model: Path) -> None:
+    """Print a workflow with one stage, without keys whose value is None."""
+    told = {key: value for key, value in stage.items() if value is not None}
+    name = slug(f"{stage['uses']}-{model.stem}")
+    run_one_stage(name, told, model, None, seed=0, print_yaml=True, quiet=True)
+
+
 def slug(text: str) -> str:
     """Return a text as part of the name of a run."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @run_dir_option
 @click.option("--verify", is_flag=True, help="Read all files again instead of trusting their size and time.")
 @click.option("--expand", is_flag=True, help="Print the workflow with every default and unit filled in.")
-@click.option("--diff", "previous", type=click.Path(path_type=Path, exists=True), help="What differs from this run.")
+@click.option("--diff", "previous", type=click.Path(path_type=Path, exists=True),
+              help="What differs from this run, or from another workflow file.")  # fmt: skip
 @click.option("--graph", type=click.Choice(["dot", "mermaid"]), help="Print the graph of the stages.")
 @json_option
 def command(
@@ -109,7 +110,9 @@ def show_plan(
         click.echo(f"left out: {name} ({reason})")
     todo = sum(row[2] == "run" for row in rows)
     if todo:
-        click.echo(f"{todo} of {len(rows)} stages would run in {shown(folder)}")
+        known = [one["last_seconds"] for one in documents if one["action"] == "run" and one["last_seconds"] is not None]
+        guess = f"; {len(known)} of them took {duration(sum(known))} the last time" if known else ""
+        click.echo(f"{todo} of {len(rows)} stages would run in {shown(folder)}{guess}")
     else:
         click.echo("nothing to do: all stages are done")
 
@@ -123,12 +126,17 @@ def _show_difference(plan: Plan, previous: Path) -> None:
     """Print which options differ from those of an earlier run."""
     from dpsim.workflow.describe import lock_file
     from dpsim.workflow.key import difference
+    from dpsim.workflow.plan import load
     from dpsim.workflow.yaml_loader import load_file, load_text
 
     path = previous / "workflow.lock.yaml" if previous.is_dir() else previous
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist; give the folder of an earlier run")
+        raise ConfigError(f"{path} does not exist; give the folder of an earlier run, or another workflow file")
     old, new = load_file(path).data, load_text(lock_file(plan), "now").data
+    if (
+        isinstance(old, dict) and "x-digests" not in old
+    ):  # another workflow, which has its defaults still to be filled in
+        old = load_text(lock_file(load(path, check_files=False)), "then").data
     changed = difference({"options": _without_digests(old)}, {"options": _without_digests(new)})
     for line in changed:
         click.echo(line.removeprefix("option "))

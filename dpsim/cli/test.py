@@ -26,6 +26,7 @@ _COLUMNS = (
 @click.option("--group-by", type=click.Choice(["element", "formula", "source"]), help="List errors by this too.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--detail", metavar="PREFIX", help="Write PREFIX-metrics.json and PREFIX-parity.npz.")
+@click.option("--print-yaml", is_flag=True, help="Print a workflow with this stage instead of testing.")
 @json_option
 def command(
     model: Path,
@@ -34,9 +35,17 @@ def command(
     group_by: Any,
     device: str,
     detail: str | None,
+    print_yaml: bool,
     as_json: bool,
 ) -> None:
     """Print the errors of MODEL on labelled data sets, by system and overall."""
+    if print_yaml:
+        from dpsim.cli.one_stage import print_one_stage
+
+        stage = {"uses": "test", "model": {"path": str(model)}, "data": [{"path": str(system)} for system in systems]}
+        gpus = {"auto": None, "cpu": {"gpus": 0}, "cuda": {"gpus": 1}}[device]
+        print_one_stage(stage | {"head": head, "group_by": group_by, "resources": gpus}, model)
+        return
     from dpsim.calculators.errors_on_data import evaluate_dataset
     from dpsim.calculators.evaluate import load
     from dpsim.workflow.progress import ProgressLine

@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import BinaryIO, Final
 
 from dpsim.errors import ConfigError, DataError, SetupError
 
@@ -112,7 +112,7 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _lock(file: IO[bytes], target: Path) -> None:
+def _lock(file: BinaryIO, target: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -131,7 +131,7 @@ def _put(part: Path, target: Path) -> None:
         part.unlink()
 
 
-def _fetch_any(urls: Sequence[str], file: IO[bytes], sha256: str, report: Report | None) -> str:
+def _fetch_any(urls: Sequence[str], file: BinaryIO, sha256: str, report: Report | None) -> str:
     """Fetch from the first place that works; return the digest of what came."""
     troubles = []
     for url in urls:
@@ -158,7 +158,7 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error) or type(error).__name__
 
 
-def _fetch(url: str, file: IO[bytes], report: Report | None) -> None:
+def _fetch(url: str, file: BinaryIO, report: Report | None) -> None:
     """Append what is missing, over as many connections as it takes."""
     failed = 0
     while True:
@@ -187,7 +187,7 @@ def _fetch(url: str, file: IO[bytes], report: Report | None) -> None:
         time.sleep(min(8.0, 0.25 * 2**failed))
 
 
-def _receive(url: str, file: IO[bytes], begin: int) -> Iterator[tuple[int, int | None]]:
+def _receive(url: str, file: BinaryIO, begin: int) -> Iterator[tuple[int, int | None]]:
     """Append what one connection brings; yield the bytes that are there and the size of all."""
     headers = {"User-Agent": "dpsim"} | ({"Range": f"bytes={begin}-"} if begin else {})
     request = urllib.request.Request(url, headers=headers)

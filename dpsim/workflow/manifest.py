@@ -47,7 +47,7 @@ class Manifest:
             "env": dict(workflow.document.environment),
             "seeds": _seeds(plan),
             "citations": sorted({c for task in workflow.tasks.values() for c in task.config.citations()}),
-            "stages": {},
+            "stages": {name: _waiting() for name in plan.order},
             "exit": None,
         }
 
@@ -59,7 +59,9 @@ class Manifest:
 
     def state(self, name: str, state: str, entry: Entry | None = None, **values: Any) -> None:
         """Note the state of a task."""
-        record = self.data["stages"].setdefault(name, {"key": None, "state": "waiting", "attempts": []})
+        record = self.data["stages"].setdefault(name, _waiting())
+        if state == "left out" and entry is None and record["key"] is None:
+            record.update(self._old.get("stages", {}).get(name, {}))  # what an earlier run made of it is still there
         record["state"] = state
         record.update(values)
         if entry is not None and record["key"] != entry.key:
@@ -77,6 +79,7 @@ class Manifest:
     def grown(self, plan: Plan, loop: str, outlook: str) -> None:
         """Note that a loop has gone on: the seeds of its new tasks, and how far it is."""
         self.data["seeds"] = _seeds(plan)
+        self.data["stages"] = {name: self.data["stages"].get(name) or _waiting() for name in plan.order}
         self.state(loop, "waiting", reason=outlook)
 
     def attempt(self, name: str, **values: Any) -> None:
@@ -109,6 +112,10 @@ def _as_text(data: Mapping[str, Any]) -> str:
     values = {name: json.dumps(value) for name, value in data.items()}
     values["stages"] = f"{{\n{stages}\n }}" if stages else "{}"
     return "{\n" + ",\n".join(f" {json.dumps(name)}: {text}" for name, text in values.items()) + "\n}\n"
+
+
+def _waiting() -> dict[str, Any]:
+    return {"key": None, "state": "waiting", "attempts": []}
 
 
 def _seeds(plan: Plan) -> dict[str, int | None]:
@@ -167,13 +174,17 @@ def git_commit(folder: Path) -> str | None:
     """Return the commit that a source tree is at, None if it is no git repository."""
     git = folder / ".git"
     try:
+        if git.is_file():  # a further work tree, or a submodule
+            git = folder / git.read_text().removeprefix("gitdir:").strip()
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         ref = head.removeprefix("ref: ")
-        if (git / ref).is_file():
-            return (git / ref).read_text().strip()
-        packed = (git / "packed-refs").read_text().splitlines()
+        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        for place in (git, shared):
+            if (place / ref).is_file():
+                return (place / ref).read_text().strip()
+        packed = (shared / "packed-refs").read_text().splitlines()
         return next((line.split()[0] for line in packed if line.endswith(" " + ref)), None)
     except OSError:
         return None

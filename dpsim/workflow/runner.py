@@ -427,6 +427,7 @@ class Runner:
             exit=code,
             max_rss=job.usage.get("max_rss"),
             gpu_mem=job.usage.get("gpu_mem"),
+            **({"host": job.usage["host"]} if job.usage.get("host") else {}),
             **({"job_id": job.job_id, "where": job.where} if job.job_id else {}),
         )
         if code == 0 and job.entry.is_done():

@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -235,8 +236,9 @@ def _produce(entry: Entry, channel: Channel, *, fresh: bool) -> None:
         if channel.values:
             entry.write("metrics.json", {"values": json.loads(json.dumps(channel.values, default=_plain)), **usage})
         entry.commit(temporary, stage.declared_outputs(), {"name": described["name"], **usage})
-        channel.send({"event": "usage", **usage})
     finally:
+        node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        channel.send({"event": "usage", "host": node, **_usage(started)})
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -66,3 +66,27 @@ def test_test_shows_what_is_predicted(tmp_path, capsys):
     assert "polarizability RMSE" in header
     assert "energy" not in header
     assert last.split() == ["overall", "1", "0.1", "0.1"]
+
+
+def test_freeze_and_test_as_workflows(tmp_path, capsys, monkeypatch):
+    """What is printed is a workflow with the same settings."""
+    from dpsim.workflow.plan import load
+
+    monkeypatch.chdir(tmp_path)
+    saved("energy", tmp_path)
+    write_mixed(
+        [Frame(np.eye(3) * 1.2, np.array([0, 1, 1]), None, {"energy": np.array(0.0)})], tmp_path / "d", ("O", "H")
+    )
+    for words, uses, keys in (
+        (["freeze", "m.safetensors", "-o", "m.pt2", "--no-checks", "--dtype", "float32"], "freeze",
+         {"checks": False, "precision": "float32", "device": "cpu", "head": None}),
+        (["test", "m.safetensors", "d", "--device", "cpu", "--head", "h"], "test", {"head": "h"}),
+    ):  # fmt: skip
+        assert run([*words, "--print-yaml"]) == 0
+        (tmp_path / "w.yaml").write_text(capsys.readouterr().out)
+        plan = load(tmp_path / "w.yaml")
+        task = plan.workflow.tasks[uses]
+        assert {key: getattr(task.config, key) for key in keys} == keys
+        assert plan.workflow.type_map == ("O", "H")
+        assert task.resources.gpus == (0 if uses == "test" else None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "m.safetensors", "w.yaml"]

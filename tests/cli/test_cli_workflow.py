@@ -148,7 +148,8 @@ def test_plan_in_other_forms(dpsim: Callable[..., tuple[int, str, str]]) -> None
     assert dpsim("plan", "w.yaml", "--diff", "runs/demo")[1] == "no difference\n"
     changed = dpsim("plan", "w.yaml", "--set", "stages.a.retries=2", "--diff", "runs/demo")[1]
     assert changed == "stages.a.retries: 0 -> 2\n"
-    assert dpsim("plan", "w.yaml", "--diff", "w.yaml")[0] == 0
+    assert dpsim("plan", "w.yaml", "--diff", "w.yaml")[1] == "no difference\n"
+    assert "; 2 of them took " in dpsim("plan", "w.yaml", "--set", "stages.a.run=[sh, -c, 'true > {out}/x']")[1]
 
 
 def test_status_logs_explain_watch(dpsim: Callable[..., tuple[int, str, str]]) -> None:
@@ -296,6 +297,28 @@ def test_doctor(dpsim: Callable[..., tuple[int, str, str]], monkeypatch: pytest.
     assert json.loads(dpsim("doctor", "--json")[1])["ok"] is False
     monkeypatch.setattr(lammps, "diagnose", lambda **_: [fine], raising=False)
     assert dpsim("doctor", "--no-step")[0] == 0
+    chain = [fine, *(lammps.Check(name, True, "x", "") for name in ("LAMMPS", "MPICH", "plugin", "step on 2 ranks"))]
+    monkeypatch.setattr(lammps, "diagnose", lambda **_: chain, raising=False)
+    for words, names in (
+        (["--mpi"], ["MPICH", "step on 2 ranks"]),
+        (["--lammps"], ["LAMMPS", "plugin"]),
+        (["--lammps", "--mpi"], ["LAMMPS", "MPICH", "plugin", "step on 2 ranks"]),
+    ):
+        found = json.loads(dpsim("doctor", *words, "--json")[1])["checks"]
+        assert [check["name"] for check in found] == names
+    assert dpsim("doctor", "--gpu", "--slurm")[0] == 2
+    assert dpsim("doctor", "--gpu", "--mpi")[0] == 2
+
+
+def test_doctor_of_gpus(dpsim: Callable[..., tuple[int, str, str]]) -> None:
+    import torch
+
+    code, out, _ = dpsim("doctor", "--gpu", "--json")
+    checks = json.loads(out)["checks"]
+    assert [check["name"] for check in checks[:3]] == ["NVIDIA driver", "torch", "GPUs"]
+    assert len(checks) == 3 + torch.cuda.device_count()
+    assert code == (0 if all(check["ok"] for check in checks) else 6)
+    assert all(check["ok"] or check["fix"] for check in checks)
 
 
 def test_report_of_a_run(dpsim: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
