@@ -25,7 +25,8 @@ HEAD = """\
 `dpsim doctor` checks the chain from Python over torch, the compiler, LAMMPS and MPI to the plugin and the model, takes
 a step in the very `lmp` that will be used, on one rank and on two, and prints the command that mends what is wrong
 (exit code 6). Below is what it prints for a LAMMPS of one's own; without `--lmp` it checks that of the Python
-environment.
+environment. `--lammps` and `--mpi` print those parts alone; `--gpu` checks driver, torch and each GPU, `--slurm` the
+cluster.
 """
 SHOWN = {
     "A good installation": None,
