@@ -81,7 +81,8 @@ def show_plan(
     manifest = read_json(store.manifest).get("stages", {})
     keys = {name: record["key"] for name, record in manifest.items() if record.get("key")}
     decider = Decider(plan, store, Digester(store.memo, verify=verify), keys, forced, use_cache)
-    rows, documents = [], []
+    rows: list[list[str]] = []
+    documents: list[dict[str, Any]] = []
     for decision in decisions(decider):
         name, plan = decision.task, decider.plan
         last = _last_seconds(manifest.get(name, {}))

@@ -140,8 +140,8 @@ def _fetch_any(urls: Sequence[str], file: BinaryIO, sha256: str, report: Report 
         except (*_NETWORK, _Broken) as error:
             troubles.append(f"{url}: {_reason(error)}")
             continue
-        file.seek(0)
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        file.flush()
+        found = digest_of(Path(file.name))
         if not sha256 or found == sha256:
             return found
         file.truncate(0)  # nothing of it is worth keeping

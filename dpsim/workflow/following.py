@@ -72,7 +72,7 @@ class Follower:
 
     def _begin(self, event: Mapping[str, Any]) -> None:
         self._run, self.exit, self.started = str(event.get("run")), None, True
-        outline = Outline.from_event(event)
+        outline = Outline.from_event({"name": self.store.run_dir.name, **event})
         self._states = dict.fromkeys(outline.tasks, "waiting")
         self.view.start(outline, self._at)
 

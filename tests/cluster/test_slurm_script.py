@@ -58,7 +58,7 @@ def test_stopped_queued_again_and_done(tmp_path: Path, slurm: Any) -> None:
         return next((word.partition("=")[2] for word in text.split() if word.startswith(f"{name}=")), "")
 
     def printed() -> str:
-        return slurm.command("squeue") + "".join(path.read_text() for path in folder.glob("slurm-*.out"))
+        return slurm.command("scontrol", "show", "job", job) + "".join(path.read_text() for path in folder.glob("slurm-*.out"))
 
     call(sys.executable, "-m", "dpsim", "export", "w.yaml", "--slurm", "--walltime", "10 min", "-j", "2")
     job = call("sbatch", "--parsable", "script.sbatch").strip()

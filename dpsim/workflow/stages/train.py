@@ -116,8 +116,12 @@ class TrainStage(TrainConfig, SeededStage):
     def citations(self) -> Iterator[str]:
         """Yield the references of the descriptors, as far as the settings name them."""
         from dpsim.descriptors.citations import citations_of
+        from dpsim.model.presets import PRESETS
 
-        yield from dict.fromkeys(citations_of(self.model_dump(mode="json", include={"model", "heads", "deepmd"})))
+        models = [self.model, *(head.model for head in (self.heads or {}).values())]
+        settings = [model.model_dump(mode="json") for model in models if model is not None]
+        presets = [PRESETS[one["preset"]].descriptor.model_dump(mode="json") for one in settings if one.get("preset")]
+        yield from dict.fromkeys(citations_of([*presets, *settings]))
 
     def key_options(self) -> dict[str, Any]:
         """Return the options with the number of ranks where there are several: each makes batches of its own."""
