@@ -37,7 +37,7 @@ if [ -n "$$stopped" ]; then wait "$$driver"; code=$$?; fi  # the signal had cut 
 if [ "$$code" -eq 75 ] && [ "$${SLURM_RESTART_COUNT:-0}" -lt $restarts ] &&
   [ "$$(squeue -h -j "$$SLURM_JOB_ID" -o %T 2>/dev/null)" = RUNNING ]; then
   echo "dpsim: queued again"
-  scontrol requeue "$$SLURM_JOB_ID" && sleep 60
+  scontrol requeue "$$SLURM_JOB_ID" && exec sleep 60  # ended by Slurm, so that no status of this attempt counts
 fi
 exit "$$code"
 """)
