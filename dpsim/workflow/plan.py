@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
+from types import MappingProxyType
 
 from dpsim.errors import DataError
 from dpsim.workflow.lineage import inherited
@@ -268,7 +269,8 @@ class _Linker:
         if not chosen:
             return None
         config = chosen[0].config
-        path = self._output(target.shown, config.declared_outputs(), config.main_output(), output, slot, place)
+        outputs = config.declared_outputs()
+        path = self._output(target.shown, outputs, config.main_output(), output, slot, place, config.output_needs)
         if path is None:
             return None
         if not slot.many:
@@ -304,7 +306,14 @@ class _Linker:
         return [], ""
 
     def _output(
-        self, stage: str, outputs: Mapping[str, Output], main: str, output: str, slot: Slot, place: Path
+        self,
+        stage: str,
+        outputs: Mapping[str, Output],
+        main: str,
+        output: str,
+        slot: Slot,
+        place: Path,
+        needs: Mapping[str, str] = MappingProxyType({}),
     ) -> str | None:
         """Return the path of an output inside of the folder of a task."""
         if not output and slot.whole:
@@ -315,7 +324,9 @@ class _Linker:
             guess = closest(output, known)
             suggestion = f"{stage}.{guess}" if guess else ""
             message = f"'{stage}.{output}' is not an output of stage {stage!r}"
-            self._add("E304", place, message, suggestion, [f"outputs of {stage!r}: {', '.join(known) or 'its folder'}"])
+            notes = [f"outputs of {stage!r}: {', '.join(known) or 'its folder'}"]
+            notes += [f"a stage of this type has {output!r} if it has {needs[output]!r}"] if output in needs else []
+            self._add("E304", place, message, suggestion, notes)
             return None
         kind = outputs[chosen].kind
         if not (slot.whole or "any" in slot.kinds or kind == "any" or kind in slot.kinds):

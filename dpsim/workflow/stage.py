@@ -138,6 +138,8 @@ class Stage(Config):
 
     slots: ClassVar[Mapping[str, Slot]] = {}
     outputs: ClassVar[Mapping[str, Output]] = {}
+    output_needs: ClassVar[Mapping[str, str]] = {}
+    """Outputs that there are only with an option, and this option; for messages."""
     more_outputs: ClassVar[bool] = False
     """Whether a declaration may have outputs of other names beside these."""
     main: ClassVar[str] = ""

@@ -54,6 +54,7 @@ class InspectStage(Stage):
         "report": Output("inspect.json", "metrics"),
         "clean": Output("clean", "dataset"),
     }
+    output_needs: ClassVar[Mapping[str, str]] = {"clean": "drop"}
     main: ClassVar[str] = "report"
     uses_type_map: ClassVar[bool] = True
     later: ClassVar[tuple[str, ...]] = ("drop", "dedupe", "outliers", "property")
