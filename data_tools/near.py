@@ -1,6 +1,6 @@
 """Frames that are nearly the same: found by sorted distances, which no order of atoms and no motion changes.
 
-A frame is sketched by a few dozen numbers, each of which changes by at most `tol` when no distance changes by more:
+A frame is sketched by a few hundred numbers, each of which changes by at most `tol` when no distance changes by more:
 order statistics of the distances to near neighbours. Only frames whose sketches agree are compared atom by atom, so
 that a hundred thousand frames take about as long as their lists of neighbours.
 """
@@ -35,10 +35,10 @@ _FAR: Final = 1e4
 """Å; the radius where all distances are compared."""
 _NEIGHBOURS: Final = 40
 """Neighbours in the sphere that is compared, on average."""
-_NEAREST: Final = (1, 4, 12)
-"""A sketch holds, for atoms, the mean distance to so many nearest neighbours."""
-_ORDERS: Final = 64
-"""Most order statistics of each of these in a sketch."""
+_NEAREST: Final = 12
+"""A sketch holds the distances of atoms to so many nearest neighbours, each in an order of its own."""
+_ORDERS: Final = 32
+"""Most order statistics of each of these in a sketch, the extremes among them."""
 _COLUMNS: Final = 8
 """Numbers of a sketch, those that vary most, by which others like it are looked up."""
 _SLACK: Final = 1e-6
@@ -126,17 +126,15 @@ def _group_key(frame: Frame) -> bytes:
 
 
 def _sketch(frame: Frame) -> npt.NDArray[np.float32]:
-    """Return order statistics over the atoms of each element of mean distances to near neighbours, and the size."""
+    """Return order statistics, over the atoms of each element, of distances to n-th neighbours; and the size."""
     if frame.n_atoms == 0:
         return np.zeros(1, np.float32)
     radius = _FAR if _sees_all(frame) else _RADIUS
-    around = _table(frame, np.zeros(frame.n_atoms, np.int64), radius, max(_NEAREST))[:, 0]
+    around = _table(frame, np.zeros(frame.n_atoms, np.int64), radius, _NEAREST)[:, 0]
     chosen = np.unique(np.linspace(0, frame.n_atoms - 1, _ORDERS).round().astype(int))
-    means = [around[:, :count].mean(axis=1) for count in _NEAREST]
     size = 0.0 if frame.cell is None else (frame.volume / frame.n_atoms) ** (1 / 3)
-    return np.concatenate([*(mean[np.lexsort((mean, frame.types))][chosen] for mean in means), [size]]).astype(
-        np.float32
-    )
+    ordered = [column[np.lexsort((column, frame.types))][chosen] for column in around.T[:_NEAREST]]
+    return np.concatenate([*ordered, [size]]).astype(np.float32)
 
 
 def _sees_all(frame: Frame) -> bool:
