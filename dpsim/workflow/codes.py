@@ -112,7 +112,8 @@ CODES: dict[str, Code] = {
     "E211": Code(
         "A bad matrix",
         "'matrix:' maps names to lists of values: matrix: {T: [300, 600], P: [1 bar]}. Every combination "
-        "becomes one run of the stage, so values of an axis must differ. All stages of a file together may have "
+        "becomes one run of the stage, so values of an axis must differ, and the stage must use each axis: "
+        'temperature: "${matrix.T} K", seed: "${matrix.repeat}". All stages of a file together may have '
         "10,000 runs.",
     ),
     "E212": Code(

@@ -58,6 +58,18 @@ def fill(value: Any, scope: Scope, collector: Collector, path: Path) -> Any:
         return value
 
 
+def axes_in(value: Any) -> set[str]:
+    """Return the axes of a matrix that a value names."""
+    if isinstance(value, dict):
+        return set().union(*map(axes_in, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(axes_in, value))
+    if not isinstance(value, str) or "${" not in value:
+        return set()
+    found = (_NAME.fullmatch(match[2]) for match in _PATTERN.finditer(value) if match[2] is not None)
+    return {match[2] for match in found if match is not None and match[1] == "matrix"}
+
+
 def _fill_text(text: str, scope: Scope, spent: Budget) -> Any:
     whole = _PATTERN.fullmatch(text)
     if whole and whole[2] is not None:

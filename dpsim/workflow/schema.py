@@ -19,7 +19,7 @@ from dpsim.workflow.budget import MAX_TASKS
 from dpsim.workflow.document import Document, read_document
 from dpsim.workflow.elements import SYMBOLS
 from dpsim.workflow.ensemble import AXIS, members
-from dpsim.workflow.interpolate import Scope, fill
+from dpsim.workflow.interpolate import Scope, axes_in, fill
 from dpsim.workflow.loop import Loop, declared
 from dpsim.workflow.messages import report
 from dpsim.workflow.peer_parts import translated
@@ -324,6 +324,8 @@ class _Maker:
         body = {key: value for key, value in raw.items() if key not in kept}
         if isinstance(body.get("resources"), str):
             body["resources"] = granted.model_dump(exclude_none=True)
+        if all_points:
+            _check_axes(all_points[0], body, (*path, "matrix"), collector)
         result = []
         numbers = range(1, members + 1)
         named = [{**point, AXIS: number} if members > 1 else point for point in all_points for number in numbers]
@@ -358,6 +360,13 @@ class _Maker:
             if not _left_out(inner):
                 made += tasks
         return made, tuple(name for name, inner in found.items() if _left_out(inner))
+
+
+def _check_axes(point: Mapping[str, Any], body: dict[str, Any], path: Path, collector: Collector) -> None:
+    """Refuse axes whose points would all be the same."""
+    for axis in sorted(set(point) - axes_in(body)):
+        message = f"{axis!r} is used nowhere in this stage, so its points are all the same; write ${{matrix.{axis}}}"
+        collector.add("E211", (*path, axis), f"{message} where it counts", key=True)
 
 
 def _filled(body: dict[str, Any], point: Mapping[str, Any], collector: Collector, path: Path) -> dict[str, Any]:

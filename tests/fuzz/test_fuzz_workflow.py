@@ -84,14 +84,15 @@ def test_what_is_filled_in_is_bounded(tmp_path: Path) -> None:
 
 def test_tasks_of_all_matrices_are_bounded(tmp_path: Path) -> None:
     axis = ", ".join(map(str, range(100)))
-    one = f"{{uses: command, run: [x], matrix: {{a: [{axis}], b: [{axis[: axis.index(', 60')]}]}}}}"
+    axes = f"{{a: [{axis}], b: [{axis[: axis.index(', 60')]}]}}"
+    one = f"{{uses: command, run: ['${{matrix.a}}${{matrix.b}}'], matrix: {axes}}}"
     assert codes(tmp_path, f"dpsim: 1\nstages:\n  s: {one}\n  t: {one}\n") == ["E211"]
 
 
 def test_values_of_all_matrix_points_are_bounded(tmp_path: Path) -> None:
     axis = ", ".join(map(str, range(5000)))
     long = ", ".join(["x"] * 1000)
-    text = f"dpsim: 1\nstages:\n  s: {{uses: command, matrix: {{a: [{axis}]}}, run: [{long}]}}\n"
+    text = f"dpsim: 1\nstages:\n  s: {{uses: command, matrix: {{a: [{axis}]}}, run: ['${{matrix.a}}', {long}]}}\n"
     assert codes(tmp_path, text) == ["E103"]
 
 
@@ -110,7 +111,8 @@ def test_names_of_folders_are_not_too_long(tmp_path: Path) -> None:
     assert codes(tmp_path, f"dpsim: 1\nstages:\n  {'s' * 101}: {{uses: command, run: [x]}}\n") == ["E209"]
     assert codes(tmp_path, f"dpsim: 1\nname: {'n' * 101}\nstages:\n  s: {{uses: command, run: [x]}}\n") == ["E205"]
     axes = ", ".join(f"{a * 30}: [{'v' * 60}]" for a in "abcdefg")
-    (tmp_path / "w.yaml").write_text(f"dpsim: 1\nstages:\n  s: {{uses: command, run: [x], matrix: {{{axes}}}}}\n")
+    run = ", ".join(f'"${{matrix.{a * 30}}}"' for a in "abcdefg")
+    (tmp_path / "w.yaml").write_text(f"dpsim: 1\nstages:\n  s: {{uses: command, run: [{run}], matrix: {{{axes}}}}}\n")
     (name,) = load(tmp_path / "w.yaml").order
     assert len(name.encode()) < 255
 

@@ -22,7 +22,7 @@ profiles:
   c: {{{profile}}}
 stages:
   a: {{uses: command, run: ["true"], resources: {resources}}}
-  m: {{uses: command, run: ["true"], matrix: {{T: [1, 2]}}}}
+  m: {{uses: command, run: ["true", "${{matrix.T}}"], matrix: {{T: [1, 2]}}}}
 """
 needs_dpdispatcher = pytest.mark.skipif(find_spec("dpdispatcher") is None, reason="dpdispatcher is not installed")
 SLURM = {"batch_type": "Slurm", "context_type": "LazyLocalContext"}

@@ -168,6 +168,8 @@ def test_places_are_the_keys_that_were_written(tmp_path: Path, model: str, place
         ("{uses: command, run: [x], resources: {rank: 1}}", "E203", "'rank' is not a key of resources"),
         ("{uses: command, run: [x], matrix: {T: [1, 1]}}", "E211", "stands twice"),
         ("{uses: command, run: [x], matrix: {T: 3}}", "E211", "needs a list"),
+        ("{uses: command, run: [x], matrix: {T: [1, 2]}}", "E211", "'T' is used nowhere in this stage"),
+        ("{uses: command, run: ['${matrix.T}'], matrix: {T: [1], P: [1]}}", "E211", "'P' is used nowhere"),
         ("{uses: command, run: 7}", "E205", "found 7, expected a list"),
         ("[1]", "E205", "found a list, expected a mapping"),
         ("{uses: inspect, from: [data]}", "E205", "found a list, expected text or a mapping"),

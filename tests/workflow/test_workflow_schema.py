@@ -93,7 +93,7 @@ def test_values_may_be_filled_in_later(validator: Any, tmp_path: Path) -> None:
         "dpsim: 1\ntype_map: [Cu]\nvars: {n: 5, T: 300, x: [1]}\nx-note: 1\nstages:\n"
         "  m:\n    uses: train\n    data: {path: .}\n    model: {preset: dpa3-tiny}\n"
         '    steps: "${vars.n}"\n    x-note: more\n    loss: {forces: "${vars.n}"}\n'
-        '  c: {uses: command, matrix: {x: "${vars.x}"}, run: [x]}\n'
+        '  c: {uses: command, matrix: {x: "${vars.x}"}, run: ["${matrix.x}"]}\n'
     )
     assert not list(validator.iter_errors(load_text(text, "w").data))
     (tmp_path / "w.yaml").write_text(text)
