@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from data_tools.code_calculators import CodeConfig
 from dpsim.config import Config, Energy, Length, Temperature
 from dpsim.errors import DataError, SetupError
 
@@ -192,7 +193,9 @@ class PySCFConfig(Config):
         return PySCFMolecule(**self.model_dump(exclude={"name"}))
 
 
-CalculatorConfig = Annotated[EMTConfig | TBLiteConfig | EAMConfig | LJConfig | PySCFConfig, Field(discriminator="name")]
+CalculatorConfig = Annotated[
+    EMTConfig | TBLiteConfig | EAMConfig | LJConfig | PySCFConfig | CodeConfig, Field(discriminator="name")
+]
 """Settings of a calculator, chosen by `name`."""
 
 

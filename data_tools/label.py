@@ -18,6 +18,7 @@ from data_tools.calculators import (
     PySCFConfig,
     TBLiteConfig,
 )
+from data_tools.code_calculators import CodeConfig
 from data_tools.journal import Journal, task_key
 from data_tools.pool import run_tasks
 from data_tools.structure_config import MDSampling
@@ -34,7 +35,7 @@ __all__ = ["CalculatorConfig", "LabelResult", "label"]
 
 Progress = Callable[[int, int, str], None]
 """Called with frames done, frames in all, and the source of the frame just finished."""
-_Calculator = EMTConfig | TBLiteConfig | EAMConfig | LJConfig | PySCFConfig
+_Calculator = EMTConfig | TBLiteConfig | EAMConfig | LJConfig | PySCFConfig | CodeConfig
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def label(
     tasks = [_task(i, atoms, calculator, chosen) for i, atoms in enumerate(structures)]
     planned = {task["task"]: _planned(task) for task in tasks}
     keys = {task["task"]: task_key(task) for task in tasks}
+    if isinstance(calculator, CodeConfig):
+        _add_code(tasks, keys, calculator, output)
     with Journal(output / "journal.jsonl") as journal:
         reused = sum(len(journal.frames.get(key, ())) for key in set(keys.values()))
         errors = _work(tasks, keys, planned, journal, workers, output / "workers.log", structures, on_progress)
@@ -157,7 +160,10 @@ def _check(
 
 
 def _task(i: int, atoms: Atoms, calculator: _Calculator, properties: tuple[Property, ...]) -> dict[str, Any]:
-    settings = calculator.model_dump(mode="json")
+    if isinstance(calculator, CodeConfig):
+        settings = {**calculator.key_settings(), "files": calculator.digests()}
+    else:
+        settings = calculator.model_dump(mode="json")
     if isinstance(calculator, EAMConfig):
         settings["potential"] = str(calculator.file())
     return {
@@ -167,6 +173,16 @@ def _task(i: int, atoms: Atoms, calculator: _Calculator, properties: tuple[Prope
         "properties": sorted(properties),
         "md": atoms.info.get("sampling"),
     }
+
+
+def _add_code(tasks: Sequence[dict[str, Any]], keys: Mapping[int, str], config: CodeConfig, output: Path) -> None:
+    """Give tasks what is not part of their key: how the code is started and where; the command is written down."""
+    located = config.located()
+    settings = located.model_dump(mode="json")
+    write_json(output / "calculator.json", {"name": config.name, "command": located.command, "cores": config.cores})
+    for task in tasks:
+        task["calculator"] = settings
+        task["folder"] = str(output.absolute() / "frames" / keys[task["task"]][:16])
 
 
 def _planned(task: Mapping[str, Any]) -> int:

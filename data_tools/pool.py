@@ -39,8 +39,16 @@ class _Worker:
                 answers.put((self, json.loads(line)))
             except ValueError:  # the last line of a process that was killed
                 break
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+            self._kill_programs()
         self.process.wait()
         answers.put((self, None))
+
+    def _kill_programs(self) -> None:
+        """End the programs that calculators started and a worker that died has left."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def give(self, task: dict[str, Any]) -> None:
         """Send a task; a worker that is gone answers with its end."""
@@ -53,6 +61,7 @@ class _Worker:
     def end(self, kill: bool) -> None:
         """Close the process and its pipes."""
         if kill:
+            self._kill_programs()
             self.process.kill()
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from data_tools.calculators import CalculatorConfig
+from data_tools.code_calculators import CodeConfig
 from data_tools.structure_config import MDSampling
+from dpsim.errors import StageError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -84,10 +88,10 @@ def labels_of(atoms: Atoms, properties: list[str]) -> dict[str, Any]:
 
 def run_task(task: Answer, send: Callable[[Answer], None]) -> None:
     """Do one task and send its answers."""
-    calculator = TypeAdapter(CalculatorConfig).validate_python(task["calculator"])
+    build = _builder(task)
     atoms = atoms_from_dict(task["atoms"])
     if task["md"] is None:
-        atoms.calc = calculator.build(atoms)
+        atoms.calc = build(atoms)
         try:
             single = {**atoms_to_dict(atoms), "labels": labels_of(atoms, task["properties"])}
         finally:
@@ -96,13 +100,23 @@ def run_task(task: Answer, send: Callable[[Answer], None]) -> None:
         return
     settings = MDSampling.model_validate(task["md"]["md"])
     for number, frame, state in trajectory(
-        atoms, calculator.build, settings, task["md"]["seed"], task["properties"], task.get("state")
+        atoms, build, settings, task["md"]["seed"], task["properties"], task.get("state")
     ):
         send({"task": task["task"], "number": number, "frame": frame, "state": state})
 
 
+def _builder(task: Answer) -> Callable[[Atoms], Any]:
+    calculator = TypeAdapter(CalculatorConfig).validate_python(task["calculator"])
+    if not isinstance(calculator, CodeConfig):
+        return calculator.build
+    folder, properties = Path(task["folder"]), tuple(task["properties"])
+    if task["md"] is not None:
+        properties = tuple({*properties, "forces"})
+    return lambda atoms: calculator.build(atoms, folder, properties)
+
+
 def close(calculator: Any) -> None:
-    """End what a calculator holds besides memory (LAMMPS)."""
+    """End what a calculator holds besides memory (LAMMPS, folders)."""
     if hasattr(calculator, "clean"):
         calculator.clean()
 
@@ -191,6 +205,8 @@ def _watch_parent(parent: int) -> None:
     """End this process when the one that started it is gone, even in the midst of a calculation."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)  # with the programs that calculators started
     os._exit(1)
 
 
@@ -209,7 +225,7 @@ def main() -> None:
         try:
             run_task(task, send)
         except Exception as error:  # whatever a calculator raises is a failed frame
-            text = " ".join(str(error).split())[:300]
+            text = " ".join(str(error).split())[: 900 if isinstance(error, StageError) else 300]
             send({"task": task["task"], "error": f"{type(error).__name__}: {text}".rstrip(": ")})
         else:
             send({"task": task["task"], "done": True})

@@ -165,8 +165,9 @@ CODES: dict[str, Code] = {
         "Every element of a structure needs a place in 'type_map:'. Add it, or remove the structure.",
     ),
     "E403": Code(
-        "A package that a stage needs is not installed",
-        "The message names the package and the command that installs it.",
+        "A package or program that a stage needs is not installed",
+        "The message names the package and the command that installs it, or what is to be written into the file that "
+        "says how a program is started.",
     ),
     "E404": Code(
         "A stage asks for more than there is",

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from data_tools.calculators import CalculatorConfig, EAMConfig, PySCFConfig, TBLiteConfig
+from data_tools.code_calculators import CodeConfig
 from dpsim.calculators.statics.declared import FramesConfig, Place, declared
-from dpsim.workflow.stage import Files, Input, MaybeReference, Resources, SeededStage, Slot, Source, sources_of
+from dpsim.workflow.stage import Input, MaybeReference, Resources, SeededStage, Slot, Source, sources_of
 from dpsim.workflow.stages.freeze import device_for
-from dpsim.workflow.stages.label import citation_of, elements_of_structure, files_of_structure
+from dpsim.workflow.stages.label import (
+    citation_of,
+    elements_of_structure,
+    files_of_calculator,
+    files_of_structure,
+    key_of_calculator,
+    missing_program,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -54,8 +62,7 @@ class DrivenStage(SeededStage):
     def sources(self) -> Iterator[Source]:
         """Yield the model, the file of the calculator, and what structures are read from."""
         yield from sources_of("potential", ("potential",), self.potential)
-        if isinstance(self.calculator, EAMConfig) and "/" in self.calculator.potential:
-            yield Source("calculator", ("calculator", "potential"), Files(path=self.calculator.potential))
+        yield from files_of_calculator(self.calculator)
         for place, value in self.structure_places():
             for where, _, one in declared(place, value):
                 if isinstance(one, FramesConfig):
@@ -76,6 +83,14 @@ class DrivenStage(SeededStage):
         """Yield the package of the calculator."""
         if isinstance(self.calculator, TBLiteConfig | PySCFConfig):
             yield ("calculator", "name"), self.calculator.name, _INSTALL
+
+    def programs(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield what a code lacks on this machine."""
+        yield from missing_program(self.calculator)
+
+    def key_options(self) -> dict[str, Any]:
+        """Return the options without how the program of a code is started."""
+        return key_of_calculator(super().key_options(), self.calculator)
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Check that there is one thing that drives."""
@@ -106,7 +121,7 @@ class DrivenStage(SeededStage):
         """The calculator with the full path of its file, since it is opened later."""
         if isinstance(self.calculator, EAMConfig):
             return self.calculator.model_copy(update={"potential": str(self.calculator.file())})
-        return self.calculator
+        return self.calculator.located() if isinstance(self.calculator, CodeConfig) else self.calculator
 
     def structures_of(self, context: Context, value: Any, place: str = "on") -> list[Atoms]:
         """Return the structures of a declaration."""

@@ -388,6 +388,9 @@ def check_surroundings(plan: Plan) -> None:
             if importlib.util.find_spec(module) is None:
                 message = f"the Python package {module!r} is not installed; run: {command}"
                 workflow.collector.add("E403", (*task.path, *where), message)
+        if workflow.profile.executor == "local":  # the machines of a cluster have their own programs
+            for where, message in task.config.programs():
+                workflow.collector.add("E403", (*task.path, *where), message)
 
 
 def _check_files(workflow: Workflow, place: Path, patterns: Sequence[str], slot: Slot) -> None:

@@ -213,6 +213,10 @@ class Stage(Config):
         """Yield (place, module, command that installs it) of optional packages that the settings need."""
         return iter(())
 
+    def programs(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield (place, sentence) of programs that the settings need and this machine lacks."""
+        return iter(())
+
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield (place, sentence) of settings that do not fit each other, beyond what pydantic checks."""
         return iter(())

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from data_tools.calculators import EAMConfig, EMTConfig, LJConfig, PySCFConfig, TBLiteConfig
+    from data_tools.code_calculators import CodeConfig
     from dpsim.calculators.evaluate import Potential
 
-    CalculatorSettings = EAMConfig | EMTConfig | LJConfig | PySCFConfig | TBLiteConfig
+    CalculatorSettings = EAMConfig | EMTConfig | LJConfig | PySCFConfig | TBLiteConfig | CodeConfig
 
 Array = NDArray[np.float64]
 Progress = Callable[..., None]

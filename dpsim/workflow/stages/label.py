@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from data_tools.calculators import CalculatorConfig, EAMConfig, PySCFConfig, TBLiteConfig
+from data_tools.code_calculators import CodeConfig
 from data_tools.structure_config import (
     AnyStructure,
     AtomConfig,
@@ -22,6 +23,7 @@ from data_tools.structure_config import (
     StructureConfig,
 )
 from dpsim.config import Fraction
+from dpsim.errors import SetupError
 from dpsim.workflow.elements import SYMBOLS
 from dpsim.workflow.stage import (
     Files,
@@ -46,6 +48,15 @@ _CITATIONS = {
     "GFN2-xTB": "GFN2-xTB: C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory Comput. 15, 1652 (2019)",
     "emt": "EMT: K. W. Jacobsen, P. Stoltze, J. K. Norskov, Surf. Sci. 366, 394 (1996)",
     "eam": "EAM: M. S. Daw, M. I. Baskes, Phys. Rev. B 29, 6443 (1984)",
+    "espresso": "Quantum ESPRESSO: P. Giannozzi et al., J. Phys.: Condens. Matter 29, 465901 (2017)",
+    "cp2k": "CP2K: T. D. Kühne et al., J. Chem. Phys. 152, 194103 (2020)",
+    "vasp": "VASP: G. Kresse, J. Furthmüller, Phys. Rev. B 54, 11169 (1996)",
+    "abinit": "ABINIT: X. Gonze et al., Comput. Phys. Commun. 248, 107042 (2020)",
+    "siesta": "SIESTA: A. García et al., J. Chem. Phys. 152, 204108 (2020)",
+    "aims": "FHI-aims: V. Blum et al., Comput. Phys. Commun. 180, 2175 (2009)",
+    "orca": "ORCA: F. Neese, F. Wennmohs, U. Becker, C. Riplinger, J. Chem. Phys. 152, 224108 (2020)",
+    "nwchem": "NWChem: E. Aprà et al., J. Chem. Phys. 152, 184102 (2020)",
+    "dftb": "DFTB+: B. Hourahine et al., J. Chem. Phys. 152, 124101 (2020)",
     "pyscf": "PySCF: Q. Sun et al., J. Chem. Phys. 153, 024109 (2020)",
 }
 
@@ -92,8 +103,7 @@ class LabelStage(SeededStage):
         yield from sources_of("from", ("from",), self.from_)
         for place, config in self.built():
             yield from files_of_structure("structures", place, config)
-        if isinstance(self.calculator, EAMConfig) and "/" in self.calculator.potential:
-            yield Source("calculator", ("calculator", "potential"), Files(path=self.calculator.potential))
+        yield from files_of_calculator(self.calculator)
 
     def elements(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield the elements of crystals and of molecules named by their formula."""
@@ -104,6 +114,14 @@ class LabelStage(SeededStage):
         """Yield the package of the calculator."""
         if isinstance(self.calculator, TBLiteConfig | PySCFConfig):
             yield ("calculator", "name"), self.calculator.name, _INSTALL
+
+    def programs(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield what a code lacks on this machine."""
+        yield from missing_program(self.calculator)
+
+    def key_options(self) -> dict[str, Any]:
+        """Return the options without how the program of a code is started."""
+        return key_of_calculator(super().key_options(), self.calculator)
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Check that there is something to label."""
@@ -142,12 +160,36 @@ class LabelStage(SeededStage):
                 context.work,
                 properties=self.properties,
                 tolerate_failures=self.tolerate_failures,
-                workers=context.resources.cpus,
+                workers=max(1, (context.resources.cpus or 1) // getattr(self.calculator, "cores", 1)),
                 on_progress=lambda done, total, *rest: context.progress(done, total, "frames labelled"),
             )
         shutil.copy2(result.frames, context.out / "frames.extxyz")
         shutil.copy2(result.failed, context.out / "failed.json")
         write_json(context.out / "metrics.json", {"frames": result.n_frames, "failed": result.n_failed})
+
+
+def files_of_calculator(calculator: CalculatorConfig | None) -> Iterator[Source]:
+    """Yield the files that a calculator names: potentials, pseudopotentials, a template."""
+    if isinstance(calculator, EAMConfig) and "/" in calculator.potential:
+        yield Source("calculator", ("calculator", "potential"), Files(path=calculator.potential))
+    elif isinstance(calculator, CodeConfig):
+        with contextlib.suppress(SetupError):  # which `missing_program` says
+            for place, path in list(calculator.files()):
+                yield Source("calculator", ("calculator", *place), Files(path=path))
+
+
+def missing_program(calculator: CalculatorConfig | None) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the sentence that says why a code cannot be started."""
+    if isinstance(calculator, CodeConfig):
+        try:
+            calculator.words()
+        except SetupError as error:
+            yield ("calculator", "name"), str(error)
+
+
+def key_of_calculator(options: dict[str, Any], calculator: CalculatorConfig | None) -> dict[str, Any]:
+    """Return options of a stage with those of a code that decide the result: not its command, profile and cores."""
+    return {**options, "calculator": calculator.key_settings()} if isinstance(calculator, CodeConfig) else options
 
 
 def citation_of(calculator: CalculatorConfig) -> Iterator[str]:
