@@ -248,7 +248,7 @@ class CodeConfig(Config):
             raise DataError(f"{name}: {self.name} needs a cell, but the structure has none: put the molecule in a box")
         if self.name == "espresso":
             self._check_pseudopotentials(atoms, name)
-        if self.name == "vasp" and not Path(variable("VASP_PP_PATH") or "").is_dir():
+        if self.name == "vasp" and not os.path.isdir(variable("VASP_PP_PATH") or ""):
             raise SetupError(
                 f"calculator vasp: VASP_PP_PATH is {variable('VASP_PP_PATH')}, expected a folder with POTCAR files: "
                 f"write it into section [environment] of {config_file()}"

@@ -12,6 +12,7 @@ from contextlib import ExitStack, chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase.calculators.abinit import Abinit, AbinitProfile
 from ase.calculators.aims import Aims, AimsProfile
 from ase.calculators.calculator import Calculator, StandardProfile, all_changes
@@ -93,7 +94,9 @@ class CodeCalculator(Calculator):  # type: ignore[misc]
         if self._unconverged(folder) or getattr(calculator, "converged", None) is False:
             raise StageError("self-consistency was not reached")
         results = calculator.results
-        missing = [name for name in wanted if results.get(name) is None]
+        missing = [
+            name for name in wanted if results.get(name) is None or np.shape(results[name]) != _shape(name, len(atoms))
+        ]
         if missing:
             raise StageError(f"gave no {missing[0]}: see what its settings compute, or take it out of properties")
         found = {name: results[name] for name in wanted}
@@ -122,6 +125,11 @@ class CodeCalculator(Calculator):  # type: ignore[misc]
                 folder.rmdir()
             except OSError:
                 return
+
+
+def _shape(name: str, n: int) -> tuple[int, ...]:
+    """Return the shape of a result of n atoms; some readers give empty arrays for what they do not find."""
+    return {"energy": (), "forces": (n, 3), "stress": (6,)}[name]
 
 
 def tail(path: Path) -> str:
