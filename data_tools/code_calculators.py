@@ -76,6 +76,13 @@ _TAKEN = ("profile", "directory", "command", "label", "atoms", "restart", "txt",
 """Arguments of ASE's calculators that are not settings of the method."""
 _FOLDERS = ("pseudo_dir", "pp_paths", "pseudo_path", "slako_dir", "species_dir")
 _FILES = ("basis_set_file", "potential_file")
+_KNOWN = {
+    "espresso": (
+        "input_data", "pseudopotentials", "kpts", "kspacing", "koffset", "crystal_coordinates", "additional_cards"
+    ),
+    "orca": ("charge", "mult", "orcasimpleinput", "orcablocks"),
+}  # fmt: skip
+"""Settings of the calculators that pass over others in silence."""
 _LAUNCHERS = ("mpirun", "mpiexec", "srun", "env")
 _SHELL = re.compile(r"\d*[<>|&;]")
 _NOT_IN_KEY = ("profile", "command", "cores", "keep")
@@ -121,6 +128,10 @@ class CodeConfig(Config):
             raise ValueError(
                 f"{moving[0]} would move the atoms, but labels are those of the given structure: take it out"
             )
+        known = _KNOWN.get(self.name)
+        unknown = [name for name in self.settings if known is not None and name not in known]
+        if known is not None and unknown:
+            raise ValueError(f"{unknown[0]} is not a setting of {self.name}, expected some of {', '.join(known)}")
         if self.name == "espresso":
             _check_namelists(self.settings.get("input_data", {}))
         return self
@@ -248,6 +259,7 @@ class CodeConfig(Config):
             raise DataError(f"{name}: {self.name} needs a cell, but the structure has none: put the molecule in a box")
         if self.name == "espresso":
             self._check_pseudopotentials(atoms, name)
+            self._check_template()
         if self.name == "vasp" and not os.path.isdir(variable("VASP_PP_PATH") or ""):
             raise SetupError(
                 f"calculator vasp: VASP_PP_PATH is {variable('VASP_PP_PATH')}, expected a folder with POTCAR files: "
@@ -267,6 +279,25 @@ class CodeConfig(Config):
                 f"calculator espresso: the folder of the pseudopotentials is not known: write pseudo_dir = FOLDER into "
                 f"section [espresso] of {config_file()}, or give settings.input_data.control.pseudo_dir"
             )
+
+    def _check_template(self) -> None:
+        from ase.io.espresso import read_fortran_namelist
+
+        if self.input is None:
+            return
+        try:
+            with Path(self.input).expanduser().open(encoding="utf-8") as file:
+                data, cards = read_fortran_namelist(file)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.input} cannot be read ({error}): expected namelists of pw.x") from None
+        cards = [line for line in cards if line.strip()]
+        if cards:
+            raise DataError(
+                f"{self.input} has {cards[0].strip()!r}, expected namelists only: cards are made of the structure, "
+                "of kpts and of pseudopotentials in settings: take it out"
+            )
+        if "pseudo_dir" in data.get("control", {}):
+            raise DataError(f"{self.input} has pseudo_dir: write it into settings.input_data.control, or ASE's file")
 
     def build(self, atoms: Atoms, folder: Path | None = None, properties: tuple[str, ...] | None = None) -> Any:
         """Return the calculator.

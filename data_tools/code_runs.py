@@ -231,7 +231,11 @@ def _aims(config: CodeConfig, folder: Path, atoms: Atoms, wanted: list[str]) -> 
 
 
 def _orca(config: CodeConfig, folder: Path, atoms: Atoms, wanted: list[str]) -> Any:
-    return ORCA(profile=_runs(OrcaProfile(_command(config))), directory=folder, **_settings(config))
+    settings = _settings(config)
+    if "forces" in wanted:
+        simple = str(settings.get("orcasimpleinput", "B3LYP def2-TZVP"))  # the default of ASE
+        settings["orcasimpleinput"] = simple if "engrad" in simple.lower() else f"{simple} EnGrad"
+    return ORCA(profile=_runs(OrcaProfile(_command(config))), directory=folder, **settings)
 
 
 class _Profile(StandardProfile):  # type: ignore[misc]

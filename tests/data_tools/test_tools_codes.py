@@ -278,6 +278,8 @@ def test_what_the_code_does_not_take(tmp_path: Path, options: dict[str, Any], at
         ({"settings": {"input_data": {"calculation": "relax"}}}, "calculation is 'relax', expected 'scf'"),
         ({"settings": {"input_data": {"control": {"outdir": "x"}}}}, "outdir is set for each frame"),
         ({"settings": {"input_data": "x"}}, "input_data is 'x', expected namelists"),
+        ({"settings": {"ecutwfc": 40}}, "ecutwfc is not a setting of espresso, expected some of input_data"),
+        ({"name": "orca", "settings": {"xc": "PBE"}}, "xc is not a setting of orca"),
         ({"name": "vasp", "settings": {"nsw": 10}}, "nsw would move the atoms"),
         ({"name": "orca", "input": "orca.inp"}, "orca takes no input file, only cp2k and espresso do"),
         ({"command": []}, "at least 1 item"),
@@ -367,6 +369,27 @@ def test_quantum_espresso_gives_forces_that_are_derivatives(tmp_path: Path) -> N
         moved.calc = config.build(moved)
         ends.append(moved.get_potential_energy())
     assert frame.arrays["REF_forces"][0, 0] == pytest.approx((ends[0] - ends[1]) / 0.02, abs=2e-3)
+
+
+def test_a_template_of_quantum_espresso_has_namelists_only(tmp_path: Path) -> None:
+    for text, sentence in (
+        ("&system\n ecutwfc = 30\n/\nK_POINTS gamma\n", "has 'K_POINTS gamma', expected namelists only"),
+        ("&control\n pseudo_dir = 'x'\n/\n", "has pseudo_dir: write it into settings.input_data.control"),
+    ):
+        template = tmp_path / "pw.in"
+        template.write_text(text)
+        (tmp_path / "Si.upf").touch()
+        settings = {"pseudopotentials": {"Si": "Si.upf"}, "input_data": {"pseudo_dir": str(tmp_path)}}
+        config = CodeConfig(name="espresso", input=str(template), settings=settings, command=["true"])
+        with pytest.raises(DataError, match=sentence):
+            config.check(silicon(), ("energy",))
+    template.write_text("&system\n ecutwfc = 30\n nbnd = 6\n/\n")
+    settings["input_data"]["ecutwfc"] = 20
+    silicon_calculator = config.model_copy(update={"settings": settings}).build(silicon(), tmp_path / "run")
+    with pytest.raises(StageError, match=r"gave no|espresso in"):
+        silicon_calculator.calculate(silicon())
+    written = (tmp_path / "run/run-1/espresso.pwi").read_text().lower()
+    assert [line.split()[-1] for line in written.splitlines() if "ecutwfc" in line or "nbnd" in line] == ["20", "6"]
 
 
 def test_quantum_espresso_that_does_not_converge_is_a_failure(tmp_path: Path) -> None:

@@ -386,7 +386,7 @@ def test_calculators_are_chosen_by_name() -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(CalculatorConfig)
     assert isinstance(adapter.validate_python({"name": "tblite", "method": "GFN2-xTB"}), TBLiteConfig)
     for wrong in (
-        {"name": "vasp"},
+        {"name": "gaussian"},
         {"method": "GFN1-xTB"},
         {"name": "tblite", "method": "PM6"},
         {"name": "emt", "x": 1},
