@@ -389,7 +389,8 @@ def test_a_template_of_quantum_espresso_has_namelists_only(tmp_path: Path) -> No
     with pytest.raises(StageError, match=r"gave no|espresso in"):
         silicon_calculator.calculate(silicon())
     written = (tmp_path / "run/run-1/espresso.pwi").read_text().lower()
-    assert [line.split()[-1] for line in written.splitlines() if "ecutwfc" in line or "nbnd" in line] == ["20", "6"]
+    values = dict(line.replace(" ", "").split("=") for line in written.splitlines() if "=" in line)
+    assert (values["ecutwfc"], values["nbnd"], values["tprnfor"]) == ("20", "6", ".true.")
 
 
 def test_quantum_espresso_that_does_not_converge_is_a_failure(tmp_path: Path) -> None:
