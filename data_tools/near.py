@@ -1,8 +1,8 @@
 """Frames that are nearly the same: found by sorted distances, which no order of atoms and no motion changes.
 
 A frame is sketched by a few hundred numbers, each of which changes by at most `tol` when no distance changes by more:
-order statistics of the distances to near neighbours. Only frames whose sketches agree are compared atom by atom, so
-that a hundred thousand frames take about as long as their lists of neighbours.
+order statistics of the distances to near neighbours. Only frames whose sketches agree are compared atom by atom;
+most of the time goes into lists of neighbours unless many frames are alike.
 """
 
 from __future__ import annotations
