@@ -54,6 +54,11 @@ def on_a_terminal(folder: Path, *words: str) -> tuple[int, str]:
     return process.wait(timeout=60), drawn.decode()
 
 
+def heeding_ctrl_c() -> None:
+    """Undo what a process in the background of a shell without job control inherits: that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_for(path: Path) -> None:
     end = time.monotonic() + 60
     while not path.exists():
@@ -120,8 +125,9 @@ def test_ctrl_c_leaves_the_run_alone(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(LONG)
     for words in (["run", "w.yaml", "--watch"], ["watch", "w.yaml"]):
         watching = subprocess.Popen(
-            [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=heeding_ctrl_c,
+        )  # fmt: skip
         wait_for(tmp_path / "runs/demo/stages/a/work/f")
         time.sleep(1.0)
         watching.send_signal(signal.SIGINT)
