@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from dpsim.calculators.model_summary import Facts, summarize
-from dpsim.data.files import read_json
+from dpsim.data.files import digest_of, read_json
 from dpsim.descriptors.citations import citations_of
 from dpsim.errors import DataError, ModelError
 from dpsim.model.checkpoint import read_header
@@ -49,7 +48,7 @@ def model_card(path: str | Path, head: str | None = None) -> Facts:
             if provenance.get(name)}  # fmt: skip
     return {
         "file": path.name,
-        "sha256": _sha256(path),
+        "sha256": digest_of(path),
         "bytes": path.stat().st_size,
         **{name: value for name, value in told.items() if name != "provenance"},
         **({"checks": frozen["checks"]} if frozen.get("checks") else {}),
@@ -58,11 +57,6 @@ def model_card(path: str | Path, head: str | None = None) -> Facts:
         **({"validation metric": provenance["metric"]} if "metric" in provenance else {}),
         "citations": list(dict.fromkeys(citations_of(header.get("config") or told))),
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _frozen_card(path: Path, facts: Facts) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from dpsim.cli.common import json_option, load_plan, print_json, run_dir_of, run
 from dpsim.errors import ConfigError, Interrupted, StageError
 
 if TYPE_CHECKING:
+    from dpsim.workflow.outcome import Outcome
     from dpsim.workflow.plan import Plan
-    from dpsim.workflow.runner import Outcome
 
 
 @click.command("run")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from dpsim.data.files import digest_of
 from dpsim.errors import ConfigError, DataError, SetupError
 
 Report = Callable[[float, float | None], None]
@@ -104,12 +105,6 @@ def _there_already(target: Path, sha256: str) -> str:
 
 def _digest_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lock(file: BinaryIO, target: Path) -> None:

@@ -1,7 +1,8 @@
-"""Folders and files that appear whole or not at all."""
+"""Folders and files that appear whole or not at all, digests, and files that grow while they are read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -109,3 +110,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def added_lines(path: Path, offset: int) -> tuple[list[str], int]:
+    """Return the whole lines of a file behind a byte offset, and where they end.
+
+    A half-written line waits for its end; a file that does not exist has no lines yet.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            added = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = added[: added.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "replace").split("\n")[:-1], offset + len(whole)

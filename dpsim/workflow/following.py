@@ -10,9 +10,9 @@ from dpsim.workflow import locks
 from dpsim.workflow.events import last_start, read_events
 from dpsim.workflow.executor import tail
 from dpsim.workflow.files import read_json
+from dpsim.workflow.outcome import Failure, Outcome
 from dpsim.workflow.outline import Outline
 from dpsim.workflow.progress import View
-from dpsim.workflow.runner import Failure, Outcome
 from dpsim.workflow.store import Store
 
 _UNFINISHED: Final = ("running", "queued")

@@ -10,7 +10,7 @@ import selectors
 import signal
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal
@@ -27,6 +27,8 @@ from dpsim.workflow.executors.tickets import read_ticket
 from dpsim.workflow.files import disk_problem, link_folder, write_atomic
 from dpsim.workflow.loop import LoopFailed, grow
 from dpsim.workflow.manifest import Manifest
+from dpsim.workflow.orders import write_orders
+from dpsim.workflow.outcome import Failure, Outcome, how_it_ended
 from dpsim.workflow.outline import Outline
 from dpsim.workflow.plan import Plan
 from dpsim.workflow.progress import View
@@ -49,32 +51,6 @@ class RunOptions:
     keep_going: bool = False
     use_cache: bool = True
     verify: bool = False
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A task that failed."""
-
-    task: str
-    message: str
-    code: int
-    log: Path
-    lines: tuple[str, ...] = ()
-
-
-@dataclass
-class Outcome:
-    """How a run ended."""
-
-    code: int
-    states: dict[str, str]
-    seconds: float
-    failures: list[Failure] = field(default_factory=list)
-    signal: int | None = None
-
-    def count(self, *states: str) -> int:
-        """Return how many tasks are in one of the states."""
-        return sum(state in states for state in self.states.values())
 
 
 class Runner:
@@ -312,7 +288,7 @@ class Runner:
         try:
             handle = self.executors[name].reattach(job)
             if handle is None:
-                self._write_inputs(name, decision)
+                write_orders(self.plan, self.store, name, decision, self.granted[name])
                 handle, reason = self.executors[name].submit(job), decision.reason
         except DpsimError as error:
             self._fail(name, Failure(name, str(error), error.exit_code, self.store.run_dir), entry)
@@ -333,35 +309,6 @@ class Runner:
         if ticket is not None and ticket.state != "over":
             job = f"job {ticket.job_id} of {ticket.machine}"
             self.view.message(f"{name}: {job} is for what the stage was before; end it there if it is not needed")
-
-    def _write_inputs(self, name: str, decision: Decision) -> None:
-        """Write what the process of a stage is told: its options, what it is granted, its inputs."""
-        entry, key = decision.entry, decision.key
-        assert entry is not None
-        assert key is not None
-        entry.path.mkdir(parents=True, exist_ok=True)
-        work = self.store.entry(key.work_digest)
-        task = self.plan.workflow.tasks[name]
-        entry.write(
-            "stage.json",
-            {
-                "format": 1,
-                "name": name,
-                "type": key.type,
-                "key": key.digest,
-                "work": f"{work.path.parent.name}/{work.path.name}/work",
-                "parts": key.parts(),
-                "soft": dict(key.soft),
-                "options": task.config.model_dump(mode="json", by_alias=True, exclude={"resources", "matrix"}),
-                "seed": key.seed,
-                "resources": asdict(self.granted[name]),
-                "type_map": list(self.plan.workflow.type_map),
-                "base": str(self.plan.workflow.base),
-            },
-        )
-        entry.write("inputs.json", {"inputs": [r.as_dict(self.store.run_dir) for r in decision.inputs]})
-        if work.path != entry.path:
-            link_folder(entry.path / "work", work.path / "work")
 
     def _watch_nursery(self) -> None:
         """Wake up when a forked stage has ended; a nursery that died has been replaced by another."""
@@ -436,14 +383,14 @@ class Runner:
         elif self.stopped_by is not None:
             self._set(name, "interrupted", "stopped", job.entry)
         elif again := self.attempts.again(name, self.plan.workflow.tasks[name].config, code, job.ending):
-            self.view.message(f"{name}: {again} ({_how(job, code)})")
+            self.view.message(f"{name}: {again} ({how_it_ended(job, code)})")
             self.events.write("retry", name, exit=code, why=job.ending)
             self.decider.ran.add(name)
             self.decisions.pop(name, None)
             self.states[name] = "waiting"
             self.changed = True
         else:
-            message = _how(job, code)
+            message = how_it_ended(job, code)
             self._fail(name, Failure(name, message, code, self._log_of(name), tuple(job.last_lines())), job.entry)
 
     def _log_of(self, name: str) -> Path:
@@ -503,15 +450,3 @@ class Runner:
         self.manifest.state(name, state, entry, reason=reason, job=job)
         self.events.write("state", name, state=state, reason=reason)
         self.view.state(name, state, reason)
-
-
-def _how(job: Handle, code: int) -> str:
-    if job.timed_out:
-        return f"ran longer than its timeout of {job.timeout:g} s"
-    if job.error:
-        return str(job.error.get("message", ""))
-    if code == Interrupted.exit_code:
-        return "was stopped by a signal from outside; run again to go on"
-    if code == -signal.SIGKILL:
-        return "was ended by signal 9 (Killed), as happens when the machine runs out of memory"
-    return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with status {code}"

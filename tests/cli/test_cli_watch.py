@@ -128,7 +128,7 @@ def test_ctrl_c_leaves_the_run_alone(tmp_path: Path) -> None:
             [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=heeding_ctrl_c,
         )  # fmt: skip
-        wait_for(tmp_path / "runs/demo/stages/a/work/f")
+        wait_for(tmp_path / "runs/demo/stages/a" / "work" / "f")
         time.sleep(1.0)
         watching.send_signal(signal.SIGINT)
         out, err = watching.communicate(timeout=60)
@@ -143,7 +143,7 @@ def test_ctrl_c_leaves_the_run_alone(tmp_path: Path) -> None:
 def test_a_driver_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(LONG)
     started = call(tmp_path, "run", "w.yaml", "--detach").stdout
-    wait_for(tmp_path / "runs/demo/stages/a/work/f")
+    wait_for(tmp_path / "runs/demo/stages/a" / "work" / "f")
     watching = subprocess.Popen([*COMMAND, "watch"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     time.sleep(1.0)
     os.kill(int(started.split()[1]), signal.SIGKILL)

@@ -64,7 +64,7 @@ def test_both_engines_take_the_same_steps(model64: Path, tmp_path: Path) -> None
         )
         outs.append(read(out / "trajectory.extxyz", ":"))
     assert len(outs[0]) == len(outs[1]) == 3
-    assert 'pair_style dpsim "model.pt2" mpi host\n' in (tmp_path / "lammps/work/in-001.lammps").read_text()
+    assert 'pair_style dpsim "model.pt2" mpi host\n' in (tmp_path / "lammps" / "work" / "in-001.lammps").read_text()
     for one, other in zip(*outs, strict=True):
         np.testing.assert_allclose(one.positions, other.positions, atol=1e-7)
         np.testing.assert_allclose(one.arrays["dpsim_forces"], other.arrays["dpsim_forces"], atol=1e-6)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from dpsim.workflow.outcome import Outcome
 from dpsim.workflow.plan import Plan, load
 from dpsim.workflow.progress import SilentView
 from dpsim.workflow.resources import Machine
-from dpsim.workflow.runner import Outcome, Runner, RunOptions
+from dpsim.workflow.runner import Runner, RunOptions
 
 CHAIN = """
 dpsim: 1

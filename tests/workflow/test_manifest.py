@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dpsim.workflow.manifest import Manifest, git_commit
+from dpsim.workflow.outcome import Outcome
 from dpsim.workflow.plan import load
-from dpsim.workflow.runner import Outcome
 from dpsim.workflow.store import Store
 
 Write = Callable[..., Path]

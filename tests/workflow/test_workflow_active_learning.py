@@ -12,8 +12,8 @@ from ase.io import read
 
 from dpsim.report.build import MAX_BYTES
 from dpsim.workflow.context import Artifact, Context
+from dpsim.workflow.outcome import Outcome
 from dpsim.workflow.plan import load
-from dpsim.workflow.runner import Outcome
 from dpsim.workflow.stages import find_stage_type
 from dpsim.workflow.store import Store
 

@@ -14,9 +14,9 @@ import pytest
 from dpsim.workflow.decide import Decider
 from dpsim.workflow.digest import Digester
 from dpsim.workflow.loop import decisions
+from dpsim.workflow.outcome import Outcome
 from dpsim.workflow.plan import load
 from dpsim.workflow.problems import InvalidWorkflow
-from dpsim.workflow.runner import Outcome
 from dpsim.workflow.stages.loop import Until, metric_value
 from dpsim.workflow.store import Store
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpsim.calculators.md.deck import deviation_name
+from dpsim.data.files import added_lines
 
 if TYPE_CHECKING:
     from dpsim.calculators.md.output import Attempt
@@ -32,15 +33,8 @@ class DeviationFollower:
 
     def poll(self) -> list[tuple[int, float]]:
         """Step and largest deviation of a force of each line that was added; a half-written line waits."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                added = file.read()
-        except FileNotFoundError:
-            return []
-        whole = added[: added.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        rows = [line.split() for line in whole.decode().splitlines() if not line.startswith("#")]
+        lines, self._offset = added_lines(self.path, self._offset)
+        rows = [line.split() for line in lines if not line.startswith("#")]
         return [(int(row[0]), float(row[MAX_FORCE])) for row in rows]
 
 

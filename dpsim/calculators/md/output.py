@@ -16,6 +16,7 @@ from dpsim.calculators.lammps_data import Array, LammpsBox
 from dpsim.calculators.md.deck import FINAL_DATA, FINAL_DUMP, FINISHED, MARKER, Span, dump_name
 from dpsim.calculators.md.deviation_output import merged_deviation
 from dpsim.calculators.md.segments import MinimizeSegment, interval_steps
+from dpsim.data.files import added_lines
 from dpsim.errors import DataError
 from dpsim.units import ASE_TIME_PER_PS
 
@@ -86,18 +87,10 @@ class LogFollower:
     loop_seconds: float = 0.0
     loop_steps: int = 0
     _offset: int = 0
-    _rest: str = field(default="", repr=False)
 
     def poll(self) -> list[ThermoRow]:
         """Read what was added since the last call; a half-written line waits for its end."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                added = file.read()
-        except FileNotFoundError:
-            return []
-        self._offset += len(added)
-        *lines, self._rest = (self._rest + added.decode("utf-8", "replace")).split("\n")
+        lines, self._offset = added_lines(self.path, self._offset)
         return [row for line in lines if (row := self._line(line)) is not None]
 
     def _line(self, line: str) -> ThermoRow | None:

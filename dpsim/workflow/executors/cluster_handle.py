@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
+from dpsim.workflow.events import read_events
 from dpsim.workflow.executor import tail
 from dpsim.workflow.executors.base import Ending, StageJob
 from dpsim.workflow.executors.schedulers import Answer
@@ -145,18 +145,6 @@ class ClusterHandle:
         return str(read_json(self.folder / "started.json").get("host", ""))
 
     def _read_events(self) -> Iterator[dict[str, Any]]:
-        try:
-            with (self.folder / "events.jsonl").open("rb") as file:
-                file.seek(self._offset)
-                block = file.read()
-        except OSError:
-            return
-        whole = block[: block.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
+        for end, event in read_events(self.folder / "events.jsonl", self._offset):
+            self._offset = end
+            yield dict(event)

@@ -15,18 +15,10 @@ if TYPE_CHECKING:
     from dpsim.workflow.context import Context
 
 Flaw = Literal[
-    "nan",
-    "bad_cell",
-    "missing_type",
-    "missing_label",
-    "too_close",
-    "force_outlier",
-    "energy_outlier",
-    "duplicate",
+    Removable,
     "duplicate_train_valid",
     "duplicate_train_test",
     "duplicate_valid_test",
-    "near_duplicate",
     "near_duplicate_train_valid",
     "near_duplicate_train_test",
     "near_duplicate_valid_test",
