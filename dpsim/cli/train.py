@@ -120,7 +120,8 @@ def command(
     training that was stopped.
 
     A fine-tuning takes the settings of the pretrained model where INPUT has no `model`. Elements may differ, and the
-    energy of each is adjusted to the data before the first step.
+    energy of each is adjusted to the data before the first step. With `recipe: lora` in INPUT, thin matrices are
+    trained.
 
     With --ranks N, or started by torchrun or mpiexec, N processes train together, each with batches of its own.
     """
@@ -355,7 +356,10 @@ def read_input(file: Path, overrides: tuple[str, ...], start: Start) -> tuple[Tr
         raise ConfigError(f"{file} has start_from, and the command --init-model or --finetune: give one of them")
     if start.settings:
         raw.pop("model", None)
-    raw |= {"uses": "train", **raw, **start.keys()}
+    keys = start.keys()
+    if start.finetune and raw.get("recipe") == "lora":
+        del keys["recipe"]
+    raw |= {"uses": "train", **raw, **keys}
     raw = translated(raw, file.parent, checked, collector)
     stage = None
     try:

@@ -22,6 +22,9 @@ def transfer_tables(metrics: Mapping[str, Any]) -> list[Table]:
     tables = []
     if bias := _bias(tuned.get("bias") or {}):
         tables.append(Table("Energy of each element before and after the fine-tuning (eV)", _HEADER, bias))
+    if lora := tuned.get("lora"):
+        row = (f"{lora['rank']}", f"{lora['alpha']:g}", f"{lora['trained']}", f"{lora['parameters']}")
+        tables.append(Table("Matrices moved by products of low rank", ("rank", "alpha", "trained", "of"), [row]))
     if old := _old_data(tuned.get("old_data") or {}):
         caption = "Errors on data that the pretrained model was made for"
         tables.append(Table(caption, ("", "before", "after", "unit"), old, text=(3,)))

@@ -96,6 +96,9 @@ class TrainConfig(TransferSettings, RunSettings, HeadsSettings):
             raise ValueError(f"epochs cannot be counted with batch_size: {self.batch_size}: give steps instead")
         if isinstance(self.optimizer, KalmanConfig):
             self._check_kalman()
+        if self.recipe == "lora" and (self.zero or isinstance(self.optimizer, KalmanConfig)):
+            what = f"zero: {self.zero}" if self.zero else "optimizer.type: LKF"
+            raise ValueError(f"recipe: lora has few numbers to move, {what} is not made for it: leave it out")
         if self.zero == 3 and self.ema is not None:
             raise ValueError("ema keeps averages of all parameters, which zero: 3 gives back: write zero: 2")
         check_heads(self)

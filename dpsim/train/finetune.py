@@ -97,9 +97,11 @@ def starting_model(source: ModelSource | None, config: TrainConfig) -> Model | N
     ModelError
         If the file cannot be read, or has several heads and none of them is chosen.
     """
-    if config.recipe == "finetune":
+    if config.tunes:
         if source is None:
-            raise ConfigError("recipe: finetune needs a pretrained model: name it in start_from, or with --finetune")
+            raise ConfigError(
+                f"recipe: {config.recipe} needs a pretrained model: name it in start_from, or with --finetune"
+            )
         return load_pretrained(source, config.head)
     if source is None and config.head is not None:
         raise ConfigError(f"head: {config.head} is that of a model to start from, and there is none: give start_from")
@@ -234,15 +236,21 @@ class FineTuning:
         ConfigError
             If there are old data without a fine-tuning.
         """
-        if config.recipe != "finetune":
+        if not config.tunes:
             if old is not None:
                 raise ConfigError("old_data are compared with after a fine-tuning: leave them out, or ask for one")
             return None
         assert pretrained is not None
         return cls(config, pretrained, None if old is None else FrameSet(old, frames.type_map))
 
-    def report(self, model: Model) -> dict[str, Any]:
-        """What became of the output bias, and the errors of both models on the old data, ready for JSON."""
+    def report(self, model: Model, n_moved: int) -> dict[str, Any]:
+        """What became of the output bias, and the errors of both models on the old data, ready for JSON.
+
+        Parameters
+        ----------
+        n_moved
+            Numbers that were trained.
+        """
         rows = Move(self.pretrained.type_map, model.type_map).rows
         before = self.pretrained.out_bias.tolist()
         bias = {
@@ -250,6 +258,9 @@ class FineTuning:
             for name, row, after in zip(model.type_map, rows, model.out_bias.tolist(), strict=True)
         }
         facts: dict[str, Any] = {"head": self.config.head, "bias": bias}
+        if self.config.recipe == "lora":
+            lora, number = self.config.lora, sum(p.numel() for p in model.parameters())
+            facts["lora"] = {"rank": lora.rank, "alpha": lora.alpha, "trained": n_moved, "parameters": number}
         if self.old is not None:
             facts["old_data"] = {
                 "before": self._errors(self.pretrained, self.old_before),

@@ -91,7 +91,7 @@ def check_heads(config: TrainConfig) -> None:
         where = f"heads.{name}"
         if name == RANDOM:
             raise ValueError(f"{where}: no head can have the name {RANDOM}")
-        if head.start_head is not None and config.recipe != "finetune":
+        if head.start_head is not None and not config.tunes:
             raise ValueError(f"{where}.start_head has no effect without recipe: finetune: leave it out")
         common = head.model is None and isinstance(config.model, StandardSection)
         if head.fitting and not common:
@@ -114,6 +114,8 @@ def _check_others(config: TrainConfig) -> None:
     if config.epochs is not None:
         raise ValueError("epochs are given for each head (heads.NAME.epochs): leave them out here")
     _check_epochs(config)
+    if config.recipe == "lora":
+        raise ValueError("recipe: lora is for a training of a single head: write recipe: finetune")
     if config.optimizer.type == "LKF":
         raise ValueError("optimizer.type: LKF is for a training of a single head: choose another")
 

@@ -100,12 +100,12 @@ def _by_head(config: TrainConfig, data: HeadData | None, what: str) -> dict[str,
 def _starting(config: TrainConfig, source: ModelSource | None) -> Model | MultiTaskModel | None:
     """Model to start from, with all its heads."""
     if source is None:
-        if config.recipe == "finetune":
+        if config.tunes:
             raise ConfigError("recipe: finetune needs a pretrained model: name it in start_from, or with --finetune")
         return None
     model = source if isinstance(source, nn.Module) else read_any(Path(source))
     refuse_tables(model)
-    if config.recipe != "finetune" and not isinstance(model, MultiTaskModel):
+    if not config.tunes and not isinstance(model, MultiTaskModel):
         raise ConfigError(
             "the model to start from has a single head: fine-tune it (recipe: finetune), or start from one with the "
             "same heads"
@@ -123,7 +123,7 @@ def _settings(
         if not isinstance(there, MultiTaskConfig) or there.heads.keys() != config.heads.keys():
             raise ConfigError(f"{resume.path} was made with other heads: train into another folder")
         return there
-    if config.recipe == "finetune":
+    if config.tunes:
         assert initial is not None
         return _tuned_settings(config, initial, type_map)
     declared = declared_settings(config, type_map, None if initial is None else initial.config)
@@ -158,7 +158,7 @@ def _build(
     initial: Model | MultiTaskModel | None,
     chances: Sequence[float],
 ) -> MultiTaskModel:
-    if initial is not None and config.recipe != "finetune":
+    if initial is not None and not config.tunes:
         assert isinstance(initial, MultiTaskModel)
         model = whole.build(0)
         model.load_state_dict(initial.state_dict())

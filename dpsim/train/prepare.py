@@ -99,7 +99,7 @@ def prepare(
     task = Task("", config, frames, valid, target.output, workers)
 
     def build() -> Model:
-        if config.recipe == "finetune":
+        if config.tunes:
             assert initial is not None
             return adapted_model(config, initial, frames, task.found)
         return initial if initial is not None else new_model(config, frames, task.found)

@@ -260,7 +260,7 @@ def type_map_for(
     ConfigError
         If an element asked for is not one of the model's.
     """
-    free = initial is None or (config.recipe == "finetune" and asked is not None)
+    free = initial is None or (config.tunes and asked is not None)
     if resume is None and free:
         return tuple(asked) if asked is not None else None
     known = read_settings(resume.state.model_config).type_map if resume else initial.type_map if initial else ()
@@ -300,19 +300,35 @@ def freeze_parts(model: Model | MultiTaskModel, parts: Sequence[str]) -> None:
         If the model has no part of such a name with parameters, or nothing is left to train.
     """
     for part in parts:
-        found = [p for one, path in _places(model, part) for p in _below(one, path)]
-        if not found:
-            members = model.members.values() if isinstance(model, MultiTaskModel) else [model]
-            names = [name for one in members for name, _ in one.named_parameters()]
-            known = {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)}
-            raise ConfigError(
-                f"frozen: {part!r} is no part of the model that is trained: there are for example "
-                f"{', '.join(sorted(known))}"
-            )
-        for parameter in found:
+        for parameter in below(model, part, "frozen"):
             parameter.requires_grad_(False)
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError(f"frozen: {', '.join(parts)}: nothing is left to train")
+
+
+def below(model: Model | MultiTaskModel, part: str, setting: str) -> list[nn.Parameter]:
+    """Parameters of a part of a model; of several heads those of all, or of the head that is named first.
+
+    Parameters
+    ----------
+    setting
+        Where the part is named, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no part of such a name with parameters.
+    """
+    found = [p for one, path in _places(model, part) for p in _below(one, path)]
+    if not found:
+        members = model.members.values() if isinstance(model, MultiTaskModel) else [model]
+        names = [name for one in members for name, _ in one.named_parameters()]
+        known = {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)}
+        raise ConfigError(
+            f"{setting}: {part!r} is no part of the model that is trained: there are for example "
+            f"{', '.join(sorted(known))}"
+        )
+    return found
 
 
 def _places(model: Model | MultiTaskModel, part: str) -> list[tuple[nn.Module, str]]:

@@ -18,6 +18,7 @@ from dpsim.train.joining import Head, Joint, Outcome, Union
 from dpsim.train.kalman import KalmanFilter, chosen_atoms, factor
 from dpsim.train.loader import Batch, Label
 from dpsim.train.loss import AnyLoss, Term, Terms
+from dpsim.train.low_rank import LowRankOptimizer
 from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from dpsim.train.optimizer_config import AdamConfig, KalmanConfig, MuonConfig
 from dpsim.train.running import EXCHANGE, Clock
@@ -43,6 +44,10 @@ class Step(Protocol):
     head: Head
     """What they are for."""
 
+    @property
+    def n_moved(self) -> int:
+        """Numbers that steps move."""
+
     def __call__(self, batches: Sequence[Batch], number: int) -> Outcome:
         """Make the 0-based step `number` with the batches; raises `NotFiniteError`."""
 
@@ -66,6 +71,7 @@ def make_step(
     clock: Clock,
     workers: Workers = ALONE,
     losses: Sequence[AnyLoss] = (),
+    factored: Sequence[nn.Parameter] = (),
 ) -> Step:
     """Make the steps of a training.
 
@@ -77,11 +83,13 @@ def make_step(
         Processes that train together.
     losses
         Of all heads; needed where there are several processes.
+    factored
+        Matrices among the parameters that ``recipe: lora`` moves by products.
     """
     joint = Joint(workers, losses)
     if isinstance(config.optimizer, KalmanConfig):
         return KalmanStep(config, config.optimizer, loss, parameters, clock, joint)
-    return GradientStep(config, loss, parameters, clock, joint)
+    return GradientStep(config, loss, parameters, clock, joint, factored)
 
 
 class GradientStep:
@@ -99,23 +107,36 @@ class GradientStep:
         parameters: Sequence[nn.Parameter],
         clock: Clock,
         joint: Joint | None = None,
+        factored: Sequence[nn.Parameter] = (),
     ) -> None:
         assert not isinstance(config.optimizer, KalmanConfig)
         self.loss, self.parameters, self.clock = loss, parameters, clock
         self.joint, self.head = joint or Joint(), Head()
         self.max_norm, self.products = config.gradient_max_norm, config.matrix_products
-        self.optimizer, owners = self._optimizer(config.optimizer, config.zero)
+        self.optimizer, owners = self._optimizer(config, config.optimizer, factored)
         self.gradients = Gradients(self.joint.workers, parameters, owners)
         self.schedule = LearningRate(config.learning_rate, config.total_steps, self.joint.workers.number)
 
     def _optimizer(
-        self, config: AdamConfig | MuonConfig, zero: int
-    ) -> tuple[torch.optim.Optimizer | DividedOptimizer, list[int] | None]:
+        self, config: TrainConfig, optimizer: AdamConfig | MuonConfig, factored: Sequence[nn.Parameter]
+    ) -> tuple[torch.optim.Optimizer | DividedOptimizer | LowRankOptimizer, list[int] | None]:
         """The optimizer, and who needs which gradients."""
-        if zero == 0 or self.joint.workers.alone:
-            return build_optimizer(config, self.parameters), None
-        divided = DividedOptimizer(lambda own: build_optimizer(config, own), self.parameters, self.joint.workers, zero)
-        return divided, divided.owners if zero > 1 else None
+
+        def build(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+            return build_optimizer(optimizer, parameters)
+
+        if factored:
+            return LowRankOptimizer(build, self.parameters, factored, config.lora, config.seed), None
+        if config.zero == 0 or self.joint.workers.alone:
+            return build(self.parameters), None
+        divided = DividedOptimizer(build, self.parameters, self.joint.workers, config.zero)
+        return divided, divided.owners if config.zero > 1 else None
+
+    @property
+    def n_moved(self) -> int:
+        """See `Step.n_moved`."""
+        moved = self.optimizer.moved if isinstance(self.optimizer, LowRankOptimizer) else self.parameters
+        return sum(p.numel() for p in moved)
 
     def rate(self, number: int) -> float:
         """See `Step.rate`."""
@@ -133,9 +154,9 @@ class GradientStep:
             self.optimizer.release()
 
     def _clip(self) -> float:
-        if isinstance(self.optimizer, DividedOptimizer):
-            return self.optimizer.clip(self.max_norm)
-        return clip_gradients(self.parameters, self.max_norm).item()
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            return clip_gradients(self.parameters, self.max_norm).item()
+        return self.optimizer.clip(self.max_norm)
 
     def __call__(self, batches: Sequence[Batch], number: int) -> Outcome:
         """See `Step.__call__`."""
@@ -218,6 +239,11 @@ class KalmanStep:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.filter = KalmanFilter(filter_config, self.parameters)
         self.gradients = Gradients(self.workers, self.parameters)
+
+    @property
+    def n_moved(self) -> int:
+        """See `Step.n_moved`."""
+        return sum(p.numel() for p in self.parameters)
 
     def rate(self, number: int) -> None:
         """See `Step.rate`."""

@@ -34,6 +34,7 @@ from dpsim.train.folder import training_folder
 from dpsim.train.frames import DataSource
 from dpsim.train.joining import Head, Joint
 from dpsim.train.loader import Batch, Prefetch, making_threads
+from dpsim.train.low_rank import restrict
 from dpsim.train.multi import prepare_heads
 from dpsim.train.prepare import HeadData, Prepared, prepare, same_model
 from dpsim.train.progress import Progress, Reporter, silent
@@ -165,11 +166,12 @@ class Trainer:
         if config.zero and workers.alone:
             log.warning("zero: %d makes no difference in a single process", config.zero)
         freeze_parts(self.model, config.frozen)
+        factored = restrict(self.model, config) if config.recipe == "lora" else []
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.step, self.best, self.seconds = 0, Best(), 0.0
         self.clock = Clock()
         losses = [task.loss for task in self.tasks]
-        self.make_step = make_step(config, losses[0], self.parameters, self.clock, workers, losses)
+        self.make_step = make_step(config, losses[0], self.parameters, self.clock, workers, losses, factored)
         self.joint = Joint(workers, losses)
         moving = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = Average(moving, config.ema) if config.ema is not None else None
@@ -253,7 +255,7 @@ class Trainer:
         valid = sum(task.n_frames for task in self.tasks) - train
         log.info(
             "%d parameters, %s, on %s with %d threads%s; %d training and %d validation frames; step %d of %d",
-            sum(p.numel() for p in self.parameters), self.model.precision, self.device, torch.get_num_threads(),
+            self.make_step.n_moved, self.model.precision, self.device, torch.get_num_threads(),
             "" if self.workers.alone else f" in each of {self.workers.number} processes",
             train, valid, self.step, self.steps,
         )  # fmt: skip
@@ -410,7 +412,7 @@ class Trainer:
             data = {task.name: (task.frames, task.preset) for task in self.tasks}
             metrics["bias_after_training"] = {name: change_bias_of_result(file, data) for name, file in files.items()}
         if self.tuning is not None:
-            metrics["finetune"] = self.tuning.report(load_model(files["best"]))
+            metrics["finetune"] = self.tuning.report(load_model(files["best"]), self.make_step.n_moved)
         path = self.folder / "metrics.json"
         write_text(path, json.dumps(metrics, indent=1) + "\n")
         self.clock.log_shares()
@@ -428,7 +430,7 @@ class Trainer:
             "step": self.step,
             "steps": self.steps,
             "type_map": list(self.model.type_map),
-            "parameters": sum(p.numel() for p in self.parameters),
+            "parameters": self.make_step.n_moved,
             "precision": self.model.precision,
             "ranks": self.workers.number,
             **(self.tasks[0].facts() if self.config.heads is None else self._facts_of_heads()),

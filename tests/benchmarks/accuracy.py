@@ -12,7 +12,8 @@ Inputs with their seeds are in `accuracy_inputs`; both sides read the same file.
 Time is that of the processor, of the process and its children with one thread, so that a busy machine counts for
 both sides alike. Models are those after the last step; their errors on the held-out frames are found by `dpsim test`
 for both sides, and by `dp test` as well for the other one. `FOLDER` keeps one JSON file a run; runs that are there
-are not repeated. The table is printed and written to `FOLDER/accuracy.md`.
+are not repeated. The table is printed and written to `FOLDER/accuracy.md`. Two commands may make the two sides of a
+set beside one another (`--sides dpsim`, `--sides peer`); a third without it then makes the table of what is there.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ENVIRONMENT = {
     "NUM_WORKERS": "0",
 }  # fmt: skip
 DPSIM = [sys.executable, "-c", "from dpsim.cli.main import main; main()"]
-CALIBRATION = (20, 80)
+CALIBRATION = {"dpsim": (100, 700), "peer": (20, 100)}
 """Steps of the two trainings from whose difference the time of a step is taken."""
 
 
@@ -114,9 +115,10 @@ def calibrated(side: str, dp: str | None, text: dict[str, Any], folder: Path) ->
     """CPU seconds of a step and of everything before the first."""
     path = folder / f"calibration-{side}.json"
     if not path.is_file():
-        few, many = (train(side, dp, text, n, folder / f"calibration-{side}-{n}")[0] for n in CALIBRATION)
-        step = (many - few) / (CALIBRATION[1] - CALIBRATION[0])
-        path.write_text(json.dumps({"step": step, "start": few - CALIBRATION[0] * step}))
+        counts = CALIBRATION[side]
+        few, many = (train(side, dp, text, n, folder / f"calibration-{side}-{n}")[0] for n in counts)
+        step = (many - few) / (counts[1] - counts[0])
+        path.write_text(json.dumps({"step": step, "start": few - counts[0] * step}))
     found = json.loads(path.read_text())
     return found["step"], max(found["start"], 0.0)
 
@@ -184,14 +186,14 @@ def compared(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All trainings of a set."""
     folder = options.output / case
     folder.mkdir(parents=True, exist_ok=True)
-    sides = ["dpsim"] if options.dp is None else ["dpsim", "peer"]
+    sides = [side for side in options.sides if side == "dpsim" or options.dp is not None]
     steps = {}
     for side in sides:
         step, start = calibrated(side, options.dp, document(case, options, folder), folder)
         steps[side] = max(int((options.cpu_seconds - start) / step) // 10 * 10, 10)
         print(f"{case}: {side}: {step:.4f} CPU s a step, {start:.1f} before the first", flush=True)
     runs = [measured(case, side, steps[side], options, folder) for side in reversed(sides)]
-    if "peer" in steps:
+    if len(steps) == 2 and not options.equal_time_only:
         runs.append(measured(case, "dpsim", steps["peer"], options, folder))
     return runs
 
@@ -223,6 +225,8 @@ def main() -> None:
     parser.add_argument("--dp", help="the executable dp of an environment with DeePMD-kit")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--cpu-seconds", type=float, default=720.0, help="of one training")
+    parser.add_argument("--sides", nargs="+", choices=("dpsim", "peer"), default=["dpsim", "peer"])
+    parser.add_argument("--equal-time-only", action="store_true", help="no dpsim with the other side's steps")
     options = parser.parse_args()
     options.data, options.output = options.data.resolve(), options.output.resolve()
     found = {}

@@ -188,8 +188,12 @@ def trainings(folder: Path, workers: Workers) -> dict[str, Any]:
         run("diverged", workers, learning_rate={"start": 1e300, "stop": 1e300}, gradient_max_norm=0, validate_every=6)
     except StageError as error:
         found["diverged"] = workers.gather(str(error))
+    tuned = {**data, "init_model": folder / "plain" / "last.safetensors"}
+    low_rank = {"recipe": "lora", "lora": {"rank": 1}}
+    low = run("low", workers, tuned, **low_rank)
     if workers.first:
         found["one process"] = apart(run("one", ALONE, batch_size=4), plain)
+        found["low rank"] = apart(run("one_low", ALONE, tuned, batch_size=4, **low_rank), low)
     workers.wait()
     found["digests"] = workers.gather(state_digest(load_any(folder / "plain" / "last.safetensors")))
     return found

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from dpsim.model.config import ModelConfig
 from dpsim.train.config import TrainConfig
 from dpsim.train.finetune import adapted_model, load_pretrained
 from dpsim.train.frames import FrameSet, scan
+from dpsim.train.low_rank import LowRankOptimizer
 from dpsim.train.state import heads_in, read_model
 from dpsim.train.trainer import TrainResult, train
+from dpsim.train.transfer_config import LowRankConfig
 from dpsim.workflow.stages.train import TrainStage
 
 Settings = Callable[..., TrainConfig]
@@ -192,6 +195,97 @@ def test_resumed_bit_for_bit(new_data: Path, pretrained: Path, tmp_path: Path) -
         tune(new_data, pretrained, tmp_path / "b", {"frozen": ["descriptor"]})
 
 
+LOW_RANK: dict[str, Any] = {"recipe": "lora", "lora": {"rank": 2, "alpha": 4}, "learning_rate": {"start": 1e-2}}
+
+
+def test_thin_matrices(emt: Path, new_data: Path, pretrained: Path, tmp_path: Path) -> None:
+    """Matrices move by a product of their rank, small ones freely, vectors not at all; forces come nearer."""
+    before = {name: p.detach() for name, p in load_model(pretrained).named_parameters()}
+    changes = {**LOW_RANK, "steps": 60, "validate_every": 20, "precision": "float64"}
+    result = tune(new_data, pretrained, tmp_path / "t", changes, old_data=emt / "valid")
+    ranks: dict[str, int] = {}
+    for name, p in load_model(result.last).named_parameters():
+        rows, *columns = p.shape
+        thin = len(columns) == 1 and rows * columns[0] > 2 * (rows + columns[0])
+        moved = p.detach().double() - before[name].double()
+        if p.ndim == 1:
+            assert not moved.any(), name
+        elif thin:
+            ranks[name] = int(torch.linalg.matrix_rank(moved, rtol=1e-9))
+        else:
+            assert moved.any(), name
+    assert len(ranks) > 10
+    assert max(ranks.values()) == 2
+    report = result.metrics["finetune"]
+    assert report["lora"]["trained"] == result.metrics["parameters"] < report["lora"]["parameters"]
+    assert report["old_data"]["after"]["rmse_forces"] > 0
+    with (tmp_path / "t/lcurve.csv").open(newline="") as file:
+        forces = [float(row["rmse_forces_valid"]) for row in csv.DictReader(file) if row["rmse_forces_valid"]]
+    assert forces[-1] < forces[0]
+
+
+def test_gradients_of_thin_matrices() -> None:
+    """As torch finds them through the product, for matrices alone and in stacks."""
+    for shape in [(7, 5), (3, 6, 8)]:
+        weight = torch.nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+        optimizer = LowRankOptimizer(
+            lambda moved: torch.optim.SGD(moved, lr=0.1), [weight], [weight], LowRankConfig(rank=2, alpha=3), 1
+        )
+        base = weight.detach().clone()
+        for _ in range(3):  # the second factor begins at zero
+            optimizer.zero_grad()
+            (weight**3).sum().backward()
+            left, right = (p.detach().clone().requires_grad_(True) for p in optimizer.moved)
+            product = base + 1.5 * left @ right
+            torch.testing.assert_close(product.detach(), weight.detach(), rtol=1e-14, atol=1e-14)
+            expected = torch.autograd.grad((product**3).sum(), (left, right))
+            norm = optimizer.clip(0.0)
+            torch.testing.assert_close(tuple(p.grad for p in optimizer.moved), expected, rtol=1e-12, atol=1e-12)
+            assert norm == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in expected)))
+            optimizer.step()
+        assert not torch.equal(weight.detach(), base)
+
+
+@pytest.mark.parametrize("changes", [{"lora": {"rank": 2, "whole": ["fitting"]}}, {"head": "RANDOM"}])
+def test_parts_that_are_trained_whole(new_data: Path, pretrained: Path, tmp_path: Path, changes: Any) -> None:
+    changes = {**LOW_RANK, **changes, "frozen": ["descriptor.type_embedding"], "steps": 2}
+    result = tune(new_data, pretrained, tmp_path / "t", changes)
+    config = TrainConfig(steps=1, **{k: v for k, v in changes.items() if k in ("recipe", "head", "lora")})
+    frames = FrameSet(new_data / "train", ("Cu", "Au"))
+    first = adapted_model(config, load_pretrained(pretrained, config.head), frames, scan(frames)).state_dict()
+    for name, p in load_model(result.last).named_parameters():
+        if name.startswith("fitting.") or name == "descriptor.layers.0.node_sym.weight":
+            assert not torch.equal(p, first[name]), name
+        elif p.ndim == 1 or name.startswith("descriptor.type_embedding"):
+            assert torch.equal(p, first[name]), name
+
+
+def test_thin_matrices_resumed_bit_for_bit(new_data: Path, pretrained: Path, tmp_path: Path) -> None:
+    changes = {**LOW_RANK, "ema": 0.9}
+    whole = tune(new_data, pretrained, tmp_path / "whole", changes)
+    with pytest.raises(Interrupted):
+        tune(new_data, pretrained, tmp_path / "parts", changes, stop=lambda: True)
+    parts = tune(new_data, pretrained, tmp_path / "parts", changes)
+    assert state_digest(load_model(parts.last)) == state_digest(load_model(whole.last))
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        tune(new_data, pretrained, tmp_path / "whole", {**changes, "lora": {"rank": 3}, "steps": 8})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": "finetune", "lora": {"rank": 2}}, "lora has no effect with recipe: finetune"),
+        ({"zero": 1}, "zero: 1 is not made for it"),
+        ({"optimizer": {"type": "LKF"}}, "optimizer.type: LKF is not made for it"),
+        ({"heads": {"a": {}, "b": {}}, "model": "dpa3-tiny"}, "recipe: lora is for a training of a single head"),
+        ({"lora": {"rank": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_thin_matrices_refuse(changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"recipe": "lora", "steps": 2, **changes})
+
+
 def test_bias_after_training(emt: Path, tmp_path: Path, settings: Settings) -> None:
     """The results have another bias than the state from which training can go on; it is made once."""
     config = settings(change_bias_after_training=True)
@@ -236,6 +330,9 @@ def test_heads_of_a_file(golden: Path) -> None:
         ({"frozen": ["descritor"]}, {}, r"frozen: 'descritor' is no part .* descriptor, .*fitting"),
         ({"frozen": ["descriptor", "fitting"]}, {}, r"frozen: descriptor, fitting: nothing is left to train"),
         ({"recipe": "scratch", "head": "a"}, {"init_model": None}, r"head: a is that of a model to start from"),
+        ({"recipe": "lora"}, {"init_model": None}, r"recipe: lora needs a pretrained model"),
+        ({"recipe": "lora", "lora": {"whole": ["fiting"]}}, {}, r"lora.whole: 'fiting' is no part .*fitting"),
+        ({"recipe": "lora", "lora": {"rank": 99}}, {}, r"lora.rank: 99 limits no matrix .*: lower it"),
         ({"recipe": "scratch"}, {"old_data": "x"}, r"old_data are compared with after a fine-tuning"),
         (
             {"recipe": "scratch"},
@@ -276,6 +373,10 @@ def test_command_line(new_data: Path, pretrained: Path, tmp_path: Path, capsys: 
     file.write_text(yaml.safe_dump({**keys, "start_from": str(pretrained), "recipe": "finetune"}))
     assert cli(command) == 3
     assert "has start_from, and the command" in capsys.readouterr().err
+    file.write_text(yaml.safe_dump({**keys, "recipe": "lora", "lora": {"rank": 2}}))
+    command[3] = str(tmp_path / "low")
+    assert cli(command) == 0
+    assert read_header(tmp_path / "low/best.safetensors")["provenance"]["training"]["recipe"] == "lora"
     del keys["old_data"]
     file.write_text(yaml.safe_dump({**keys, "model": "dpa3-tiny"}))
     command[3] = str(tmp_path / "u")

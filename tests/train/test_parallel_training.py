@@ -100,7 +100,18 @@ def test_gradients_that_some_processes_do_not_have(cases: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["one process", "accumulate", "zero 1", "zero 2", "zero 3", "zero 2, muon", "zero 2, heads", "zero changed"]
+    "name",
+    [
+        "one process",
+        "low rank",
+        "accumulate",
+        "zero 1",
+        "zero 2",
+        "zero 3",
+        "zero 2, muon",
+        "zero 2, heads",
+        "zero changed",
+    ],
 )
 def test_trainings_that_are_the_same(cases: dict[str, Any], name: str) -> None:
     """Six steps with averages and shortened gradients; a checkpoint of one kind is gone on from by another."""

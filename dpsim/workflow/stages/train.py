@@ -78,7 +78,7 @@ class TrainStage(TrainConfig, SeededStage):
     the stage + 1. Stages that make one thing of a model (freeze, compress, test) do so with each; an input that takes a
     list (``potential: frozen.models``) takes all, one that takes a single model the first."""
     start_from: Input | None = None
-    """Model whose parameters training starts from; with ``recipe: finetune`` the pretrained model."""
+    """Model whose parameters training starts from; with ``recipe: finetune`` or ``lora`` the pretrained model."""
     old_data: DataInputs | None = None
     """Data that the pretrained model was made for: its errors on them are compared with those after a fine-tuning. The
     part ``valid`` is used where there is one."""
@@ -106,11 +106,11 @@ class TrainStage(TrainConfig, SeededStage):
         if self.model is None and self.start_from is None and not own:
             yield (), "a train stage takes 'model', or 'start_from' to go on from another model"
         if self.start_from is None:
-            if self.recipe == "finetune":
+            if self.tunes:
                 yield ("recipe",), "a fine-tuning takes 'start_from', the pretrained model"
             if self.head is not None:
                 yield ("head",), "'head' is that of the model in 'start_from', and there is none"
-        if self.old_data is not None and self.recipe != "finetune":
+        if self.old_data is not None and not self.tunes:
             yield ("old_data",), "old data are compared with after a fine-tuning (recipe: finetune)"
 
     def citations(self) -> Iterator[str]:
