@@ -6,11 +6,12 @@ those of dpsim. Sizes stay symbolic: any number of atoms, edges and angles, zero
 
 from __future__ import annotations
 
+import logging
 import math
 import platform
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from dpsim import ops
 from dpsim.errors import SetupError
+from dpsim.export.kept_code import OPTIONS, KeptCode, key_of
 from dpsim.export.metadata import (
     FORMAT,
     KEY,
@@ -31,9 +33,16 @@ from dpsim.export.metadata import (
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.compose.dplr import DPLRModel
-from dpsim.model.example import example_neighborhood
+from dpsim.model.example import example_neighborhood, structures
 from dpsim.physics.neighborhood import Neighborhood
 from dpsim.version import __version__
+
+log = logging.getLogger("dpsim.export")
+
+COMPARED = (23, 9)
+"""Atoms of the structures for which kept code is compared with the model."""
+AGREEMENT = {"float64": 1e-9, "float32": 1e-3}
+"""Largest difference between kept code and the model, relative to the largest number of a tensor."""
 
 
 def describe(model: Model, device: str) -> FrozenMetadata:
@@ -115,6 +124,16 @@ class _DipoleGradient(_Dipoles):
         return torch.autograd.grad((vectors * self.dipoles(inputs, displacements)).sum(), displacements)
 
 
+def graphs_of(model: Model, inputs: tuple[Tensor, ...]) -> dict[str, tuple[torch.nn.Module, tuple[Tensor, ...]]]:
+    """What is compiled of a model, by the name that it has in a package, each with the inputs of a neighbourhood."""
+    graphs: dict[str, tuple[torch.nn.Module, tuple[Tensor, ...]]] = {"model": (_Outputs(model), inputs)}
+    if isinstance(model, DPLRModel):
+        vectors = torch.zeros(len(inputs[1]), 3, dtype=torch.float64, device=inputs[0].device)
+        graphs["dipole"] = (_Dipoles(model), inputs)
+        graphs["dipole_gradient"] = (_DipoleGradient(model), (*inputs, vectors))
+    return graphs
+
+
 def trace(model: Model, device: str) -> tuple[torch.export.ExportedProgram, tuple[Tensor, ...]]:
     """Exported program of energies and edge gradient, with symbolic sizes, and its example inputs.
 
@@ -123,19 +142,14 @@ def trace(model: Model, device: str) -> tuple[torch.export.ExportedProgram, tupl
     AssertionError
         If a model for the CPU holds an operator that would be compiled wrongly: a mistake in the model's code.
     """
-    inputs = example_inputs(model, device)
-    return _program(_Outputs(model), inputs, device), inputs
+    module, inputs = graphs_of(model, example_inputs(model, device))["model"]
+    return _program(module, inputs, device), inputs
 
 
 def trace_all(model: Model, device: str) -> dict[str, torch.export.ExportedProgram]:
     """Exported programs of all graphs of a package by name; errors as of `trace`."""
-    program, inputs = trace(model, device)
-    programs = {"model": program}
-    if isinstance(model, DPLRModel):
-        vectors = torch.zeros(len(inputs[1]), 3, dtype=torch.float64, device=inputs[0].device)
-        programs["dipole"] = _program(_Dipoles(model), inputs, device)
-        programs["dipole_gradient"] = _program(_DipoleGradient(model), (*inputs, vectors), device)
-    return programs
+    graphs = graphs_of(model, example_inputs(model, device))
+    return {name: _program(module, inputs, device) for name, (module, inputs) in graphs.items()}
 
 
 def _program(module: torch.nn.Module, inputs: tuple[Tensor, ...], device: str) -> torch.export.ExportedProgram:
@@ -196,32 +210,87 @@ def compile_model(model: Model, output: str | Path, *, device: str = "cpu") -> F
     SetupError
         If there is no working C++ compiler, or no GPU for ``"cuda"``.
     """
-    from torch._inductor.package.package import package_aoti
-
     check_machine(device)
     output = Path(output)
     metadata = describe(model, device)
-    programs = trace_all(model, device)
-    config: dict[str, Any] = {
-        "aot_inductor.package": True,
-        "aot_inductor.metadata": {KEY: metadata.model_dump_json()},
-        "cpp.dynamic_threads": True,
-        # portable within x86-64-v3 machines; the operators themselves are built for the machine that runs them
-        "cpp.simdlen": 256,
-        "cpp.march": "x86-64-v3",
-    }
-    if platform.machine() not in ("x86_64", "amd64"):
-        del config["cpp.simdlen"], config["cpp.march"]
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Inductor's own deprecations are no news to the user
-        temporary = str(Path(folder) / output.name)
-        package_aoti(temporary, {name: _compiled(program, config) for name, program in programs.items()})
-        Path(temporary).replace(output)
+        temporary = Path(folder) / output.name
+        said = {KEY: metadata.model_dump_json()}
+        place = None if device != "cpu" else _place(model)
+        if place is None:
+            _package(temporary, _compiled(trace_all(model, device), temporary.parent, said))
+        else:
+            with place.alone():
+                _write_with_kept_code(place, model, said, temporary)
+        temporary.replace(output)
     return metadata
 
 
-def _compiled(program: torch.export.ExportedProgram, config: dict[str, Any]) -> Any:
-    """Files of a graph, as a package takes them."""
-    assert program.example_inputs is not None
-    args, kwargs = program.example_inputs
-    return torch._inductor.aot_compile(program.module(check_guards=False), args, kwargs, options=dict(config))
+def _place(model: Model) -> KeptCode | None:
+    """Where the code of a model is kept; None on a machine that cannot keep any."""
+    model.to("cpu").eval().requires_grad_(False)
+    place = KeptCode(key_of(model, _options()))
+    return place if place.usable else None
+
+
+def _write_with_kept_code(place: KeptCode, model: Model, said: dict[str, str], path: Path) -> None:
+    """Take the code of an earlier model of the same settings, or compile it and keep it."""
+    kept = path.with_name("kept")
+    kept.mkdir()
+    files = place.files_for(model, kept, said)
+    if files is not None:
+        _package(path, files)
+        if _agrees(path, model):
+            return
+        log.warning("kept code gives other numbers than the model: it is compiled anew")
+        place.forget()
+    programs = trace_all(model, "cpu")
+    with place.workshop() as folder:
+        files = _compiled(programs, folder, said)
+        _package(path, files)
+        place.keep(model, files, programs)
+
+
+def _options() -> dict[str, Any]:
+    """Settings of the compiler that the code depends on."""
+    options: dict[str, Any] = {"aot_inductor.package": True, "cpp.dynamic_threads": True, **OPTIONS}
+    if platform.machine() in ("x86_64", "amd64"):
+        # portable within x86-64-v3 machines; the operators themselves are built for the machine that runs them
+        options |= {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"}
+    return options
+
+
+def _compiled(
+    programs: Mapping[str, torch.export.ExportedProgram], folder: Path, said: dict[str, str]
+) -> dict[str, list[str]]:
+    """Files of each graph, as a package takes them."""
+    found = {}
+    for name, program in programs.items():
+        assert program.example_inputs is not None
+        args, kwargs = program.example_inputs
+        options = _options() | {"aot_inductor.metadata": dict(said), "aot_inductor.output_path": str(folder / name)}
+        files: Any = torch._inductor.aot_compile(program.module(check_guards=False), args, kwargs, options=options)
+        found[name] = list(files)
+    return found
+
+
+def _package(path: Path, files: dict[str, list[str]]) -> None:
+    from torch._inductor.package.package import package_aoti
+
+    inputs: Any = files
+    package_aoti(str(path), inputs)
+
+
+def _agrees(path: Path, model: Model) -> bool:
+    """Whether a package gives what the model gives, for the neighbourhood of two structures."""
+    tolerance = AGREEMENT[model.precision]
+    for name, (module, inputs) in graphs_of(model, structures(model, COMPARED, seed=0).tensors()).items():
+        try:
+            found = torch._C._aoti.AOTIModelPackageLoader(str(path), name, False, 1, -1).boxed_run(list(inputs))
+        except RuntimeError:
+            return False
+        for a, b in zip(found, module(*inputs), strict=True):
+            if b.numel() and not (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-300):
+                return False
+    return True

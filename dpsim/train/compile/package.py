@@ -7,25 +7,24 @@ depends on: settings of the model, what is trained of it, the code of dpsim that
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from dpsim.config import Config
 from dpsim.errors import SetupError
 from dpsim.model.base import Model
-from dpsim.native.build import cache_dir
-from dpsim.native.identity import base_key, compiler_key, find_compiler, torch_build
+from dpsim.model.tensors import described
+from dpsim.native.cache import cache_root, locked, remove_unused, used
+from dpsim.native.identity import base_key, code_key, compiler_key, find_compiler, torch_build
 from dpsim.train.compile.graph import Unsupported
 
 FORMAT = 1
@@ -79,15 +78,9 @@ def request_for(model: Model, derivatives: bool, products: str) -> Request:
     )
 
 
-def described(model: Model) -> tuple[tuple[str, tuple[int, ...], str, bool], ...]:
-    """Parameters and buffers of a model: what its step depends on beside its settings."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return tuple((name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors)
-
-
 @functools.cache
 def _environment() -> tuple[str, ...]:
-    return (torch_build(), compiler_key(find_compiler()), _processor(), base_key("ops"), _code())
+    return (torch_build(), compiler_key(find_compiler()), _processor(), base_key("ops"), code_key(_ROOMS))
 
 
 def _processor() -> str:
@@ -100,16 +93,6 @@ def _processor() -> str:
     return hashlib.sha256("".join(known[:1]).encode()).hexdigest()[:16]
 
 
-def _code() -> str:
-    """Hash of the modules that compute."""
-    root, digest = Path(__file__).parents[2], hashlib.sha256()
-    for room in _ROOMS:
-        for path in sorted((root / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def _device_name(device: torch.device) -> str:
     if device.type != "cuda":
         return device.type
@@ -118,7 +101,7 @@ def _device_name(device: torch.device) -> str:
 
 def steps_dir() -> Path:
     """Folder of all packages."""
-    return cache_dir().parent / "steps"
+    return cache_root() / "steps"
 
 
 def ensure(request: Request, say: Say, *, retry: bool = False) -> Path:
@@ -140,11 +123,10 @@ def ensure(request: Request, say: Say, *, retry: bool = False) -> Path:
     """
     path = steps_dir() / f"{request.key}.pt2"
     if path.is_file():
-        with contextlib.suppress(OSError):
-            os.utime(path)
+        used(path)
         return path
     failure = path.with_suffix(".failed")
-    with _locked(path.with_suffix(".lock"), say):
+    with locked(path.with_suffix(".lock"), say, otherwise=", or write `compile: false`"):
         if path.is_file():
             return path
         if failure.is_file() and not retry:
@@ -155,35 +137,8 @@ def ensure(request: Request, say: Say, *, retry: bool = False) -> Path:
             failure.write_text(str(error))
             raise
         failure.unlink(missing_ok=True)
-        _prune()
+        remove_unused(path.parent, "*.pt2", KEPT)
     return path
-
-
-@contextlib.contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
-    """Hold the lock of one package; other processes wait here until it is compiled."""
-    begin = time.monotonic()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
-    except OSError as error:
-        raise SetupError(
-            f"the cache folder {path.parent} cannot be written ({error.strerror}): make it writable, set "
-            "XDG_CACHE_HOME to a folder that is, or write `compile: false`"
-        ) from None
-    with handle:
-        while not _lock(handle):
-            say(time.monotonic() - begin)
-            time.sleep(_POLL)
-        yield
-
-
-def _lock(handle: IO[str]) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _compile(request: Request, path: Path, say: Say) -> None:
@@ -221,12 +176,3 @@ def _compile(request: Request, path: Path, say: Say) -> None:
 
 UNSUPPORTED = 3
 """Exit code of the process that compiles, where the step cannot be compiled; it has printed why."""
-
-
-def _prune() -> None:
-    """Remove the packages that have not been used for longest."""
-    with contextlib.suppress(OSError):
-        packages = sorted(steps_dir().glob("*.pt2"), key=lambda path: path.stat().st_mtime)
-        for path in packages[:-KEPT]:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)

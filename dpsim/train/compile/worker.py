@@ -14,8 +14,9 @@ import torch
 from dpsim import ops
 from dpsim.model.base import Model
 from dpsim.model.config import read_config
+from dpsim.model.tensors import described
 from dpsim.train.compile.graph import METADATA, Halves, Unsupported, trace_halves
-from dpsim.train.compile.package import UNSUPPORTED, Request, described
+from dpsim.train.compile.package import UNSUPPORTED, Request
 
 
 def make_package(request: Request, path: Path) -> None:
