@@ -1,4 +1,4 @@
-"""Models of the same settings share what is compiled: the numbers are those of each, and nothing stale is handed out."""
+"""Models of the same settings share what is compiled: the numbers are those of each, and nothing stale is used."""
 
 from __future__ import annotations
 
