@@ -12,7 +12,7 @@ The last trains in a single process. All write into one folder: what one has fin
 from pathlib import Path
 
 from dpsim.train.config import TrainConfig
-from dpsim.train.launcher import joined
+from dpsim.train.parallel.launcher import joined
 from dpsim.train.trainer import train
 
 OUTPUT = Path(__file__).parent / "output"

@@ -53,7 +53,7 @@ def compress_file(
     """
     from dpsim.model.checkpoint import save_model
     from dpsim.model.compress import compress
-    from dpsim.train.state import read_model
+    from dpsim.train.records.state import read_model
 
     distance = smallest_distance(data) if min_distance is None else min_distance
     found = compress(read_model(model, head), distance, step=step, extrapolate=extrapolate)

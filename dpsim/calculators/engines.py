@@ -22,7 +22,7 @@ from dpsim.physics.neighborhood import Neighborhood
 from dpsim.physics.neighbors import ModelInputs, NeighborSpec
 from dpsim.physics.pieces import CPU_ITEMS, GPU_ITEMS, divided
 from dpsim.physics.spin import real_rows
-from dpsim.train.state import read_model
+from dpsim.train.records.state import read_model
 
 
 class ModelFacts(NamedTuple):

@@ -15,7 +15,7 @@ from dpsim.errors import ModelError, SetupError
 from dpsim.export.compile import check_machine, compile_model
 from dpsim.export.metadata import FrozenMetadata
 from dpsim.model.base import Model
-from dpsim.train.state import read_model
+from dpsim.train.records.state import read_model
 
 Progress = Callable[..., None]
 

@@ -17,7 +17,7 @@ from dpsim.model.peer.convert import load_serialized, write_serialized
 from dpsim.model.peer.torchscript import read_torchscript
 from dpsim.model.peer.tree import SUFFIXES as SERIALIZED
 from dpsim.model.peer.tree import read_tree
-from dpsim.train.state import heads_in, load_state, read_any, read_model
+from dpsim.train.records.state import heads_in, load_state, read_any, read_model
 
 Facts = dict[str, Any]
 

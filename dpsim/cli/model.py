@@ -114,7 +114,7 @@ def change_bias(
     if values and (mode or frames):
         raise ConfigError("--mode and --frames say how data are used, and --bias gives numbers instead: leave them out")
 
-    from dpsim.train import bias
+    from dpsim.train.start import bias
 
     path, change = bias.change_bias(
         file,
@@ -154,7 +154,7 @@ def mem(
         raise ConfigError("memory depends on the number of atoms: give --atoms, or --structure with as many")
 
     from dpsim.calculators.memory import made_up, predict_memory, sample_of
-    from dpsim.train.state import read_model
+    from dpsim.train.records.state import read_model
 
     found = read_model(file, head)
     use = predict_memory(found, sample_of(structure) if structure else made_up(found, density), atoms, ranks)

@@ -14,12 +14,12 @@ import click
 from dpsim.cli.common import json_option, print_json, shown
 from dpsim.cli.grant import Grant
 from dpsim.errors import ConfigError
-from dpsim.train.place import recognised
+from dpsim.train.parallel.place import recognised
 
 if TYPE_CHECKING:
     from dpsim.model.peer.input import TrainingInput
-    from dpsim.train.place import Launcher
-    from dpsim.train.result import TrainResult
+    from dpsim.train.parallel.place import Launcher
+    from dpsim.train.records.result import TrainResult
     from dpsim.workflow.progress import ProgressLine
     from dpsim.workflow.stages.train import TrainStage
 
@@ -153,7 +153,7 @@ def _train(
     """
     if launcher == "none":
         request = read()
-        from dpsim.train.ranks import train_on
+        from dpsim.train.parallel.ranks import train_on
 
         number = request.grant.number(ranks)
         request.grant.hide_others()
@@ -162,7 +162,7 @@ def _train(
             return train_on(number, **arguments, progress=progress)
     if ranks is not None:
         raise ConfigError(f"--ranks {ranks}: this process was started with others already: leave the option out")
-    from dpsim.train.launcher import joined
+    from dpsim.train.parallel.launcher import joined
     from dpsim.train.trainer import train
 
     with joined(launcher, device) as workers, _reporting(workers.first) as progress:
@@ -223,7 +223,7 @@ def read_stage(file: Path, overrides: tuple[str, ...], start_from: Start, conver
     ConfigError
         With all that is wrong.
     """
-    from dpsim.train.dplr_section import DPLRModel
+    from dpsim.train.settings.dplr_model import DPLRModel
     from dpsim.workflow.stages.train import part_of, validation_of
 
     stage, type_map = read_input(file, overrides, start_from)

@@ -10,10 +10,10 @@ from pydantic import Field, ValidationError, model_validator
 from dpsim.config import first_problem
 from dpsim.errors import ConfigError
 from dpsim.model.config import AnyModelConfig
-from dpsim.train.data_config import BatchSize, FrameFilter, Sampling, SystemSampling, size_of
-from dpsim.train.heads_config import HEADS_SETTINGS, HeadsSettings, check_heads
-from dpsim.train.learning_rate_config import CosineRate, ExponentialRate, LearningRateConfig, StableRate
-from dpsim.train.loss_config import (
+from dpsim.train.settings.data import BatchSize, FrameFilter, Sampling, SystemSampling, size_of
+from dpsim.train.settings.heads import HEADS_SETTINGS, HeadsSettings, check_heads
+from dpsim.train.settings.learning_rate import CosineRate, ExponentialRate, LearningRateConfig, StableRate
+from dpsim.train.settings.loss import (
     AtLeastZero,
     DOSLossConfig,
     EnergyLossConfig,
@@ -23,10 +23,10 @@ from dpsim.train.loss_config import (
     Rate,
     TensorLossConfig,
 )
-from dpsim.train.model_section import CustomModel, ModelSection, PresetModel
-from dpsim.train.optimizer_config import AdamConfig, KalmanConfig, MuonConfig, OptimizerConfig
-from dpsim.train.run_config import RUN_SETTINGS, RunSettings
-from dpsim.train.transfer_config import TransferSettings
+from dpsim.train.settings.model import CustomModel, ModelSection, PresetModel
+from dpsim.train.settings.optimizer import AdamConfig, KalmanConfig, MuonConfig, OptimizerConfig
+from dpsim.train.settings.run import RUN_SETTINGS, RunSettings
+from dpsim.train.settings.transfer import TransferSettings
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -118,7 +118,7 @@ class TrainConfig(TransferSettings, RunSettings, HeadsSettings):
 
     @property
     def total_steps(self) -> int:
-        """`steps` of a training whose epochs have been counted (`dpsim.train.length.with_steps`)."""
+        """`steps` of a training whose epochs have been counted (`dpsim.train.start.length.with_steps`)."""
         if self.steps is None:
             raise ConfigError("epochs stand for a number of steps that depends on the data")
         return self.steps

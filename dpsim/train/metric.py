@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from dpsim.errors import ConfigError
-from dpsim.train.distributed import ALONE, Workers
-from dpsim.train.loader import Batch, BatchMaker, Prefetch, making_threads
+from dpsim.train.batches.loader import Batch, BatchMaker, Prefetch, making_threads
 from dpsim.train.loss import AnyLoss
-from dpsim.train.running import Running
+from dpsim.train.parallel.distributed import ALONE, Workers
+from dpsim.train.records.running import Running
 
 _ABSOLUTE = "abs."
 

@@ -10,20 +10,20 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dpsim.train.arithmetic import bf16_products
+from dpsim.train.batches.loader import Batch, Label
 from dpsim.train.config import TrainConfig
-from dpsim.train.distributed import ALONE, Workers
-from dpsim.train.gradients import Gradients
-from dpsim.train.joining import Head, Joint, Outcome, Union
-from dpsim.train.kalman import KalmanFilter, chosen_atoms, factor
-from dpsim.train.loader import Batch, Label
 from dpsim.train.loss import AnyLoss, Term, Terms
-from dpsim.train.low_rank import LowRankOptimizer
-from dpsim.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
-from dpsim.train.optimizer_config import AdamConfig, KalmanConfig, MuonConfig
-from dpsim.train.running import EXCHANGE, Clock
-from dpsim.train.schedule import LearningRate, prefactor
-from dpsim.train.sharding import DividedOptimizer
+from dpsim.train.optimizers.arithmetic import bf16_products
+from dpsim.train.optimizers.build import build_optimizer, clip_gradients, set_learning_rate
+from dpsim.train.optimizers.gradients import Gradients
+from dpsim.train.optimizers.kalman import KalmanFilter, chosen_atoms, factor
+from dpsim.train.optimizers.low_rank import LowRankOptimizer
+from dpsim.train.optimizers.schedule import LearningRate, prefactor
+from dpsim.train.optimizers.sharding import DividedOptimizer
+from dpsim.train.parallel.distributed import ALONE, Workers
+from dpsim.train.parallel.joining import Head, Joint, Outcome, Union
+from dpsim.train.records.running import EXCHANGE, Clock
+from dpsim.train.settings.optimizer import AdamConfig, KalmanConfig, MuonConfig
 
 Tag = TypeVar("Tag")
 

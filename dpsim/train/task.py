@@ -11,21 +11,21 @@ import numpy as np
 import torch
 
 from dpsim.model.base import Model
-from dpsim.train.balance import EdgeCounts, divide
+from dpsim.train.batches.balance import EdgeCounts, divide
+from dpsim.train.batches.drawing import drawing
+from dpsim.train.batches.frames import FrameSet, require_labels, require_parameters, scan
+from dpsim.train.batches.loader import Batch, BatchMaker
+from dpsim.train.batches.sampler import Cursor, Filling, Sampler, filling, in_order
 from dpsim.train.config import TrainConfig
-from dpsim.train.data_config import size_of
-from dpsim.train.distributed import ALONE, Workers
-from dpsim.train.drawing import drawing
-from dpsim.train.frames import FrameSet, require_labels, require_parameters, scan
-from dpsim.train.joining import Outcome
-from dpsim.train.loader import Batch, BatchMaker
 from dpsim.train.loss import AnyLoss, check_loss, make_loss
 from dpsim.train.metric import Metric, evaluate
-from dpsim.train.result import data_facts
-from dpsim.train.running import Running
-from dpsim.train.sampler import Cursor, Filling, Sampler, filling, in_order
-from dpsim.train.setup import check_validation, check_widths
-from dpsim.train.standard_section import ElementBias
+from dpsim.train.parallel.distributed import ALONE, Workers
+from dpsim.train.parallel.joining import Outcome
+from dpsim.train.records.result import data_facts
+from dpsim.train.records.running import Running
+from dpsim.train.settings.data import size_of
+from dpsim.train.settings.standard_model import ElementBias
+from dpsim.train.start.setup import check_validation, check_widths
 
 log = logging.getLogger("dpsim.train")
 

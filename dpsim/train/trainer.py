@@ -22,29 +22,29 @@ from dpsim.data.files import write_text
 from dpsim.errors import Interrupted, StageError
 from dpsim.model.checkpoint import load_model, save_model, state_digest
 from dpsim.model.multi_task import MultiTaskModel
-from dpsim.train.arithmetic import check_products, tf32_products
-from dpsim.train.average import Average
-from dpsim.train.board import Board, check_board
+from dpsim.train.batches.frames import DataSource
+from dpsim.train.batches.loader import Batch, Prefetch, making_threads
+from dpsim.train.batches.sampler import Cursor
 from dpsim.train.compile import compile_tasks
 from dpsim.train.config import TrainConfig
-from dpsim.train.curve import Curve
-from dpsim.train.distributed import ALONE, Workers
-from dpsim.train.finetune import change_bias_of_result
-from dpsim.train.folder import training_folder
-from dpsim.train.frames import DataSource
-from dpsim.train.joining import Head, Joint
-from dpsim.train.loader import Batch, Prefetch, making_threads
-from dpsim.train.low_rank import restrict
-from dpsim.train.multi import prepare_heads
-from dpsim.train.prepare import HeadData, Prepared, prepare, same_model
-from dpsim.train.progress import Progress, Reporter, silent
-from dpsim.train.result import TrainResult
-from dpsim.train.resume import Resume, announce_resume, check_resume, find_resume, origin_of
-from dpsim.train.running import WAITING, Clock, Running
-from dpsim.train.sampler import Cursor
+from dpsim.train.optimizers.arithmetic import check_products, tf32_products
+from dpsim.train.optimizers.average import Average
+from dpsim.train.optimizers.low_rank import restrict
+from dpsim.train.parallel.distributed import ALONE, Workers
+from dpsim.train.parallel.joining import Head, Joint
+from dpsim.train.records.board import Board, check_board
+from dpsim.train.records.curve import Curve
+from dpsim.train.records.folder import training_folder
+from dpsim.train.records.progress import Progress, Reporter, silent
+from dpsim.train.records.result import TrainResult
+from dpsim.train.records.resume import Resume, announce_resume, check_resume, find_resume, origin_of
+from dpsim.train.records.running import WAITING, Clock, Running
+from dpsim.train.records.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
 from dpsim.train.session import StopSignal, device_of, torch_threads
-from dpsim.train.setup import ModelSource, freeze_parts
-from dpsim.train.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
+from dpsim.train.start.finetune import change_bias_of_result
+from dpsim.train.start.multi import prepare_heads
+from dpsim.train.start.prepare import HeadData, Prepared, prepare, same_model
+from dpsim.train.start.setup import ModelSource, freeze_parts
 from dpsim.train.step import NotFiniteError, grouped, make_step
 from dpsim.train.task import Stream, Task
 
@@ -104,7 +104,7 @@ def train(
     cache_bytes
         Memory for neighbourhoods that are kept between epochs.
     workers
-        Processes that train together, as `dpsim.train.launcher.joined` gives them; all call this with the same
+        Processes that train together, as `dpsim.train.parallel.launcher.joined` gives them; all call this with the same
         arguments, and see the same files of data. Each makes batches of `batch_size` for a step; the first one writes,
         and calls `progress`.
 

@@ -62,7 +62,7 @@ def translated(
 
 def _with_tables(node: dict[str, Any], base: FilePath, n_types: int, collector: Collector, path: Path) -> Any:
     """Return the section with tables instead of the names of their files, so that the key depends on the numbers."""
-    from dpsim.train.composed_section import with_tables
+    from dpsim.train.settings.composed_model import with_tables
 
     try:
         return with_tables(node, base, n_types)

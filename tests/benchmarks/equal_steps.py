@@ -31,13 +31,13 @@ from dpsim import ops
 from dpsim.model.checkpoint import save_model
 from dpsim.model.peer.auto_sel import resolve_sel
 from dpsim.model.peer.input import read_input
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import TrainConfig
-from dpsim.train.frames import FrameSet
-from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
-from dpsim.train.running import Clock
-from dpsim.train.schedule import prefactor
-from dpsim.train.state import read_model
+from dpsim.train.optimizers.schedule import prefactor
+from dpsim.train.records.running import Clock
+from dpsim.train.records.state import read_model
 from dpsim.train.step import GradientStep
 
 SMALL_BATCHES = "auto:64"

@@ -15,7 +15,7 @@ from dpsim.cli.main import run
 from dpsim.model.checkpoint import load_model, save_model, state_digest
 from dpsim.model.config import LinearModelConfig, ModelConfig
 from dpsim.model.peer.convert import load_serialized, write_serialized
-from dpsim.train.state import read_model
+from dpsim.train.records.state import read_model
 
 
 def says(capsys, *arguments, code=0):

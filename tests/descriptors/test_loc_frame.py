@@ -15,7 +15,7 @@ from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph
 from dpsim.testing import Subject
 from dpsim.testing.structures import random_rotation
-from dpsim.train.component_scales import set_component_scales
+from dpsim.train.start.component_scales import set_component_scales
 
 RULE = (0, 1, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0)
 """Type 0: nearest of type 1, second radial one of type 0; type 1: second nearest of type 0, nearest of type 1."""

@@ -22,7 +22,7 @@ from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context
 from dpsim.model.peer.section import InputSection
 from dpsim.testing import CHECKS, check_all
-from dpsim.train.model_section import ModelSection, SpinModel
+from dpsim.train.settings.model import ModelSection, SpinModel
 
 TYPES = np.array([0, 1, 0, 1, 0])
 

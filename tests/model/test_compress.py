@@ -18,7 +18,7 @@ from dpsim.model.compress import compress
 from dpsim.model.config import LinearModelConfig, ModelConfig, PairTableConfig, read_config
 from dpsim.model.peer.convert import write_serialized
 from dpsim.testing import Subject
-from dpsim.train.setup import refuse_tables
+from dpsim.train.start.setup import refuse_tables
 
 SEE = {"rcut": 4.0, "rcut_smth": 2.0, "sel": 40, "neuron": (3, 6)}
 A = {"type": "se_e2_a", "axis_neuron": 2, "resnet_dt": True, **SEE}

@@ -20,7 +20,7 @@ from dpsim.model.multi_task import MultiTaskModel, gather
 from dpsim.model.peer.checkpoint import load_checkpoint, load_heads
 from dpsim.physics.neighborhood import collate
 from dpsim.testing import Subject
-from dpsim.train.state import heads_in, read_model
+from dpsim.train.records.state import heads_in, read_model
 
 
 def config_of(shared, fitting=None, **heads):

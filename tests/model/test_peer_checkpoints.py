@@ -17,7 +17,7 @@ from dpsim.calculators.evaluate import load
 from dpsim.errors import ModelError
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.peer.checkpoint import load_checkpoint, load_frozen
-from dpsim.train.state import read_model
+from dpsim.train.records.state import read_model
 
 INDEX = Path(__file__).resolve().parents[3] / "shared" / "golden" / "index.json"
 CASES = {case["name"]: case for case in json.loads(INDEX.read_text())["checkpoints"]} if INDEX.is_file() else {}

@@ -18,7 +18,7 @@ from dpsim.model.peer.auto_sel import resolve_sel
 from dpsim.model.peer.checkpoint import load_checkpoint
 from dpsim.model.peer.input import is_part, read_input, translate, translate_part
 from dpsim.train.config import TrainConfig
-from dpsim.train.schedule import LearningRate
+from dpsim.train.optimizers.schedule import LearningRate
 
 INPUT = {
     "_comment": "a small model",

@@ -15,7 +15,7 @@ from dpsim.model.peer.auto_sel import resolve_sel
 from dpsim.model.peer.input import read_input, translate
 from dpsim.model.peer.multi_input import split_branches
 from dpsim.train.config import TrainConfig
-from dpsim.train.heads_config import multi_config
+from dpsim.train.settings.heads import multi_config
 
 
 def dpa1(**changes):

@@ -13,8 +13,8 @@ from dpsim.errors import ConfigError, DataError
 from dpsim.model.peer.input import translate
 from dpsim.model.peer.sampling import sampling_settings
 from dpsim.model.peer.section import InputSection
-from dpsim.train.data_config import SystemSampling
-from dpsim.train.system_shares import system_probabilities
+from dpsim.train.batches.system_shares import system_probabilities
+from dpsim.train.settings.data import SystemSampling
 
 SIZES = (10, 30, 60, 100)
 

@@ -18,14 +18,14 @@ from dpsim.data import Frame
 from dpsim.descriptors import SeE2AConfig
 from dpsim.errors import DataError, StageError
 from dpsim.model.checkpoint import load_any, state_digest
+from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import TrainConfig, resolve_model
-from dpsim.train.distributed import ALONE, Workers
-from dpsim.train.gradients import Gradients
-from dpsim.train.joining import Head, Joint
-from dpsim.train.launcher import joined
-from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
-from dpsim.train.running import Clock
+from dpsim.train.optimizers.gradients import Gradients
+from dpsim.train.parallel.distributed import ALONE, Workers
+from dpsim.train.parallel.joining import Head, Joint
+from dpsim.train.parallel.launcher import joined
+from dpsim.train.records.running import Clock
 from dpsim.train.step import GradientStep, KalmanStep
 from dpsim.train.trainer import train
 

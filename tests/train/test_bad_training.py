@@ -18,8 +18,8 @@ import yaml
 from dpsim.cli.main import run as cli
 from dpsim.data import Frame, write_mixed
 from dpsim.model.checkpoint import load_model
-from dpsim.train import frames as frames_module
-from dpsim.train.state import checkpoints
+from dpsim.train.batches import frames as frames_module
+from dpsim.train.records.state import checkpoints
 
 TYPE_MAP = ["Cu", "Au"]
 MODEL = {

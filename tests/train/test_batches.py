@@ -14,9 +14,9 @@ import torch
 from dpsim.data import Frame, write_mixed, write_npy
 from dpsim.errors import DataError
 from dpsim.model.potential import PotentialModel
+from dpsim.train.batches.frames import FrameSet, require_labels, scan
+from dpsim.train.batches.loader import BatchMaker, Prefetch
 from dpsim.train.config import EnergyLossConfig, TrainConfig, resolve_model
-from dpsim.train.frames import FrameSet, require_labels, scan
-from dpsim.train.loader import BatchMaker, Prefetch
 from dpsim.train.loss.energy import EnergyLoss
 
 Settings = Callable[..., TrainConfig]
@@ -177,11 +177,11 @@ def test_large_data_are_looked_at_in_part(emt: Path, monkeypatch: pytest.MonkeyP
     """24 frames of 144 atoms: 60 atoms are ten of them."""
     frames = FrameSet(emt / "train", None)
     whole = scan(frames)
-    monkeypatch.setattr("dpsim.train.frames.SCANNED_ATOMS", 60)
+    monkeypatch.setattr("dpsim.train.batches.frames.SCANNED_ATOMS", 60)
     part = scan(frames)
     assert (whole.n_frames, part.n_frames) == (24, 10)
     assert part.digest != whole.digest
-    monkeypatch.setattr("dpsim.train.frames.SCANNED", 3)
+    monkeypatch.setattr("dpsim.train.batches.frames.SCANNED", 3)
     assert scan(frames).n_frames == 3
 
 

@@ -17,8 +17,8 @@ from dpsim.errors import DataError, ModelError
 from dpsim.fittings import DOSFittingConfig, EnergyFittingConfig, PropertyFittingConfig
 from dpsim.model.checkpoint import load_model, read_header, save_model
 from dpsim.model.config import ModelConfig
-from dpsim.train.bias import change_bias, fit_bias, give_bias
-from dpsim.train.frames import FrameSet
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.start.bias import change_bias, fit_bias, give_bias
 
 TYPE_MAP = ("Cu", "Ag", "Au")
 

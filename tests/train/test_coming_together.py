@@ -9,7 +9,7 @@ import time
 PROGRAM = """
 import subprocess, sys
 from dpsim.errors import StageError
-from dpsim.train import launcher
+from dpsim.train.parallel import launcher
 
 dying = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
 launcher._start = lambda *place: subprocess.Popen(dying, stdin=subprocess.PIPE)

@@ -30,7 +30,7 @@ from dpsim.train.compile.graph import Unsupported, trace_halves
 from dpsim.train.compile.package import Request, ensure, request_for
 from dpsim.train.compile.run import TOLERANCE, CompiledModel, difference
 from dpsim.train.config import TrainConfig
-from dpsim.train.result import TrainResult
+from dpsim.train.records.result import TrainResult
 from dpsim.train.trainer import train
 
 Settings = Callable[..., TrainConfig]

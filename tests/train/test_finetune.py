@@ -21,13 +21,13 @@ from dpsim.data import Frame, write_mixed
 from dpsim.errors import ConfigError, DataError, Interrupted, ModelError
 from dpsim.model.checkpoint import load_model, read_header, state_digest
 from dpsim.model.config import ModelConfig
+from dpsim.train.batches.frames import FrameSet, scan
 from dpsim.train.config import TrainConfig
-from dpsim.train.finetune import adapted_model, load_pretrained
-from dpsim.train.frames import FrameSet, scan
-from dpsim.train.low_rank import LowRankOptimizer
-from dpsim.train.state import heads_in, read_model
+from dpsim.train.optimizers.low_rank import LowRankOptimizer
+from dpsim.train.records.state import heads_in, read_model
+from dpsim.train.settings.transfer import LowRankConfig
+from dpsim.train.start.finetune import adapted_model, load_pretrained
 from dpsim.train.trainer import TrainResult, train
-from dpsim.train.transfer_config import LowRankConfig
 from dpsim.workflow.stages.train import TrainStage
 
 Settings = Callable[..., TrainConfig]

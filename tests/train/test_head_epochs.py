@@ -13,11 +13,11 @@ import pytest
 from dpsim.data import Frame, write_mixed
 from dpsim.errors import ConfigError
 from dpsim.model.checkpoint import load_any, state_digest
-from dpsim.train import finetune, multi
-from dpsim.train import setup as preparation
+from dpsim.train.batches.frames import FrameSet
 from dpsim.train.config import TrainConfig
-from dpsim.train.frames import FrameSet
-from dpsim.train.length import steps_on, with_steps_of_heads
+from dpsim.train.start import finetune, multi
+from dpsim.train.start import setup as preparation
+from dpsim.train.start.length import steps_on, with_steps_of_heads
 from dpsim.train.trainer import TrainResult, train
 from dpsim.workflow.stages.train import TrainStage
 

@@ -14,7 +14,7 @@ import pytest
 
 from dpsim.model.checkpoint import load_model, state_digest
 from dpsim.train.config import TrainConfig
-from dpsim.train.state import checkpoints
+from dpsim.train.records.state import checkpoints
 from dpsim.train.trainer import train
 
 KILLS = 3

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dpsim.train.config import TrainConfig
-from dpsim.train.schedule import LearningRate, prefactor
+from dpsim.train.optimizers.schedule import LearningRate, prefactor
 
 
 def rate(steps: int, **settings: Any) -> LearningRate:

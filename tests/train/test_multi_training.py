@@ -19,11 +19,11 @@ from dpsim.errors import ConfigError, DataError, Interrupted
 from dpsim.model.checkpoint import load_any, load_model, state_digest
 from dpsim.model.multi_task import MultiTaskModel
 from dpsim.model.statistics import environment_statistics
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import TrainConfig
-from dpsim.train.frames import FrameSet
-from dpsim.train.loader import BatchMaker
-from dpsim.train.multi import prepare_heads
-from dpsim.train.state import heads_in, read_model
+from dpsim.train.records.state import heads_in, read_model
+from dpsim.train.start.multi import prepare_heads
 from dpsim.train.task import Stream
 from dpsim.train.trainer import TrainResult, train
 

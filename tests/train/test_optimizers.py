@@ -17,17 +17,17 @@ from torch import nn
 from dpsim.data import Frame, write_mixed
 from dpsim.errors import Interrupted, SetupError, StageError
 from dpsim.model.checkpoint import load_model, state_digest
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import TrainConfig, resolve_model
-from dpsim.train.frames import FrameSet
-from dpsim.train.joining import Head, Joint
-from dpsim.train.kalman import KalmanFilter, blocks_of, chosen_atoms, factor
-from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
-from dpsim.train.muon import Muon, matrix_shape, orthogonal
-from dpsim.train.optimizer import build_optimizer, set_learning_rate
-from dpsim.train.optimizer_config import KalmanConfig, MuonConfig
-from dpsim.train.running import Clock
-from dpsim.train.state import load_state
+from dpsim.train.optimizers.build import build_optimizer, set_learning_rate
+from dpsim.train.optimizers.kalman import KalmanFilter, blocks_of, chosen_atoms, factor
+from dpsim.train.optimizers.muon import Muon, matrix_shape, orthogonal
+from dpsim.train.parallel.joining import Head, Joint
+from dpsim.train.records.running import Clock
+from dpsim.train.records.state import load_state
+from dpsim.train.settings.optimizer import KalmanConfig, MuonConfig
 from dpsim.train.step import GradientStep, NotFiniteError, make_step
 from dpsim.train.trainer import train
 

@@ -13,6 +13,7 @@ from dpsim.model.config import ModelConfig
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph
 from dpsim.testing import Subject
+from dpsim.train.batches.loader import Batch, Label
 from dpsim.train.config import (
     DOSLossConfig,
     EnergyLossConfig,
@@ -21,7 +22,6 @@ from dpsim.train.config import (
     TensorLossConfig,
     TrainConfig,
 )
-from dpsim.train.loader import Batch, Label
 from dpsim.train.loss import Term, check_loss, make_loss
 
 SIZES = (2, 4)

@@ -22,8 +22,8 @@ from dpsim.descriptors import SeE2AConfig
 from dpsim.errors import ConfigError, DataError
 from dpsim.model.checkpoint import load_model
 from dpsim.testing import Subject
+from dpsim.train.batches.frames import FrameSet
 from dpsim.train.config import TrainConfig
-from dpsim.train.frames import FrameSet
 from dpsim.train.trainer import TrainResult, train
 
 TYPE_MAP = ("O", "H")

@@ -29,16 +29,16 @@ from dpsim.lammps.packages import mpich_file
 from dpsim.model.checkpoint import load_model, state_digest
 from dpsim.model.peer.input import translate
 from dpsim.physics.neighbors import NeighborSpec
-from dpsim.train.balance import EdgeCounts, divide
+from dpsim.train.batches.balance import EdgeCounts, divide
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.loader import BatchMaker
+from dpsim.train.batches.sampler import Sampler
 from dpsim.train.config import TrainConfig
-from dpsim.train.distributed import ALONE
-from dpsim.train.frames import FrameSet
-from dpsim.train.loader import BatchMaker
-from dpsim.train.place import recognised
-from dpsim.train.ranks import train_on
-from dpsim.train.sampler import Sampler
-from dpsim.train.sharding import owners_of
-from dpsim.train.state import checkpoints, load_state
+from dpsim.train.optimizers.sharding import owners_of
+from dpsim.train.parallel.distributed import ALONE
+from dpsim.train.parallel.place import recognised
+from dpsim.train.parallel.ranks import train_on
+from dpsim.train.records.state import checkpoints, load_state
 from dpsim.train.trainer import TrainResult, train
 
 MakeFrames = Callable[..., list[Frame]]
@@ -194,7 +194,7 @@ def test_division_keeps_to_the_batch_size() -> None:
 
 
 def test_edges_of_frames_that_were_not_counted(mixed: FrameSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpsim.train.balance.COUNTED_ATOMS", 30 * sum(map(mixed.n_atoms, range(60))) // 60)
+    monkeypatch.setattr("dpsim.train.batches.balance.COUNTED_ATOMS", 30 * sum(map(mixed.n_atoms, range(60))) // 60)
     maker = BatchMaker(mixed, NeighborSpec(5.0, 200))
     counts = EdgeCounts(maker, ALONE)
     assert not counts.complete
@@ -320,7 +320,7 @@ def test_cores_of_a_train_file(emt: Path, declared: Callable[..., Path], tmp_pat
         raise ConfigError("enough")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpsim.train.ranks.train_on", told)
+        patch.setattr("dpsim.train.parallel.ranks.train_on", told)
         file = declared(resources={"cpus": cores, "gpus": 0})
         for more in ([], ["--ranks", "2"]):
             assert cli(["train", str(file), "--output", str(tmp_path / "out"), *more]) != 0

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dpsim.train.batches.sampler import Cursor
 from dpsim.train.config import TrainConfig, resolve_model
-from dpsim.train.optimizer import build_optimizer
-from dpsim.train.sampler import Cursor
-from dpsim.train.state import Best, TrainingState, load_state, save_state
+from dpsim.train.optimizers.build import build_optimizer
+from dpsim.train.records.state import Best, TrainingState, load_state, save_state
 from dpsim.train.trainer import train
 
 PREFIX = "model.Default.atomic_model."

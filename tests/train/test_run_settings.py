@@ -22,16 +22,16 @@ from dpsim.data import Frame, write_mixed
 from dpsim.errors import ConfigError, DataError, Interrupted, SetupError
 from dpsim.model.checkpoint import load_model, state_digest
 from dpsim.ops import library
-from dpsim.train import setup as preparation
-from dpsim.train.arithmetic import check_products, tf32_products
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import TrainConfig, resolve_model
-from dpsim.train.frames import FrameSet
-from dpsim.train.length import epoch_draws, steps_of_epochs, steps_on, with_steps
-from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
-from dpsim.train.running import Clock
+from dpsim.train.optimizers.arithmetic import check_products, tf32_products
+from dpsim.train.records.running import Clock
+from dpsim.train.records.state import load_checkpoint_model, load_state
 from dpsim.train.session import StopSignal
-from dpsim.train.state import load_checkpoint_model, load_state
+from dpsim.train.start import setup as preparation
+from dpsim.train.start.length import epoch_draws, steps_of_epochs, steps_on, with_steps
 from dpsim.train.step import make_step
 from dpsim.train.trainer import TrainResult, train
 

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from dpsim.errors import ConfigError
-from dpsim.train.data_config import SystemSampling, size_of
-from dpsim.train.sampler import Budget, Filling, Sampler, filling, in_order
-from dpsim.train.system_shares import system_probabilities
+from dpsim.train.batches.sampler import Budget, Filling, Sampler, filling, in_order
+from dpsim.train.batches.system_shares import system_probabilities
+from dpsim.train.settings.data import SystemSampling, size_of
 
 
 def test_every_frame_once_an_epoch_in_changing_order() -> None:

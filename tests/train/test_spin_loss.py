@@ -21,9 +21,9 @@ from dpsim.model.config import ModelConfig
 from dpsim.model.peer.section import InputSection
 from dpsim.model.peer.training import loss_settings
 from dpsim.physics.derivatives import Derivatives
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import EnergyLossConfig, TrainConfig
-from dpsim.train.frames import FrameSet
-from dpsim.train.loader import BatchMaker
 from dpsim.train.loss import make_loss
 from dpsim.train.loss.energy import EnergyLoss
 from dpsim.train.trainer import train

@@ -16,12 +16,12 @@ from dpsim.errors import ConfigError, Interrupted
 from dpsim.model.checkpoint import load_model, state_digest
 from dpsim.model.peer.sampling import sampling_settings
 from dpsim.model.peer.section import InputSection
+from dpsim.train.batches.drawing import drawing
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.sampler import Sampler
 from dpsim.train.config import TrainConfig
-from dpsim.train.data_config import Size, size_of
-from dpsim.train.drawing import drawing
-from dpsim.train.frames import FrameSet
-from dpsim.train.length import with_steps
-from dpsim.train.sampler import Sampler
+from dpsim.train.settings.data import Size, size_of
+from dpsim.train.start.length import with_steps
 from dpsim.train.trainer import TrainResult, train
 
 Settings = Callable[..., TrainConfig]

@@ -18,13 +18,13 @@ import torch
 from dpsim.data import Frame, write_mixed
 from dpsim.errors import ConfigError, DataError, Interrupted, ModelError, SetupError, StageError
 from dpsim.model.checkpoint import load_model, read_header, state_digest
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import EnergyLossConfig, TrainConfig
-from dpsim.train.curve import columns
-from dpsim.train.frames import FrameSet
-from dpsim.train.loader import BatchMaker
 from dpsim.train.loss.energy import EnergyLoss
+from dpsim.train.records.curve import columns
+from dpsim.train.records.state import checkpoints, load_checkpoint_model, load_state
 from dpsim.train.session import locked
-from dpsim.train.state import checkpoints, load_checkpoint_model, load_state
 from dpsim.train.trainer import TrainResult, train
 
 Settings = Callable[..., TrainConfig]

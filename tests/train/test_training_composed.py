@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from dpsim.errors import ConfigError
 from dpsim.model.checkpoint import load_model, state_digest
 from dpsim.model.compose.config import LinearModelConfig, PairTableConfig, ZBLModelConfig
-from dpsim.train.composed_section import with_tables
+from dpsim.train.batches.frames import FrameSet
 from dpsim.train.config import TrainConfig, resolve_model
-from dpsim.train.frames import FrameSet
+from dpsim.train.settings.composed_model import with_tables
 from dpsim.train.trainer import train
 
 Settings = Callable[..., TrainConfig]

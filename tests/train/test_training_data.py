@@ -20,12 +20,12 @@ from dpsim.data import Frame, open_dataset, write_mixed
 from dpsim.errors import ConfigError, DataError, Interrupted
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import load_model, state_digest
+from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.loader import BatchMaker, Prefetch
+from dpsim.train.batches.sampler import Sampler, filling, in_order
 from dpsim.train.config import TrainConfig, resolve_model
-from dpsim.train.data_config import FrameFilter, Size, SystemSampling, size_of
-from dpsim.train.frames import FrameSet
-from dpsim.train.loader import BatchMaker, Prefetch
-from dpsim.train.running import WAITING, Clock
-from dpsim.train.sampler import Sampler, filling, in_order
+from dpsim.train.records.running import WAITING, Clock
+from dpsim.train.settings.data import FrameFilter, Size, SystemSampling, size_of
 from dpsim.train.trainer import TrainResult, train
 
 Settings = Callable[..., TrainConfig]

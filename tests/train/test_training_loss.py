@@ -20,11 +20,11 @@ from dpsim.model.peer.family import Context
 from dpsim.physics.derivatives import Derivatives
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph
+from dpsim.train.batches.loader import Batch, Label
 from dpsim.train.config import EnergyLossConfig
-from dpsim.train.loader import Batch, Label
 from dpsim.train.loss import Terms, huber, weighted_sum
 from dpsim.train.loss.energy import EnergyLoss
-from dpsim.train.schedule import prefactor
+from dpsim.train.optimizers.schedule import prefactor
 
 CASES = ("train_loss_dpa3", "train_loss_se_a")
 IDS = (

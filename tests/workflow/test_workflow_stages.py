@@ -138,7 +138,7 @@ def test_train(tmp_path: Path, context: Callable[..., Context], library: Callabl
         for name in ("best.safetensors", "last.safetensors", "lcurve.csv", "metrics.json"):
             (folder / name).write_text(str(config.steps))
 
-    train = library("dpsim.train.ranks", "train_on", effect)
+    train = library("dpsim.train.parallel.ranks", "train_on", effect)
     for part in ("train", "valid"):
         (tmp_path / "data" / part).mkdir(parents=True)
     declared = stage("train", data="data", model={"preset": "dpa3-tiny"}, steps=100, start_from={"path": "m"})

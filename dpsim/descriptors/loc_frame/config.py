@@ -140,7 +140,7 @@ class LocFrameConfig(DescriptorSettings):
         return NeighborSpec(self.rcut, _NO_LIMIT, kept)
 
     def environments(self) -> tuple[EnvironmentBlock, ...]:
-        """None: each number is scaled by itself, see `dpsim.train.component_scales`."""
+        """None: each number is scaled by itself, see `dpsim.train.start.component_scales`."""
         return ()
 
     def build(self, type_map: Sequence[str], *, basis: bool = False) -> LocFrame:

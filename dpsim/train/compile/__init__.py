@@ -19,8 +19,8 @@ from dpsim.train.compile.choice import needs_derivatives, pays
 from dpsim.train.compile.graph import Unsupported
 from dpsim.train.compile.package import ensure, request_for
 from dpsim.train.compile.run import CompiledModel, difference
-from dpsim.train.distributed import ALONE, Workers
-from dpsim.train.run_config import Compile
+from dpsim.train.parallel.distributed import ALONE, Workers
+from dpsim.train.settings.run import Compile
 from dpsim.train.task import Task
 
 log = logging.getLogger("dpsim.train")

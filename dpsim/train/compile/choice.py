@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dpsim.train.data_config import size_of
-from dpsim.train.frames import FrameSet
+from dpsim.train.batches.frames import FrameSet
 from dpsim.train.loss.energy import FROM_DERIVATIVES, EnergyLoss
+from dpsim.train.settings.data import size_of
 from dpsim.train.task import Task
 
 WORTH = 1_000_000

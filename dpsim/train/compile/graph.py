@@ -20,7 +20,7 @@ from dpsim.config import Config
 from dpsim.model.base import Model
 from dpsim.model.example import example_neighborhood
 from dpsim.physics.neighborhood import Neighborhood
-from dpsim.train.arithmetic import bf16_products
+from dpsim.train.optimizers.arithmetic import bf16_products
 
 aten = torch.ops.aten
 METADATA = "dpsim"

@@ -16,7 +16,7 @@ from dpsim.train.loss.population import PopulationLoss
 from dpsim.train.loss.property import PropertyLoss
 from dpsim.train.loss.tensor import DOSLoss, TensorLoss
 from dpsim.train.loss.terms import Term, Terms, huber, weighted_sum
-from dpsim.train.loss_config import (
+from dpsim.train.settings.loss import (
     DOSLossConfig,
     EnergyLossConfig,
     LossConfig,

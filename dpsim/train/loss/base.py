@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpsim.model.base import Model
 from dpsim.physics.derivatives import sum_by_frame
-from dpsim.train.loader import Batch
+from dpsim.train.batches.loader import Batch
 from dpsim.train.loss.terms import Joining, Term, Terms, expanded, reduced
 
 Predicted = TypeVar("Predicted")

@@ -15,10 +15,10 @@ from dpsim.errors import ConfigError
 from dpsim.model.base import Model
 from dpsim.physics.derivatives import Derivatives, sum_by_frame
 from dpsim.physics.hessian import Bend
-from dpsim.train.loader import Batch, Label
+from dpsim.train.batches.loader import Batch, Label
 from dpsim.train.loss.base import Loss
 from dpsim.train.loss.terms import Measure, Term, Terms, both, expanded, huber, inverse, measure, or_one, reduced
-from dpsim.train.loss_config import EnergyLossConfig
+from dpsim.train.settings.loss import EnergyLossConfig
 
 FROM_DERIVATIVES = {"forces", "virial", "weighted_forces", "generalized_forces", "magnetic_forces"}
 

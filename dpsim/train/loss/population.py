@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dpsim.model.base import Model
 from dpsim.physics.derivatives import sum_by_frame
-from dpsim.train.loader import Batch
+from dpsim.train.batches.loader import Batch
 from dpsim.train.loss.base import Values, ValuesLoss
 from dpsim.train.loss.terms import Term, expanded, joining, measure, per_frame, rooted
-from dpsim.train.loss_config import PopulationLossConfig
+from dpsim.train.settings.loss import PopulationLossConfig
 
 
 class PopulationLoss(ValuesLoss[PopulationLossConfig]):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dpsim.model.base import Model
-from dpsim.train.loader import Batch
+from dpsim.train.batches.loader import Batch
 from dpsim.train.loss.base import Values, ValuesLoss
 from dpsim.train.loss.terms import Term, expanded, joining, measure, reduced, rooted
-from dpsim.train.loss_config import PropertyLossConfig
+from dpsim.train.settings.loss import PropertyLossConfig
 
 _SMALL = 1e-3
 """Added to the label that an error is divided by; part of the loss's definition."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dpsim.model.base import Model
-from dpsim.train.loader import Batch
+from dpsim.train.batches.loader import Batch
 from dpsim.train.loss.base import Values, ValuesLoss
 from dpsim.train.loss.terms import Term, expanded, or_one, reduced
-from dpsim.train.loss_config import DOSLossConfig, TensorLossConfig
+from dpsim.train.settings.loss import DOSLossConfig, TensorLossConfig
 
 
 class TensorLoss(ValuesLoss[TensorLossConfig]):

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dpsim.train.loader import Batch, Label
+from dpsim.train.batches.loader import Batch, Label
 
 Measure = Callable[[Tensor], Tensor]
 """Function of errors, element by element."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dpsim.train.config import TrainConfig
-from dpsim.train.dplr_section import DPLRModel
-from dpsim.train.heads_config import HeadName, HeadSettings
-from dpsim.train.run_config import NOT_IN_RESULT
+from dpsim.train.settings.dplr_model import DPLRModel
+from dpsim.train.settings.heads import HeadName, HeadSettings
+from dpsim.train.settings.run import NOT_IN_RESULT
 from dpsim.workflow.stage import (
     MAX_MEMBERS,
     Input,
@@ -139,8 +139,8 @@ class TrainStage(TrainConfig, SeededStage):
 
     def execute(self, context: Context) -> None:
         """Train in the work folder, from the newest checkpoint there is, and hand out the models."""
-        from dpsim.train.length import steps_on
-        from dpsim.train.ranks import train_on
+        from dpsim.train.parallel.ranks import train_on
+        from dpsim.train.start.length import steps_on
 
         settings = self.settings()
         if isinstance(self.model, DPLRModel):

@@ -1,0 +1,1 @@
+"""From data sets to batches: frames, their order, and neighbourhoods made ahead of the steps."""

@@ -1,0 +1,1 @@
+"""What a training writes and goes on from: checkpoints, curves, results."""

@@ -1,0 +1,1 @@
+"""What happens before the first step: the model, its scales and biases, and what it inherits."""
