@@ -13,7 +13,7 @@ from dpsim.cli.common import find_run, shown
 from dpsim.errors import StageError
 
 if TYPE_CHECKING:
-    from dpsim.workflow.store import Entry, Store
+    from dpsim.workflow.records.store import Entry, Store
 
 
 @click.command("clean")
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def command(run: Path | None, unreferenced: bool, work: bool, older_than: str, dry_run: bool) -> None:
     """Free the space of old results of RUN (a run directory or a workflow file)."""
     from dpsim.units import parse_quantity
-    from dpsim.workflow import locks
-    from dpsim.workflow.store import size_of
+    from dpsim.workflow.driver import locks
+    from dpsim.workflow.records.store import size_of
 
     if not (unreferenced or work):
         raise click.UsageError("say what to delete: --unreferenced, --work, or both")
@@ -59,7 +59,7 @@ def _candidates(store: Store, *, unreferenced: bool, work: bool) -> list[Path]:
 
 def _used(store: Store) -> set[str]:
     """Return the keys of entries that the last run refers to, and of those that hold their work folders."""
-    from dpsim.workflow.files import read_json
+    from dpsim.workflow.records.files import read_json
 
     records = read_json(store.manifest).get("stages", {}).values()
     keys = {record["key"] for record in records if record.get("key")}

@@ -13,8 +13,8 @@ import click
 from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dpsim.workflow.plan import Plan
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.planning.plan import Plan
+    from dpsim.workflow.records.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def load_plan(file: Path, profile: str | None, overrides: tuple[str, ...], seed: int | None) -> Plan:
     """Read and plan a workflow file."""
-    from dpsim.workflow.plan import load
+    from dpsim.workflow.planning.plan import load
 
     return load(file, profile=profile, overrides=overrides, seed=seed)
 
@@ -57,7 +57,7 @@ def find_run(target: Path | None) -> Store:
     ConfigError
         If there is none.
     """
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.records.store import Store
 
     candidates = [target] if target is not None else []
     if target is None:
@@ -65,7 +65,7 @@ def find_run(target: Path | None) -> Store:
         candidates = [path for path in candidates if (path / "manifest.json").is_file()]
         candidates = candidates or [Path()]
     elif target.is_file():
-        from dpsim.workflow.document import read_document
+        from dpsim.workflow.language.document import read_document
 
         name = read_document(target).data.get("name") or target.stem
         candidates = [Path("runs") / str(name)]
@@ -83,8 +83,8 @@ def find_stage(store: Store, word: str) -> str:
     ConfigError
         If the run has no such stage.
     """
-    from dpsim.workflow.files import read_json
-    from dpsim.workflow.problems import closest
+    from dpsim.workflow.language.problems import closest
+    from dpsim.workflow.records.files import read_json
 
     known = list(read_json(store.manifest).get("stages", {}))
     matches = [name for name in known if word == name] or [n for n in known if n.partition("@")[0] == word]

@@ -12,7 +12,7 @@ from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from dpsim.report.comparison import ComparedRun
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.records.store import Store
 
 
 @click.command("compare")
@@ -52,8 +52,8 @@ def _labels(stores: list[Store]) -> list[str]:
 def _read(store: Store, label: str, stages: tuple[str, ...]) -> ComparedRun:
     from dpsim.report.comparison import ComparedRun
     from dpsim.report.metrics import section_of
-    from dpsim.workflow.files import read_json
-    from dpsim.workflow.yaml_loader import load_file
+    from dpsim.workflow.language.yaml_loader import load_file
+    from dpsim.workflow.records.files import read_json
 
     manifest = read_json(store.manifest)
     sections = {}

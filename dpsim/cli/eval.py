@@ -31,7 +31,7 @@ def command(model: Path, file: Path, output: Path, index: str, head: str | None,
     """
     from dpsim.calculators.ase_frame import frame_of
     from dpsim.calculators.evaluate import load
-    from dpsim.workflow.progress import ProgressLine
+    from dpsim.workflow.driver.progress import ProgressLine
 
     potential = load(model, head=head, device=device)
     structures = _read(file, index)

@@ -16,8 +16,8 @@ from dpsim.errors import ConfigError
 @json_option
 def command(what: str, run: Path | None, as_json: bool) -> None:
     """Explain an error code (E304), or how a stage of RUN got its cache key."""
-    from dpsim.workflow.codes import CODES
-    from dpsim.workflow.problems import closest
+    from dpsim.workflow.language.codes import CODES
+    from dpsim.workflow.language.problems import closest
 
     code = what.upper()
     if code in CODES:
@@ -37,8 +37,8 @@ def command(what: str, run: Path | None, as_json: bool) -> None:
 
 def _explain_stage(what: str, run: Path | None, as_json: bool) -> None:
     """Print what the key of a stage is made of, and what changed since the last different one."""
-    from dpsim.workflow.digest import canonical_json
-    from dpsim.workflow.files import read_json
+    from dpsim.workflow.planning.digest import canonical_json
+    from dpsim.workflow.records.files import read_json
 
     store = find_run(run)
     name = find_stage(store, what)
@@ -69,8 +69,8 @@ def _explain_stage(what: str, run: Path | None, as_json: bool) -> None:
 
 def _others(name: str, key: str, parts: dict[str, object], store: object) -> None:
     """Print how other results of the same stage in the store differ."""
-    from dpsim.workflow.key import difference
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.planning.key import difference
+    from dpsim.workflow.records.store import Store
 
     assert isinstance(store, Store)
     for entry in store.entries():

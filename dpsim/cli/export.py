@@ -11,7 +11,7 @@ import click
 from dpsim.cli.common import find_run, load_plan, run_dir_of, run_dir_option, shown
 
 if TYPE_CHECKING:
-    from dpsim.workflow.plan import Plan
+    from dpsim.workflow.planning.plan import Plan
 
 _Form = Literal["ro-crate", "slurm", "snakemake"]
 
@@ -69,7 +69,7 @@ def command(
     if form == "slurm":
         _write(output or Path(f"{plan.workflow.name}.sbatch"), _slurm(plan, jobs, walltime, run_dir), force)
     else:
-        from dpsim.workflow.snakefile import snakefile
+        from dpsim.workflow.exports.snakefile import snakefile
 
         text = snakefile(plan, Path.cwd(), run_dir_of(plan, run_dir), named=run_dir is not None)
         _write(output or Path("Snakefile"), text, force)
@@ -77,8 +77,8 @@ def command(
 
 def _slurm(plan: Plan, jobs: int | None, walltime: str | None, run_dir: Path | None) -> str:
     from dpsim.units import parse_quantity
-    from dpsim.workflow.batch_script import batch_script
-    from dpsim.workflow.exported import needs_of
+    from dpsim.workflow.exports.batch_script import batch_script
+    from dpsim.workflow.exports.exported import needs_of
 
     seconds = parse_quantity(walltime, "walltime") if walltime is not None else None
     if seconds is not None and seconds <= 0:
@@ -88,7 +88,7 @@ def _slurm(plan: Plan, jobs: int | None, walltime: str | None, run_dir: Path | N
 
 def _write(target: Path, text: str, force: bool) -> None:
     from dpsim.errors import ConfigError
-    from dpsim.workflow.files import write_atomic
+    from dpsim.workflow.records.files import write_atomic
 
     if target.exists() and not force:
         raise ConfigError(f"{target} exists already; name another file with --output, or replace it with --force")
@@ -97,8 +97,8 @@ def _write(target: Path, text: str, force: bool) -> None:
 
 
 def _write_crate(run: Path | None) -> None:
-    from dpsim.workflow.crate import METADATA, crate
-    from dpsim.workflow.files import write_atomic
+    from dpsim.workflow.records.crate import METADATA, crate
+    from dpsim.workflow.records.files import write_atomic
 
     store = find_run(run)
     target = store.run_dir / METADATA

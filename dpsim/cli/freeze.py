@@ -36,7 +36,7 @@ def command(
         print_one_stage({"uses": "freeze", "from": {"path": str(model)}} | options, model)
         return
     from dpsim.calculators.freeze import freeze
-    from dpsim.workflow.progress import ProgressLine
+    from dpsim.workflow.driver.progress import ProgressLine
 
     with ProgressLine() as progress:
         card = freeze(model, output, head=head, device=device, dtype=dtype, checks=not no_checks, progress=progress)

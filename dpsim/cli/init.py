@@ -41,7 +41,7 @@ def command(folder: Path, template: str, list_them: bool, force: bool) -> None:
             click.echo(f"{name:<{width}}  {_first_line(text)}")
         return
     if template not in known:
-        from dpsim.workflow.problems import closest
+        from dpsim.workflow.language.problems import closest
 
         guess = closest(template, known)
         hint = f"; did you mean {guess!r}?" if guess else ""
@@ -54,8 +54,8 @@ def command(folder: Path, template: str, list_them: bool, force: bool) -> None:
 
 
 def _write(target: Path, text: str) -> None:
-    from dpsim.workflow.files import write_atomic
-    from dpsim.workflow.json_schema import MODELINE, json_schema
+    from dpsim.workflow.language.json_schema import MODELINE, json_schema
+    from dpsim.workflow.records.files import write_atomic
 
     schema = target.parent / ".dpsim" / "workflow.schema.json"
     schema.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def command(what: str | None, sha256: str | None, output: Path | None, list_them
     """
     from dpsim.data.download import download
     from dpsim.model.pretrained import PRETRAINED
-    from dpsim.workflow.progress import ProgressLine
+    from dpsim.workflow.driver.progress import ProgressLine
 
     if list_them:
         for name, model in PRETRAINED.items():
@@ -52,7 +52,7 @@ def command(what: str | None, sha256: str | None, output: Path | None, list_them
 def _source(what: str, sha256: str | None) -> tuple[tuple[str, ...], str, str | None]:
     """Return the places of a file, its name and its digest."""
     from dpsim.model.pretrained import PRETRAINED
-    from dpsim.workflow.problems import closest
+    from dpsim.workflow.language.problems import closest
 
     if "://" in what:
         name = urllib.parse.unquote(urllib.parse.urlsplit(what).path).rpartition("/")[2]

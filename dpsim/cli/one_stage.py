@@ -27,7 +27,7 @@ def run_one_stage(
     run_dir
         Run directory; ``runs/NAME`` if None.
     """
-    from dpsim.workflow.describe import to_yaml
+    from dpsim.workflow.language.describe import to_yaml
 
     uses = str(stage["uses"])
     text = to_yaml({"dpsim": 1, "name": name, "type_map": type_map_of(model), "seed": seed, "stages": {uses: stage}})
@@ -64,12 +64,12 @@ def type_map_of(model: Path) -> list[str]:
 
 def _run(text: str, uses: str, folder: Path, quiet: bool) -> int:
     from dpsim.cli.run import print_outcome
-    from dpsim.workflow.files import write_atomic
-    from dpsim.workflow.plan import load
-    from dpsim.workflow.progress import make_view
-    from dpsim.workflow.resources import machine
-    from dpsim.workflow.runner import Runner
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.driver.progress import make_view
+    from dpsim.workflow.driver.resources import machine
+    from dpsim.workflow.driver.runner import Runner
+    from dpsim.workflow.planning.plan import load
+    from dpsim.workflow.records.files import write_atomic
+    from dpsim.workflow.records.store import Store
 
     with tempfile.TemporaryDirectory() as scratch:  # nothing is written where the workflow turns out to be wrong
         trial = Path(scratch) / f"{uses}.yaml"

@@ -21,7 +21,7 @@ from dpsim.cli.common import (
 from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dpsim.workflow.plan import Plan
+    from dpsim.workflow.planning.plan import Plan
 
 
 @click.command("plan")
@@ -49,7 +49,7 @@ def command(
     plan = load_plan(file, profile, overrides, seed)
     folder = run_dir_of(plan, run_dir)
     if expand:
-        from dpsim.workflow.describe import lock_file
+        from dpsim.workflow.language.describe import lock_file
 
         click.echo(lock_file(plan), nl=False)
     elif graph:
@@ -70,12 +70,12 @@ def show_plan(
     as_json: bool = False,
 ) -> None:
     """Print what a run would do; nothing is written."""
-    from dpsim.workflow.decide import Decider
-    from dpsim.workflow.digest import Digester
-    from dpsim.workflow.files import read_json
-    from dpsim.workflow.loop import decisions
-    from dpsim.workflow.progress import duration
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.driver.progress import duration
+    from dpsim.workflow.planning.decide import Decider
+    from dpsim.workflow.planning.digest import Digester
+    from dpsim.workflow.planning.loop import decisions
+    from dpsim.workflow.records.files import read_json
+    from dpsim.workflow.records.store import Store
 
     store = Store(folder)
     manifest = read_json(store.manifest).get("stages", {})
@@ -125,10 +125,10 @@ def _last_seconds(record: dict[str, Any]) -> float | None:
 
 def _show_difference(plan: Plan, previous: Path) -> None:
     """Print which options differ from those of an earlier run."""
-    from dpsim.workflow.describe import lock_file
-    from dpsim.workflow.key import difference
-    from dpsim.workflow.plan import load
-    from dpsim.workflow.yaml_loader import load_file, load_text
+    from dpsim.workflow.language.describe import lock_file
+    from dpsim.workflow.language.yaml_loader import load_file, load_text
+    from dpsim.workflow.planning.key import difference
+    from dpsim.workflow.planning.plan import load
 
     path = previous / "workflow.lock.yaml" if previous.is_dir() else previous
     if not path.is_file():

@@ -17,7 +17,7 @@ from dpsim.errors import ConfigError
 def command(run: Path | None, output: Path | None) -> None:
     """Build the report of all stages of RUN that are done (a run directory or a workflow file)."""
     from dpsim.report.build import Section, build_report
-    from dpsim.workflow.files import read_json
+    from dpsim.workflow.records.files import read_json
 
     store = find_run(run)
     manifest = read_json(store.manifest)

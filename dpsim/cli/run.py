@@ -15,8 +15,8 @@ from dpsim.cli.common import json_option, load_plan, print_json, run_dir_of, run
 from dpsim.errors import ConfigError, Interrupted, StageError
 
 if TYPE_CHECKING:
-    from dpsim.workflow.outcome import Outcome
-    from dpsim.workflow.plan import Plan
+    from dpsim.workflow.driver.outcome import Outcome
+    from dpsim.workflow.planning.plan import Plan
 
 
 @click.command("run")
@@ -56,9 +56,9 @@ def command(
     as_json: bool,
 ) -> int:
     """Run the workflow FILE. What is done already is not done again; a run that was stopped goes on."""
-    from dpsim.workflow.progress import make_view
-    from dpsim.workflow.resources import machine
-    from dpsim.workflow.runner import Runner, RunOptions
+    from dpsim.workflow.driver.progress import make_view
+    from dpsim.workflow.driver.resources import machine
+    from dpsim.workflow.driver.runner import Runner, RunOptions
 
     plan = load_plan(file, profile, overrides, seed)
     folder = run_dir_of(plan, run_dir)
@@ -96,17 +96,17 @@ def _tell(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> int:
 
 def _with_iterations(plan: Plan, folder: Path, words: tuple[str, ...]) -> Plan:
     """Return the plan with the iterations of its loops that are done already and the one after them, as words mean."""
-    from dpsim.workflow.decide import Decider
-    from dpsim.workflow.digest import Digester
-    from dpsim.workflow.loop import with_done
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.planning.decide import Decider
+    from dpsim.workflow.planning.digest import Digester
+    from dpsim.workflow.planning.loop import with_done
+    from dpsim.workflow.records.store import Store
 
     store = Store(folder)
     return with_done(plan, Decider(plan, store, Digester(store.memo)), words)
 
 
 def _tasks(plan: Plan, words: tuple[str, ...], option: str) -> list[str]:
-    from dpsim.workflow.problems import closest
+    from dpsim.workflow.language.problems import closest
 
     found: list[str] = []
     for word in words:
@@ -135,7 +135,7 @@ def _selection(plan: Plan, only: tuple[str, ...], start: tuple[str, ...], until:
 
 def print_outcome(plan: Plan, folder: Path, outcome: Outcome) -> None:
     """Print how a run ended: failures with their last lines on standard error, a summary on standard output."""
-    from dpsim.workflow.progress import duration
+    from dpsim.workflow.driver.progress import duration
 
     for failure in outcome.failures:
         click.echo(f"\nstage {failure.task!r} failed: {failure.message}", err=True)
@@ -193,7 +193,7 @@ def _as_dict(plan: Plan, folder: Path, outcome: Outcome) -> dict[str, object]:
 
 def _in_background(plan: Plan, folder: Path, *, watch: bool, quiet: bool, as_json: bool) -> int:
     """Start the same command in a session of its own; follow it there if that is wanted."""
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.records.store import Store
 
     store = Store(folder)
     store.prepare()
@@ -203,8 +203,8 @@ def _in_background(plan: Plan, folder: Path, *, watch: bool, quiet: bool, as_jso
         click.echo(f"process {process.pid} runs in the background; follow it with: dpsim watch {shown(folder)}")
         return 0
     from dpsim.cli.watch import follow
-    from dpsim.workflow.following import Follower, outcome_of
-    from dpsim.workflow.progress import make_view
+    from dpsim.workflow.driver.following import Follower, outcome_of
+    from dpsim.workflow.driver.progress import make_view
 
     follower = Follower(store, make_view(quiet=quiet), offset=seen)
     if not follow(follower, 0.2, lambda: process.poll() is not None):

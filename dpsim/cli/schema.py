@@ -17,8 +17,8 @@ def command(presets: bool, pages: Path | None, out: Path | None) -> None:
 
     With the line '# yaml-language-server: $schema=FILE' at the top of a workflow, editors complete and check it.
     """
-    from dpsim.workflow.files import write_atomic
-    from dpsim.workflow.json_schema import json_schema
+    from dpsim.workflow.language.json_schema import json_schema
+    from dpsim.workflow.records.files import write_atomic
 
     if pages is not None:
         _write_pages(pages)
@@ -33,8 +33,8 @@ def command(presets: bool, pages: Path | None, out: Path | None) -> None:
 
 
 def _write_pages(folder: Path) -> None:
-    from dpsim.workflow.files import write_atomic
-    from dpsim.workflow.pages import pages
+    from dpsim.workflow.records.files import write_atomic
+    from dpsim.workflow.reference.pages import pages
 
     folder.mkdir(parents=True, exist_ok=True)
     made = pages()

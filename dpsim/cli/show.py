@@ -14,7 +14,7 @@ from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from dpsim.cli.text_plot import Curves
-    from dpsim.workflow.store import Entry
+    from dpsim.workflow.records.store import Entry
 
 _ROWS = 20
 _TEXT_BYTES = 4000
@@ -30,8 +30,8 @@ def command(what: str, run: Path | None, as_json: bool) -> None:
     An output is a table, a text or a list of files; curves (training, RDF, MSD, bands, equation of state) are drawn as
     well. STAGE.NAME is also the file NAME.csv beside the declared outputs, as in 'melt.rdf'.
     """
-    from dpsim.workflow.files import read_json
-    from dpsim.workflow.problems import closest
+    from dpsim.workflow.language.problems import closest
+    from dpsim.workflow.records.files import read_json
 
     store = find_run(run)
     stages = read_json(store.manifest).get("stages", {})

@@ -10,7 +10,7 @@ import click
 from dpsim.cli.common import find_run, json_option, print_json, shown, table
 
 if TYPE_CHECKING:
-    from dpsim.workflow.store import Store
+    from dpsim.workflow.records.store import Store
 
 
 @click.command("status")
@@ -28,9 +28,9 @@ def command(run: Path | None, as_json: bool) -> None:
 
 def collect(store: Store) -> dict[str, Any]:
     """Return the state of a run from its manifest and events."""
-    from dpsim.workflow import locks
-    from dpsim.workflow.events import read_events
-    from dpsim.workflow.files import read_json
+    from dpsim.workflow.driver import locks
+    from dpsim.workflow.records.events import read_events
+    from dpsim.workflow.records.files import read_json
 
     manifest = read_json(store.manifest)
     driver = locks.read_owner(store.driver)
@@ -65,7 +65,7 @@ def collect(store: Store) -> dict[str, Any]:
 
 def render(found: dict[str, Any], store: Store) -> str:
     """Return the state of a run as text."""
-    from dpsim.workflow.progress import describe, duration
+    from dpsim.workflow.driver.progress import describe, duration
 
     rows = []
     for name, stage in found["stages"].items():

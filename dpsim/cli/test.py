@@ -48,7 +48,7 @@ def command(
         return
     from dpsim.calculators.errors_on_data import evaluate_dataset
     from dpsim.calculators.evaluate import load
-    from dpsim.workflow.progress import ProgressLine
+    from dpsim.workflow.driver.progress import ProgressLine
 
     potential = load(model, head=head, device=device)
     with ProgressLine() as progress:

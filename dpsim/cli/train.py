@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dpsim.model.peer.input import TrainingInput
     from dpsim.train.parallel.place import Launcher
     from dpsim.train.records.result import TrainResult
-    from dpsim.workflow.progress import ProgressLine
+    from dpsim.workflow.driver.progress import ProgressLine
     from dpsim.workflow.stages.train import TrainStage
 
 
@@ -202,7 +202,7 @@ def _reporting(first: bool = True) -> Iterator[ProgressLine | None]:
     """Log, and give what shows the progress; the other processes are silent."""
     import logging
 
-    from dpsim.workflow.progress import ProgressLine
+    from dpsim.workflow.driver.progress import ProgressLine
 
     level = logging.INFO if first else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -327,12 +327,12 @@ def read_input(file: Path, overrides: tuple[str, ...], start: Start) -> tuple[Tr
     """
     from pydantic import ValidationError
 
-    from dpsim.workflow.document import apply_override
-    from dpsim.workflow.messages import report
-    from dpsim.workflow.peer_parts import translated
-    from dpsim.workflow.schema import check_type_map
+    from dpsim.workflow.language.document import apply_override
+    from dpsim.workflow.language.messages import report
+    from dpsim.workflow.language.peer_parts import translated
+    from dpsim.workflow.language.schema import check_type_map
+    from dpsim.workflow.language.yaml_loader import load_file
     from dpsim.workflow.stages.train import TrainStage
-    from dpsim.workflow.yaml_loader import load_file
 
     loaded = load_file(file)
     collector = loaded.collector()
@@ -389,7 +389,7 @@ def paths_of(value: Any, base: Path, key: str) -> list[Path]:
     ConfigError
         If nothing matches.
     """
-    from dpsim.workflow.plan import match_files
+    from dpsim.workflow.planning.plan import match_files
 
     found: list[Path] = []
     for item in value if isinstance(value, list) else [] if value is None else [value]:
@@ -401,8 +401,8 @@ def paths_of(value: Any, base: Path, key: str) -> list[Path]:
 
 
 def _data_of(value: Any, base: Path, key: str, converted: Path, type_map: tuple[str, ...] | None) -> list[Path]:
-    """What declared data mean; parameters and errors as in `paths_of` and `dpsim.workflow.training_data.data_paths`."""
-    from dpsim.workflow.training_data import data_paths
+    """What declared data mean; parameters and errors as in `paths_of`, and `data_paths` of stages."""
+    from dpsim.workflow.stages.training_data import data_paths
 
     items = value if isinstance(value, list) else [] if value is None else [value]
     return [path for item in items for path in data_paths(item, base, paths_of(item, base, key), converted, type_map)]

@@ -14,7 +14,7 @@ from dpsim.cli.common import json_option, load_plan, print_json, workflow_option
 @json_option
 def command(file: Path, profile: str | None, overrides: tuple[str, ...], seed: int | None, as_json: bool) -> int:
     """Check FILE: keys, units, references, files, elements, packages. Nothing is computed."""
-    from dpsim.workflow.problems import InvalidWorkflow
+    from dpsim.workflow.language.problems import InvalidWorkflow
 
     try:
         plan = load_plan(file, profile, overrides, seed)

@@ -14,7 +14,7 @@ from dpsim.cli.common import find_run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dpsim.workflow.following import Follower
+    from dpsim.workflow.driver.following import Follower
 
 
 @click.command("watch")
@@ -26,8 +26,8 @@ def command(run: Path | None, interval: float) -> int:
     On a terminal it is the tree that 'dpsim run' draws, elsewhere a line for each thing that happens. Ctrl-C ends the
     watching and leaves the run alone.
     """
-    from dpsim.workflow.following import Follower
-    from dpsim.workflow.progress import make_view
+    from dpsim.workflow.driver.following import Follower
+    from dpsim.workflow.driver.progress import make_view
 
     store = find_run(run)
     follower = Follower(store, make_view(stream=sys.stdout), past_progress=sys.stdout.isatty())

@@ -20,10 +20,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from dpsim.workflow.driver.locks import JOB
 from dpsim.workflow.executors.tickets import FILE, Ticket, folder, forget_locks, read_ticket
-from dpsim.workflow.files import read_json, write_atomic
-from dpsim.workflow.locks import JOB
-from dpsim.workflow.store import Entry
+from dpsim.workflow.records.files import read_json, write_atomic
+from dpsim.workflow.records.store import Entry
 from dpsim.workflow.worker import EXIT_BUSY
 
 STOP: Final = "stop"

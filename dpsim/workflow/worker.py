@@ -25,12 +25,12 @@ from types import FrameType
 from typing import Any, Final
 
 from dpsim.errors import ConfigError, DpsimError, Interrupted, SetupError
-from dpsim.workflow import locks
 from dpsim.workflow.context import Artifact, Context, Granted
-from dpsim.workflow.files import disk_problem, read_json
+from dpsim.workflow.driver import locks
+from dpsim.workflow.records.files import disk_problem, read_json
+from dpsim.workflow.records.store import Entry
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import find_stage_type
-from dpsim.workflow.store import Entry
 
 EXIT_BUSY: Final = 73
 """Another process works on this entry (EX_CANTCREAT)."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from dpsim.workflow.following import Follower, outcome_of
-from dpsim.workflow.store import Store
+from dpsim.workflow.driver.following import Follower, outcome_of
+from dpsim.workflow.records.store import Store
 
 TWO = """\
 dpsim: 1

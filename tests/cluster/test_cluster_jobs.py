@@ -16,8 +16,8 @@ from counting import count, workflow
 
 from dpsim.workflow.executors import tickets
 from dpsim.workflow.executors.schedulers import cannot, head_lines, refused
+from dpsim.workflow.records.store import Entry, Store
 from dpsim.workflow.stage import Resources
-from dpsim.workflow.store import Entry, Store
 
 pytestmark = pytest.mark.skipif(find_spec("dpdispatcher") is None, reason="dpdispatcher is not installed")
 

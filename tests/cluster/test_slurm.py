@@ -19,7 +19,7 @@ import pytest
 from counting import count, workflow
 
 from dpsim.workflow.executors import tickets
-from dpsim.workflow.store import Entry, Store
+from dpsim.workflow.records.store import Entry, Store
 
 pytestmark = pytest.mark.slurm
 

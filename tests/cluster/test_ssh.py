@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dpsim.workflow.executors import tickets
-from dpsim.workflow.store import Store
+from dpsim.workflow.records.store import Store
 
 pytestmark = [
     pytest.mark.skipif(find_spec("dpdispatcher") is None, reason="dpdispatcher is not installed"),

@@ -30,15 +30,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from dpsim.workflow.decide import Decider
-from dpsim.workflow.describe import lock_file, to_yaml
-from dpsim.workflow.digest import Digester
-from dpsim.workflow.plan import Plan, load
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.language.describe import lock_file, to_yaml
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.language.yaml_loader import load_text
+from dpsim.workflow.planning.decide import Decider
+from dpsim.workflow.planning.digest import Digester
+from dpsim.workflow.planning.plan import Plan, load
+from dpsim.workflow.records.store import Store
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
-from dpsim.workflow.store import Store
-from dpsim.workflow.yaml_loader import load_text
 
 LIMIT_S: Final = 10.0
 """Of one case, CPU."""
@@ -84,7 +84,7 @@ values = st.recursive(
 
 def keys_of_the_language() -> list[str]:
     """Return every key that some mapping may have at its first level."""
-    from dpsim.workflow.schema import Profile, WorkflowFile
+    from dpsim.workflow.language.schema import Profile, WorkflowFile
 
     types = [find_stage_type(name) for name in STAGE_TYPES]
     models: list[Any] = [WorkflowFile, Profile, Stage, *types]

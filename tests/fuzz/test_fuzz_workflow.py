@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from dpsim.errors import DataError
-from dpsim.workflow import patterns
-from dpsim.workflow.digest import Digester
-from dpsim.workflow.plan import load
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.language import patterns
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.digest import Digester
+from dpsim.workflow.planning.plan import load
 
 PROGRAM = Path(__file__).with_name("fuzz_workflow.py")
 

@@ -429,7 +429,7 @@ stages:
 
 
 def test_sections_in_a_workflow(tree, golden, tmp_path, capsys):
-    from dpsim.workflow.schema import read_workflow
+    from dpsim.workflow.language.schema import read_workflow
 
     path = input_file(tree, golden, tmp_path)
     (tmp_path / "workflow.yaml").write_text(WORKFLOW)

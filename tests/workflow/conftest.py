@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.workflow.outcome import Outcome
-from dpsim.workflow.plan import Plan, load
-from dpsim.workflow.progress import SilentView
-from dpsim.workflow.resources import Machine
-from dpsim.workflow.runner import Runner, RunOptions
+from dpsim.workflow.driver.outcome import Outcome
+from dpsim.workflow.driver.progress import SilentView
+from dpsim.workflow.driver.resources import Machine
+from dpsim.workflow.driver.runner import Runner, RunOptions
+from dpsim.workflow.planning.plan import Plan, load
 
 CHAIN = """
 dpsim: 1

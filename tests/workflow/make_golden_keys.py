@@ -6,8 +6,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from dpsim.workflow.key import make_key
-from dpsim.workflow.plan import load
+from dpsim.workflow.planning.key import make_key
+from dpsim.workflow.planning.plan import load
 
 GOLDEN = Path(__file__).with_name("golden_keys.json")
 WORKFLOW = """\

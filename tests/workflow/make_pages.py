@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dpsim.workflow.pages import pages
+from dpsim.workflow.reference.pages import pages
 from dpsim.workflow.stages import STAGE_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,10 +16,10 @@ import pytest
 
 from dpsim.cli import main as cli
 from dpsim.errors import ConfigError
-from dpsim.workflow.batch_script import head
-from dpsim.workflow.exported import DAY_S, graph_of, needs_of
-from dpsim.workflow.plan import load
-from dpsim.workflow.snakefile import rules, snakefile
+from dpsim.workflow.exports.batch_script import head
+from dpsim.workflow.exports.exported import DAY_S, graph_of, needs_of
+from dpsim.workflow.exports.snakefile import rules, snakefile
+from dpsim.workflow.planning.plan import load
 
 WORKFLOW = """
 dpsim: 1

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from dpsim.workflow.manifest import Manifest, git_commit
-from dpsim.workflow.outcome import Outcome
-from dpsim.workflow.plan import load
-from dpsim.workflow.store import Store
+from dpsim.workflow.driver.outcome import Outcome
+from dpsim.workflow.planning.plan import load
+from dpsim.workflow.records.manifest import Manifest, git_commit
+from dpsim.workflow.records.store import Store
 
 Write = Callable[..., Path]
 Run = Callable[..., Outcome]

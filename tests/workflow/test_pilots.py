@@ -14,7 +14,7 @@ import pytest
 
 from dpsim.workflow.executors import tickets
 from dpsim.workflow.executors.pilot import _accelerators, _init_lines
-from dpsim.workflow.store import Store
+from dpsim.workflow.records.store import Store
 
 pytestmark = pytest.mark.skipif(find_spec("parsl") is None, reason="parsl is not installed")
 

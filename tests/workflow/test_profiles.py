@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.workflow import profiles
-from dpsim.workflow.plan import load
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.language import profiles
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.plan import load
 
 TEXT = """
 dpsim: 1

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from dpsim.workflow.driver.progress import SilentView
+from dpsim.workflow.driver.resources import Machine, executor_of, grants
+from dpsim.workflow.driver.retrying import Attempts
+from dpsim.workflow.driver.runner import Runner
 from dpsim.workflow.executors.local import LocalExecutor, gpu_names
-from dpsim.workflow.plan import load
-from dpsim.workflow.problems import InvalidWorkflow
-from dpsim.workflow.profiles import Retries
-from dpsim.workflow.progress import SilentView
-from dpsim.workflow.resources import Machine, executor_of, grants
-from dpsim.workflow.retrying import Attempts
-from dpsim.workflow.runner import Runner
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.language.profiles import Retries
+from dpsim.workflow.planning.plan import load
 from dpsim.workflow.stages.command import CommandStage
 
 Write = Callable[..., Path]

@@ -12,10 +12,10 @@ from ase.io import read
 
 from dpsim.report.build import MAX_BYTES
 from dpsim.workflow.context import Artifact, Context
-from dpsim.workflow.outcome import Outcome
-from dpsim.workflow.plan import load
+from dpsim.workflow.driver.outcome import Outcome
+from dpsim.workflow.planning.plan import load
+from dpsim.workflow.records.store import Store
 from dpsim.workflow.stages import find_stage_type
-from dpsim.workflow.store import Store
 
 Write = Callable[..., Path]
 Run = Callable[..., Outcome]
@@ -64,9 +64,9 @@ stages:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished loop."""
-    from dpsim.workflow.progress import SilentView
-    from dpsim.workflow.resources import Machine
-    from dpsim.workflow.runner import Runner
+    from dpsim.workflow.driver.progress import SilentView
+    from dpsim.workflow.driver.resources import Machine
+    from dpsim.workflow.driver.runner import Runner
 
     folder = tmp_path_factory.mktemp("small")
     (folder / "w.yaml").write_text(SMALL)
@@ -279,7 +279,7 @@ def test_nothing_worth_labelling_is_no_failure(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_must_be_converted(write: Write) -> None:
-    from dpsim.workflow.problems import InvalidWorkflow
+    from dpsim.workflow.language.problems import InvalidWorkflow
 
     text = """
 dpsim: 1

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from dpsim.errors import SetupError
-from dpsim.workflow import files
-from dpsim.workflow.digest import Digester
-from dpsim.workflow.files import disk_problem
-from dpsim.workflow.store import Store
+from dpsim.workflow.planning.digest import Digester
+from dpsim.workflow.records import files
+from dpsim.workflow.records.files import disk_problem
+from dpsim.workflow.records.store import Store
 
 Write = Callable[..., Path]
 Run = Callable[..., object]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.workflow.document import read_document
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.language.document import read_document
+from dpsim.workflow.language.problems import InvalidWorkflow
 
 
 def doc(tmp_path: Path, text: str, **options: object) -> dict[str, object]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.workflow.plan import load
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.plan import load
 
 WORKFLOW = """\
 dpsim: 1

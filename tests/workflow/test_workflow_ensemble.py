@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dpsim.workflow.ensemble import members
-from dpsim.workflow.plan import load
+from dpsim.workflow.language.ensemble import members
+from dpsim.workflow.planning.plan import load
 
 Write = Callable[..., Path]
 

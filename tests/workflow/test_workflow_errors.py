@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dpsim.errors import ConfigError
-from dpsim.workflow.codes import CODES
-from dpsim.workflow.plan import load
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.language.codes import CODES
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.plan import load
 
 WRONG = """\
 dpsim: 1

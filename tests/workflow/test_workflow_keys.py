@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_golden_keys import GOLDEN, WORKFLOW, keys
 
-from dpsim.workflow.digest import Digester, canonical_json, digest_bytes
-from dpsim.workflow.key import difference, make_key
-from dpsim.workflow.plan import load
+from dpsim.workflow.planning.digest import Digester, canonical_json, digest_bytes
+from dpsim.workflow.planning.key import difference, make_key
+from dpsim.workflow.planning.plan import load
 
 STAGE = "{uses: command, run: [x, '{inputs.i}'], inputs: {i: a}, outputs: [y], %s}"
 
@@ -222,7 +222,7 @@ def test_canonical_json_does_not_depend_on_order(value: object) -> None:
 
 
 def test_the_kind_of_device_is_noted_and_counts_if_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dpsim.workflow import decide
+    from dpsim.workflow.planning import decide
 
     path = tmp_path / "w.yaml"
     text = "dpsim: 1\ntype_map: [Cu]\nstages:\n  f: {uses: freeze, from: {path: x}, precision: float64%s}\n"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.workflow.decide import Decider
-from dpsim.workflow.digest import Digester
-from dpsim.workflow.loop import decisions
-from dpsim.workflow.outcome import Outcome
-from dpsim.workflow.plan import load
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.driver.outcome import Outcome
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.decide import Decider
+from dpsim.workflow.planning.digest import Digester
+from dpsim.workflow.planning.loop import decisions
+from dpsim.workflow.planning.plan import load
+from dpsim.workflow.records.store import Store
 from dpsim.workflow.stages.loop import Until, metric_value
-from dpsim.workflow.store import Store
 
 NOTE = "; echo $0 >> ../../../../ran.txt"
 COUNTING = f"""
@@ -329,8 +329,8 @@ stages:
 def test_the_schema_knows_inner_stages() -> None:
     from jsonschema import Draft202012Validator
 
-    from dpsim.workflow.json_schema import json_schema
-    from dpsim.workflow.yaml_loader import load_text
+    from dpsim.workflow.language.json_schema import json_schema
+    from dpsim.workflow.language.yaml_loader import load_text
 
     validator = Draft202012Validator(json_schema())
     assert not list(validator.iter_errors(load_text(COUNTING, "w.yaml").data))

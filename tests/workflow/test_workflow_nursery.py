@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.workflow.nursery import LIGHT
-from dpsim.workflow.plan import load
+from dpsim.workflow.driver.nursery import LIGHT
+from dpsim.workflow.planning.plan import load
 from dpsim.workflow.stages import STAGE_TYPES
 
 Write = Callable[..., Path]

@@ -10,13 +10,13 @@ from make_golden_keys import keys
 from make_pages import DOCS, made, where_tested
 
 from dpsim.cli import main as cli
-from dpsim.workflow.codes import CODES
-from dpsim.workflow.document import read_document
-from dpsim.workflow.machine_examples import EXAMPLES as MACHINE_EXAMPLES
-from dpsim.workflow.pages import machines_page, pages, recipes, stage_page
-from dpsim.workflow.plan import load
-from dpsim.workflow.profiles import Profile
-from dpsim.workflow.resources import Machine, grants
+from dpsim.workflow.driver.resources import Machine, grants
+from dpsim.workflow.language.codes import CODES
+from dpsim.workflow.language.document import read_document
+from dpsim.workflow.language.profiles import Profile
+from dpsim.workflow.planning.plan import load
+from dpsim.workflow.reference.machine_examples import EXAMPLES as MACHINE_EXAMPLES
+from dpsim.workflow.reference.pages import machines_page, pages, recipes, stage_page
 from dpsim.workflow.stage import Resources, Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
 
@@ -49,8 +49,8 @@ def test_every_stage_type_has_a_test_a_page_and_an_example() -> None:
 
 
 def test_examples_without_a_recipe_are_valid(tmp_path: Path) -> None:
-    from dpsim.workflow.describe import to_yaml
-    from dpsim.workflow.pages import EXAMPLES
+    from dpsim.workflow.language.describe import to_yaml
+    from dpsim.workflow.reference.pages import EXAMPLES
 
     label = {
         "uses": "label",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpsim.workflow.plan import Plan, load
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.plan import Plan, load
 
 
 def plan_text(path: Path, text: str) -> Plan:

@@ -16,14 +16,14 @@ import psutil
 import pytest
 
 from dpsim.errors import SetupError
-from dpsim.workflow import locks
-from dpsim.workflow.digest import Digester
-from dpsim.workflow.events import read_events
-from dpsim.workflow.plan import load
-from dpsim.workflow.progress import SilentView
-from dpsim.workflow.resources import Machine
-from dpsim.workflow.runner import Runner
-from dpsim.workflow.store import Store
+from dpsim.workflow.driver import locks
+from dpsim.workflow.driver.progress import SilentView
+from dpsim.workflow.driver.resources import Machine
+from dpsim.workflow.driver.runner import Runner
+from dpsim.workflow.planning.digest import Digester
+from dpsim.workflow.planning.plan import load
+from dpsim.workflow.records.events import read_events
+from dpsim.workflow.records.store import Store
 
 Write = Callable[..., Path]
 Run = Callable[..., object]
@@ -275,7 +275,7 @@ def test_a_folder_that_cannot_be_written(write: Write, tmp_path: Path) -> None:
 
 def test_asking_for_more_than_there_is(write: Write, run: Run) -> None:
     path = write("dpsim: 1\nstages:\n  a: {uses: command, run: [x], resources: {ranks: 9, gpus: 1}}\n")
-    from dpsim.workflow.problems import InvalidWorkflow
+    from dpsim.workflow.language.problems import InvalidWorkflow
 
     with pytest.raises(InvalidWorkflow) as caught:
         run(path)
@@ -283,7 +283,7 @@ def test_asking_for_more_than_there_is(write: Write, run: Run) -> None:
 
 
 def test_a_changed_version_is_noted_and_counts_if_strict(write: Write, run: Run, tmp_path: Path) -> None:
-    from dpsim.workflow.decide import Decider
+    from dpsim.workflow.planning.decide import Decider
 
     path = write()
     run(path)
@@ -326,7 +326,7 @@ def test_a_number_given_out_again_is_another_process(tmp_path: Path) -> None:
     script = """if True:
         import json, socket, subprocess, sys
         from pathlib import Path
-        from dpsim.workflow import locks
+        from dpsim.workflow.driver import locks
 
         lock, number = Path(sys.argv[1]), int(sys.argv[2])
         lock.write_text(json.dumps({"host": socket.gethostname(), "pid": number, "start": 5.0, "since": "then"}))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from dpsim.workflow.document import read_document
-from dpsim.workflow.json_schema import json_schema
-from dpsim.workflow.plan import load
-from dpsim.workflow.yaml_loader import load_text
+from dpsim.workflow.language.document import read_document
+from dpsim.workflow.language.json_schema import json_schema
+from dpsim.workflow.language.yaml_loader import load_text
+from dpsim.workflow.planning.plan import load
 
 jsonschema = pytest.importorskip("jsonschema")
 RECIPES = sorted(entry.name for entry in files("dpsim.recipes").iterdir() if entry.name.endswith(".yaml"))
@@ -59,9 +59,9 @@ def test_the_recipe_for_dft_outputs_reads_several_formats(shared: Path, tmp_path
         f"vars.cp2k={raw}/cp2k/cp2k/cp2k_2025_output/cp2k_2025_output",
         f"vars.abacus={raw}/abacus/abacus.md",
     )
-    from dpsim.workflow.progress import SilentView
-    from dpsim.workflow.resources import Machine
-    from dpsim.workflow.runner import Runner, RunOptions
+    from dpsim.workflow.driver.progress import SilentView
+    from dpsim.workflow.driver.resources import Machine
+    from dpsim.workflow.driver.runner import Runner, RunOptions
 
     plan = load(recipe("from-dft-outputs.yaml"), overrides=settings)
     outcome = Runner(plan, tmp_path / "run", Machine(2, 0), SilentView(), RunOptions(selected={"data", "check"})).run()

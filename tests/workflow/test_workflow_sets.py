@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from ase.io import read
 
-from dpsim.workflow.outcome import Outcome
-from dpsim.workflow.plan import load
-from dpsim.workflow.problems import InvalidWorkflow
+from dpsim.workflow.driver.outcome import Outcome
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.plan import load
 
 Write = Callable[..., Path]
 Run = Callable[..., Outcome]

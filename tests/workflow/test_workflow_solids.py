@@ -18,12 +18,12 @@ from dpsim.calculators.statics.neb import vacancy_hop
 from dpsim.cli import main as cli
 from dpsim.errors import ConfigError
 from dpsim.workflow.context import Artifact, Context, Granted
-from dpsim.workflow.key import make_key
-from dpsim.workflow.plan import load
-from dpsim.workflow.problems import InvalidWorkflow
-from dpsim.workflow.progress import SilentView
-from dpsim.workflow.resources import Machine
-from dpsim.workflow.runner import Runner
+from dpsim.workflow.driver.progress import SilentView
+from dpsim.workflow.driver.resources import Machine
+from dpsim.workflow.driver.runner import Runner
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.key import make_key
+from dpsim.workflow.planning.plan import load
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import find_stage_type
 

@@ -14,8 +14,8 @@ import pytest
 
 from dpsim.errors import DataError
 from dpsim.workflow.context import Artifact, Context, Granted
-from dpsim.workflow.files import read_json
-from dpsim.workflow.plan import load
+from dpsim.workflow.planning.plan import load
+from dpsim.workflow.records.files import read_json
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
 
@@ -243,7 +243,7 @@ def test_what_md_starts_from(
 
 
 def test_a_change_of_the_analysis_keeps_the_trajectory() -> None:
-    from dpsim.workflow.key import make_key
+    from dpsim.workflow.planning.key import make_key
 
     segment = {"ensemble": "nvt", "temperature": "300 K", "time": "1 ps"}
     common = {"potential": "frozen", "start": {"prototype": "fcc", "element": "Cu"}}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpsim.workflow.problems import InvalidWorkflow
-from dpsim.workflow.schema import read_workflow
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.language.schema import read_workflow
 
 WORKFLOW = """\
 dpsim: 1

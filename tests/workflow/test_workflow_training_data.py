@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from dpsim.data import Frame, open_dataset, write_mixed, write_npy
 from dpsim.errors import DataError
 from dpsim.workflow.context import Artifact, Context
-from dpsim.workflow.plan import match_files
+from dpsim.workflow.planning.plan import match_files
 from dpsim.workflow.stages.train import TrainStage
-from dpsim.workflow.training_data import DataFiles, data_paths, paths_of_slot
+from dpsim.workflow.stages.training_data import DataFiles, data_paths, paths_of_slot
 
 
 def copper(number: int, seed: int = 0) -> list[Any]:

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from dpsim.workflow.outline import Line, Outline
-from dpsim.workflow.progress import LiveView
+from dpsim.workflow.driver.progress import LiveView
+from dpsim.workflow.planning.outline import Line, Outline
 
 LONG = "no C++ compiler: none of c++, g++, clang++ is on the PATH; install one, for example apt-get install g++"
 

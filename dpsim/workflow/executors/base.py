@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from dpsim.workflow.context import Granted
+from dpsim.workflow.records.store import Entry
 from dpsim.workflow.stage import Resources
-from dpsim.workflow.store import Entry
 
 Ending = Literal["", "oom", "preempted", "walltime", "error", "cancelled"]
 """What ended a stage that is not done: one of the words of `profiles.Retries`, a cancellation by somebody else, or

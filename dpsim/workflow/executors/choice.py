@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dpsim.workflow.driver.resources import Machine, executor_of
 from dpsim.workflow.executors.base import Executor
 from dpsim.workflow.executors.local import LocalExecutor
-from dpsim.workflow.plan import Plan
-from dpsim.workflow.profiles import ExecutorName, choose
-from dpsim.workflow.resources import Machine, executor_of
+from dpsim.workflow.language.profiles import ExecutorName, choose
+from dpsim.workflow.planning.plan import Plan
 
 
 class Executors:

@@ -23,8 +23,8 @@ from dpsim.workflow.executors.machines import dispatcher, full, is_remote
 from dpsim.workflow.executors.places import SharedPlace
 from dpsim.workflow.executors.schedulers import Answer, cannot, head_lines, make_scheduler, refused
 from dpsim.workflow.executors.tickets import Ticket
-from dpsim.workflow.profiles import Chosen
-from dpsim.workflow.store import Entry
+from dpsim.workflow.language.profiles import Chosen
+from dpsim.workflow.records.store import Entry
 
 _GRACE_S: Final = 120.0
 """Time between asking a job to stop and ending it."""

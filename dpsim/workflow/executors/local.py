@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from dpsim.errors import SetupError
 from dpsim.workflow.context import Granted
-from dpsim.workflow.executor import Job
+from dpsim.workflow.driver.executor import Job
+from dpsim.workflow.driver.nursery import Nursery
+from dpsim.workflow.driver.resources import Machine
 from dpsim.workflow.executors.base import StageJob
 from dpsim.workflow.executors.tickets import read_ticket, taken
-from dpsim.workflow.nursery import Nursery
-from dpsim.workflow.resources import Machine
 
 OUT_OF_MEMORY: Final = 7
 """Exit status of a stage that ran out of memory."""

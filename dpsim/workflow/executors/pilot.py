@@ -26,9 +26,9 @@ from dpsim.workflow.executors.base import StageJob
 from dpsim.workflow.executors.cluster_handle import ClusterHandle
 from dpsim.workflow.executors.machines import full
 from dpsim.workflow.executors.tickets import Ticket
-from dpsim.workflow.files import read_json, write_atomic
 from dpsim.workflow.job import STOP
-from dpsim.workflow.profiles import Chosen
+from dpsim.workflow.language.profiles import Chosen
+from dpsim.workflow.records.files import read_json, write_atomic
 
 _WALLTIME_S: Final = 3600.0
 _IDLE_S: Final = 120.0

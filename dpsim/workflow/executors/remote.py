@@ -28,9 +28,9 @@ from dpsim.errors import SetupError
 from dpsim.workflow.executors.base import StageJob
 from dpsim.workflow.executors.machines import dispatcher
 from dpsim.workflow.executors.tickets import FILE, Ticket, folder
-from dpsim.workflow.files import read_json, write_atomic
-from dpsim.workflow.plan import match_files
-from dpsim.workflow.store import Entry
+from dpsim.workflow.planning.plan import match_files
+from dpsim.workflow.records.files import read_json, write_atomic
+from dpsim.workflow.records.store import Entry
 
 _BLOCK: Final = 1 << 20
 _SMALL: Final = ("started.json", "exit.json")

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from dpsim.workflow import locks
-from dpsim.workflow.store import Entry
+from dpsim.workflow.driver import locks
+from dpsim.workflow.records.store import Entry
 
 FILE: Final = "job.json"
 State = Literal["submitting", "queued", "running", "over"]

@@ -12,7 +12,7 @@ from data_tools.clean_config import NearDuplicates
 from data_tools.sources import Source as FileSource
 from dpsim.config import Config, Fraction
 from dpsim.errors import DataError
-from dpsim.workflow.problems import dotted
+from dpsim.workflow.language.problems import dotted
 from dpsim.workflow.stage import Files, Output, Reference, SeededStage, Slot
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from data_tools.structure_config import (
 )
 from dpsim.config import Fraction
 from dpsim.errors import SetupError
-from dpsim.workflow.elements import SYMBOLS
+from dpsim.workflow.language.elements import SYMBOLS
 from dpsim.workflow.stage import (
     Files,
     Inputs,

@@ -1,7 +1,8 @@
 """Stage ``loop``: stages that are run again and again until a number is good enough, such as active learning.
 
 The inner stages of each iteration are stages like all others (``loop.03.explore``), planned one iteration after the
-other (`dpsim.workflow.loop`). What is run under the name of the loop itself is its end: a table of the iterations.
+other (`dpsim.workflow.planning.loop`). What is run under the name of the loop itself is its end: a table of the
+iterations.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from dpsim.config import Config
-from dpsim.workflow.files import read_json
+from dpsim.workflow.records.files import read_json
 from dpsim.workflow.stage import STAGE_NAME, Input, Output, Reference, Slot, Source, Stage
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dpsim.calculators.statics.phonon_config import PhononConfig
-from dpsim.workflow.driven import SLOTS, DrivenStage
 from dpsim.workflow.stage import MaybeReference, Output, Slot, Source
+from dpsim.workflow.stages.driven import SLOTS, DrivenStage
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

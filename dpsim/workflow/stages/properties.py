@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dpsim.calculators.statics.declared import Place
 from dpsim.calculators.statics.properties_config import PropertiesConfig
-from dpsim.workflow.driven import SLOTS, DrivenStage
 from dpsim.workflow.stage import MaybeReference, Output, Slot, Source
+from dpsim.workflow.stages.driven import SLOTS, DrivenStage
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dpsim.calculators.statics.relax_config import RelaxConfig
-from dpsim.workflow.driven import SLOTS, DrivenStage
 from dpsim.workflow.stage import Output, Resources, Slot
+from dpsim.workflow.stages.driven import SLOTS, DrivenStage
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

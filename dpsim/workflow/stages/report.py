@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dpsim.workflow.files import read_json
+from dpsim.workflow.records.files import read_json
 from dpsim.workflow.stage import Output, Reference, Slot, Stage
 
 if TYPE_CHECKING:

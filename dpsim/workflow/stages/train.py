@@ -25,7 +25,7 @@ from dpsim.workflow.stage import (
     Source,
     sources_of,
 )
-from dpsim.workflow.training_data import DataInputs, paths_of_slot
+from dpsim.workflow.stages.training_data import DataInputs, paths_of_slot
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

@@ -1,0 +1,1 @@
+"""A workflow for other programs to run."""

@@ -1,0 +1,439 @@
+"""From stages to an ordered list: references become edges, edges become an order.
+
+Everything here is a pure function of the declared stages; nothing is run and no run directory is read.
+"""
+
+from __future__ import annotations
+
+import glob
+import graphlib
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from types import MappingProxyType
+
+from dpsim.errors import DataError
+from dpsim.workflow.language.patterns import expand
+from dpsim.workflow.language.problems import Collector, Path, closest, dotted
+from dpsim.workflow.language.profiles import choose
+from dpsim.workflow.language.schema import Task, Workflow, read_workflow
+from dpsim.workflow.planning.lineage import inherited
+from dpsim.workflow.planning.loop import Target, check_next, reporting, resolve
+from dpsim.workflow.stage import Files, MaybeReference, Output, Slot, Source, is_reference, sources_of
+
+
+@dataclass(frozen=True)
+class Link:
+    """One input of a task, resolved: outputs of other tasks, or files."""
+
+    slot: str
+    path: Path
+    """Where it stands inside of the stage."""
+    producers: tuple[tuple[str, str], ...] = ()
+    """(task, path of the output inside of its folder)."""
+    patterns: tuple[str, ...] = ()
+    """Paths or patterns of files from outside, of which the first that matches counts."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks in an order in which they can run, with their resolved inputs."""
+
+    workflow: Workflow
+    order: tuple[str, ...]
+    links: Mapping[str, tuple[Link, ...]]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Tasks that are left out, with the reason."""
+    after: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tasks that a task waits for without taking their outputs: those of an iteration, before a loop can end."""
+
+    def needs(self, name: str) -> tuple[str, ...]:
+        """Return the tasks that a task waits for, each once."""
+        producers = (task for link in self.links[name] for task, _ in link.producers)
+        return tuple(dict.fromkeys((*producers, *self.after.get(name, ()))))
+
+    def is_open(self, name: str) -> bool:
+        """Whether a task is the end of a loop that may have iterations still to be planned."""
+        return name in self.workflow.loops and not self.workflow.loops[name].ended
+
+    def upstream(self, names: Sequence[str]) -> set[str]:
+        """Return tasks and everything they need, directly or not."""
+        found: set[str] = set()
+        stack = list(names)
+        while stack:
+            name = stack.pop()
+            if name not in found:
+                found.add(name)
+                stack += self.needs(name)
+        return found
+
+    def downstream(self, names: Sequence[str]) -> set[str]:
+        """Return tasks and everything that needs them, directly or not."""
+        found = set(names)
+        for name in self.order:
+            if found.intersection(self.needs(name)):
+                found.add(name)
+        return found
+
+    def tasks_of(self, word: str) -> list[str]:
+        """Return the tasks that a word on the command line means: a task, or a stage with all its points.
+
+        A loop means all of it, ``loop.fit`` that stage in all iterations, ``loop.03`` all of the third.
+        """
+        return [name for name in self.order if word in self.workflow.tasks[name].words]
+
+
+def load(
+    path: FilePath,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    check_files: bool = True,
+) -> Plan:
+    """Read, validate and plan a workflow file.
+
+    Raises
+    ------
+    InvalidWorkflow
+        With everything that is wrong with the file.
+    """
+    workflow = read_workflow(path, profile=profile, overrides=overrides, environment=environment, seed=seed)
+    planned = make_plan(workflow)
+    check_next(workflow)
+    if check_files:
+        check_surroundings(planned)
+    workflow.collector.check()
+    return planned
+
+
+def make_plan(workflow: Workflow) -> Plan:
+    """Link and order the tasks of a workflow; problems are gathered in its collector."""
+    skipped: dict[str, str] = {}
+    links: dict[str, tuple[Link, ...]] = {}
+    linker = _Linker(workflow, skipped)
+    pending = list(workflow.tasks.values())
+    # A task that needs a left-out one is left out too, which may take others with it.
+    while True:
+        before = len(skipped)
+        links = {task.name: linker.links(task) for task in pending if task.name not in skipped}
+        if len(skipped) == before:
+            break
+    linker.check_broken()
+    after = {name: linker.after(workflow.tasks[name]) for name in links}
+    graph = {
+        name: {producer for link in found for producer, _ in link.producers} | set(after[name])
+        for name, found in links.items()
+    }
+    order = _order(graph, workflow, workflow.collector)
+    return Plan(workflow, order, links, skipped, {name: found for name, found in after.items() if found})
+
+
+def _order(graph: Mapping[str, set[str]], workflow: Workflow, collector: Collector) -> tuple[str, ...]:
+    """Return the tasks so that each stands after those it needs; in the order of the file where that is free."""
+    position = {name: index for index, name in enumerate(workflow.tasks)}
+    sorter = graphlib.TopologicalSorter(graph)
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        cycle = list(reversed(error.args[1]))
+        tasks = [workflow.tasks[name] for name in cycle]
+        message = f"stages wait for each other in a circle: {' -> '.join(task.inner or task.stage for task in tasks)}"
+        collector.add("E302", tasks[0].path, message, key=True)
+        return ()
+    order: list[str] = []
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=position.__getitem__)
+        name = ready.pop(0)
+        order.append(name)
+        sorter.done(name)
+    return tuple(order)
+
+
+class _Linker:
+    """Resolves references."""
+
+    def __init__(self, workflow: Workflow, skipped: dict[str, str]) -> None:
+        self.workflow = workflow
+        self.skipped = skipped
+        self.stages: dict[str, list[Task]] = {}
+        for task in workflow.tasks.values():
+            self.stages.setdefault(task.stage, []).append(task)
+        raw = workflow.document.data.get("stages")
+        self.outside = list(raw) if isinstance(raw, dict) else []
+        self.left_out = set(workflow.left_out)
+        inner: set[str] = set()
+        for loop in workflow.loops.values():
+            numbers = range(1, loop.iteration + 1)
+            inner |= {loop.key(number, name) for number in numbers for name in loop.config.stages}
+            self.left_out |= {loop.key(number, name) for number in numbers for name in loop.left_out}
+        self.declared = {*self.outside, *inner}
+
+    def links(self, task: Task) -> tuple[Link, ...]:
+        """Return the inputs of a task; a needed input that is left out leaves the task out."""
+        found = []
+        for source in task.config.sources():
+            slot = task.config.slots[source.slot]
+            link = self._link(task.path, source, slot, task)
+            if link is not None:
+                found.append(link)
+        used = {link.slot for link in found}
+        for source in task.config.sources():
+            if task.name not in self.skipped and source.slot not in used and self._is_left_out(source, task):
+                self.skipped[task.name] = f"needs {source.value}, which is left out"
+        if task.name in self.workflow.loops:
+            found += self._iterations(task)
+        if task.config.inherits:
+            more = inherited(task, found, self.workflow.tasks, self.links)
+            found += [Link(slot, (slot,), producers) for slot, producers in more]
+        return tuple(found)
+
+    def after(self, task: Task) -> tuple[str, ...]:
+        """Return the tasks that a task waits for without their outputs: ends of loops, and before them iterations."""
+        found: list[str] = []
+        loop = self.workflow.loops.get(task.name)
+        if loop is not None:
+            found = [one.name for one in loop.tasks(loop.iteration) if one.name not in self.skipped]
+        for source in task.config.sources():
+            target = self._target(source, task)
+            makers = self.stages.get(target.stage, []) if isinstance(target, Target) else []
+            found += [one.loop for one in makers[:1] if one.loop not in ("", task.loop, task.name, *self.skipped)]
+        return tuple(dict.fromkeys(found))
+
+    def _iterations(self, task: Task) -> list[Link]:
+        """Return what the end of a loop takes: what its stages reported, and what the next iteration would be given."""
+        loop = self.workflow.loops[task.name]
+        found = []
+        for name, value in loop.config.next.items():
+            source = Source("next", ("next", name), value)
+            last = next(loop.tasks(loop.iteration))
+            link = self._link(task.path, source, task.config.slots["next"], last)
+            found += [link] if link is not None else []
+        for number in range(1, loop.iteration + 1):
+            for one in loop.tasks(number):
+                for path in reporting(one) if one.name not in self.skipped else ():
+                    place = ("iterations", one.name.removeprefix(f"{loop.name}."), path)
+                    found.append(Link("iterations", place, ((one.name, path),)))
+        return found
+
+    def check_broken(self) -> None:
+        """Check the references of stages whose other keys are wrong, so that all is said in one pass."""
+        for name, (stage_type, raw) in self.workflow.broken.items():
+            for slot, what in stage_type.slots.items():
+                for source in sources_of(slot, (slot,), raw.get(slot)):
+                    if is_reference(source.value):
+                        self._link(("stages", name), source, what)
+
+    def _target(self, source: Source, task: Task | None) -> Target | Files | None:
+        if isinstance(source.value, Files):
+            return source.value
+        return resolve(self.workflow.loops, str(source.value), task)
+
+    def _is_left_out(self, source: Source, task: Task | None) -> bool:
+        target = self._target(source, task)
+        return isinstance(target, Target) and self._is_stage_left_out(target.stage)
+
+    def _is_stage_left_out(self, name: str) -> bool:
+        tasks = self.stages.get(name, [])
+        return name in self.left_out or (bool(tasks) and all(task.name in self.skipped for task in tasks))
+
+    def _link(self, base: Path, source: Source, slot: Slot, task: Task | None = None) -> Link | None:
+        target = self._target(source, task)
+        place = (*base, *source.path)
+        if isinstance(target, Files):
+            return Link(source.slot, source.path, patterns=target.patterns())
+        if target is None:
+            self._add("E302", place, f"{source.value} is what loops hand each other in a circle", "")
+            return None
+        name = target.stage
+        if isinstance(source.value, MaybeReference) and name not in self.declared:
+            return Link(source.slot, source.path, patterns=(str(source.value),))
+        if name not in self.declared:
+            self._unknown(target, place, task)
+            return None
+        if self._is_stage_left_out(name):
+            return None
+        if name not in self.stages:  # its own declaration is wrong and reported
+            stage_type = self.workflow.broken[name][0] if name in self.workflow.broken else None
+            fixed = stage_type is not None and stage_type.outputs and not stage_type.more_outputs
+            if stage_type is not None and fixed and "@" not in target.text:
+                output = target.text[len(name) + 1 :]
+                self._output(target.shown, stage_type.outputs, stage_type.main, output, slot, place)
+            return None
+        chosen, output = self._chosen(target, place)
+        chosen = [one for one in chosen if one.name not in self.skipped]
+        if not chosen:
+            return None
+        config = chosen[0].config
+        outputs = config.declared_outputs()
+        path = self._output(target.shown, outputs, config.main_output(), output, slot, place, config.output_needs)
+        if path is None:
+            return None
+        if not slot.many:
+            chosen = _one_member(chosen, task)
+        if len(chosen) > 1 and not slot.many:
+            message = f"stage {target.shown!r} has {len(chosen)} matrix points, but this input takes one"
+            self._add("E303", place, message, "", [f"points: {', '.join(one.name for one in chosen[:6])}"])
+            return None
+        return Link(source.slot, source.path, tuple((one.name, path) for one in chosen))
+
+    def _unknown(self, target: Target, place: Path, task: Task | None) -> None:
+        """Say that there is no such stage, and which there are."""
+        loop = self.workflow.loops.get(task.loop) if task is not None else None
+        known = [*(loop.config.stages if loop is not None else ()), *self.outside]
+        notes = [f"stages: {', '.join(known)}; a file is written {{path: {target.text}}}"]
+        around = [name for name, one in self.workflow.loops.items() if target.shown in one.config.stages]
+        if around:
+            notes = [f"{target.shown!r} is inside of {around[0]!r}: what leaves a loop is in its 'carry' and 'next'"]
+        self._add("E301", place, f"there is no stage {target.shown!r}", closest(target.shown, known), notes)
+
+    def _chosen(self, target: Target, place: Path) -> tuple[list[Task], str]:
+        """Return the tasks meant by a reference and the name of the output."""
+        tasks, text = self.stages[target.stage], target.text
+        if "@" not in text:
+            return tasks, text[len(target.stage) + 1 :]
+        # The values of a point may hold dots: the longest task name that fits wins.
+        for one in sorted(tasks, key=lambda task: -len(task.name)):
+            if text == one.name or text.startswith(one.name + "."):
+                return [one], text[len(one.name) + 1 :]
+        known = [one.name for one in tasks]
+        message = f"{text!r} is not a matrix point of stage {target.shown!r}"
+        self._add("E301", place, message, closest(text, known), known[:6])
+        return [], ""
+
+    def _output(
+        self,
+        stage: str,
+        outputs: Mapping[str, Output],
+        main: str,
+        output: str,
+        slot: Slot,
+        place: Path,
+        needs: Mapping[str, str] = MappingProxyType({}),
+    ) -> str | None:
+        """Return the path of an output inside of the folder of a task."""
+        if not output and slot.whole:
+            return "."
+        known = [name for name in outputs if name != "."]
+        chosen = output or main
+        if chosen not in outputs:
+            guess = closest(output, known)
+            suggestion = f"{stage}.{guess}" if guess else ""
+            message = f"'{stage}.{output}' is not an output of stage {stage!r}"
+            notes = [f"outputs of {stage!r}: {', '.join(known) or 'its folder'}"]
+            notes += [f"a stage of this type has {output!r} if it has {needs[output]!r}"] if output in needs else []
+            self._add("E304", place, message, suggestion, notes)
+            return None
+        kind = outputs[chosen].kind
+        if not (slot.whole or "any" in slot.kinds or kind == "any" or kind in slot.kinds):
+            fitting = [f"{stage}.{name}" for name, out in outputs.items() if out.kind in slot.kinds and name != "."]
+            expected = " or ".join(sorted(_KIND.get(k, k) for k in slot.kinds))
+            message = f"{stage}.{chosen} is {_KIND.get(kind, kind)}; expected {expected}"
+            self._add(
+                "E305",
+                place,
+                message,
+                fitting[0] if fitting else "",
+                [f"outputs of {stage!r}: {', '.join(known)}"],
+            )
+            return None
+        return outputs[chosen].path
+
+    def _add(self, code: str, place: Path, message: str, suggestion: str, notes: Sequence[str] = ()) -> None:
+        self.workflow.collector.add(code, place, message, suggestion=suggestion, notes=notes)
+
+
+def _one_member(tasks: list[Task], task: Task | None) -> list[Task]:
+    """Of an ensemble, return what an input that takes one model is given: the same member, else the first."""
+    if len(tasks) == 1 or any(one.member is None for one in tasks):
+        return tasks
+    wanted = task.member if task is not None and task.member is not None else 1
+    return [one for one in tasks if one.member == wanted]
+
+
+_KIND = {
+    "frames": "labelled frames",
+    "structures": "structures",
+    "dataset": "a data set",
+    "weights": "a trained model",
+    "frozen": "a frozen model",
+    "metrics": "a table of metrics",
+    "table": "a table",
+    "report": "a report",
+}
+
+
+# --- files, elements, packages, machine ------------------------------------------------------------------------
+
+
+def check_surroundings(plan: Plan) -> None:
+    """Check files, elements and packages that the tasks need; problems go to the workflow's collector."""
+    workflow = plan.workflow
+    choose(workflow)
+    for name in plan.order:
+        task = workflow.tasks[name]
+        for link in plan.links[name]:
+            if link.patterns:
+                _check_files(workflow, (*task.path, *link.path), link.patterns, task.config.slots[link.slot])
+        for where, symbol in task.config.elements():
+            if workflow.type_map and symbol not in workflow.type_map:
+                known = ", ".join(workflow.type_map)
+                message = f"element {symbol!r} is not in type_map ({known}); add it there"
+                workflow.collector.add("E402", (*task.path, *where), message)
+        for where, module, command in task.config.packages():
+            if importlib.util.find_spec(module) is None:
+                message = f"the Python package {module!r} is not installed; run: {command}"
+                workflow.collector.add("E403", (*task.path, *where), message)
+        if workflow.profile.executor == "local":  # the machines of a cluster have their own programs
+            for where, message in task.config.programs():
+                workflow.collector.add("E403", (*task.path, *where), message)
+
+
+def _check_files(workflow: Workflow, place: Path, patterns: Sequence[str], slot: Slot) -> None:
+    written = place if place in workflow.collector.places else (*place, "path")
+    try:
+        found = match_files(workflow.base, patterns)
+    except DataError as error:
+        workflow.collector.add("E401", written, str(error))
+        return
+    if not found:
+        message = f"no file matches {patterns[0]!r} in {os.path.relpath(workflow.base)}"
+        workflow.collector.add("E401", written, message, suggestion=_near(workflow.base, patterns[0]))
+    elif len(found) > 1 and (not slot.many or place[-2:-1] == ("carry",)):
+        names = ", ".join(path.name for path in found[:4]) + (", ..." if len(found) > 4 else "")
+        message = f"{patterns[0]!r} matches {len(found)} files ({names}), but this input takes one"
+        workflow.collector.add("E303", written, message)
+
+
+def match_files(base: FilePath, patterns: Sequence[str]) -> list[FilePath]:
+    """Return the files or folders that the first fitting pattern means, sorted; a name without wildcards is itself."""
+    for pattern in patterns:
+        full = os.path.join(base, os.path.expanduser(pattern))
+        found = [full] if "\0" not in full and os.path.exists(full) else expand(full)
+        if found:
+            return [FilePath(path) for path in found]
+    return []
+
+
+def _near(base: FilePath, pattern: str) -> str:
+    parent = FilePath(os.path.join(base, pattern)).parent
+    try:
+        if glob.has_magic(pattern) or not parent.is_dir():
+            return ""
+        guess = closest(FilePath(pattern).name, sorted(entry.name for entry in parent.iterdir())[:1000])
+    except (OSError, ValueError):  # a folder that cannot be read, a name that cannot be one
+        return ""
+    return str(FilePath(pattern).parent / guess) if guess else ""
+
+
+def describe(plan: Plan, name: str) -> str:
+    """Return the inputs of a task in one line."""
+    parts = []
+    for link in plan.links[name]:
+        what = link.patterns[0] if link.patterns else ", ".join(task for task, _ in link.producers)
+        parts.append(f"{dotted(link.path)}: {what}")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""What is on disk: results by key, the manifest, the events of a run."""
