@@ -96,7 +96,7 @@ def test_the_driver_meets_a_full_disk(write: Write, run: Run, monkeypatch: pytes
                 raise OSError(errno.ENOSPC, "No space left on device", str(target))
             whole(target, text, **options)
 
-        for module in ("store", "manifest", "digest", "runner", "locks"):
+        for module in ("records.store", "records.manifest", "planning.digest", "driver.runner", "driver.locks"):
             monkeypatch.setattr(f"dpsim.workflow.{module}.write_atomic", full)
         said = ""
         try:
