@@ -37,7 +37,7 @@ def command(what: str, run: Path | None, as_json: bool) -> None:
 
 def _explain_stage(what: str, run: Path | None, as_json: bool) -> None:
     """Print what the key of a stage is made of, and what changed since the last different one."""
-    from dpsim.workflow.planning.digest import canonical_json
+    from dpsim.workflow.records.digest import canonical_json
     from dpsim.workflow.records.files import read_json
 
     store = find_run(run)

@@ -29,8 +29,8 @@ def command(file: Path, head: str | None, form: Literal["markdown", "json", "mat
     elif form == "markdown":
         click.echo(as_markdown(card), nl=False)
     else:
-        from dpsim.workflow.language.describe import to_yaml
         from dpsim.workflow.planning.key import soft_keys
+        from dpsim.workflow.reference.describe import to_yaml
 
         packages = soft_keys(("dpsim", "torch", "ase", "numpy", "vesin"))
         click.echo(to_yaml(as_matbench(card, packages, platform.python_version())), nl=False)

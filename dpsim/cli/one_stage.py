@@ -27,7 +27,7 @@ def run_one_stage(
     run_dir
         Run directory; ``runs/NAME`` if None.
     """
-    from dpsim.workflow.language.describe import to_yaml
+    from dpsim.workflow.reference.describe import to_yaml
 
     uses = str(stage["uses"])
     text = to_yaml({"dpsim": 1, "name": name, "type_map": type_map_of(model), "seed": seed, "stages": {uses: stage}})

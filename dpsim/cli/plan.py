@@ -49,7 +49,7 @@ def command(
     plan = load_plan(file, profile, overrides, seed)
     folder = run_dir_of(plan, run_dir)
     if expand:
-        from dpsim.workflow.language.describe import lock_file
+        from dpsim.workflow.reference.describe import lock_file
 
         click.echo(lock_file(plan), nl=False)
     elif graph:
@@ -72,8 +72,8 @@ def show_plan(
     """Print what a run would do; nothing is written."""
     from dpsim.workflow.driver.progress import duration
     from dpsim.workflow.planning.decide import Decider
-    from dpsim.workflow.planning.digest import Digester
     from dpsim.workflow.planning.loop import decisions
+    from dpsim.workflow.records.digest import Digester
     from dpsim.workflow.records.files import read_json
     from dpsim.workflow.records.store import Store
 
@@ -125,10 +125,10 @@ def _last_seconds(record: dict[str, Any]) -> float | None:
 
 def _show_difference(plan: Plan, previous: Path) -> None:
     """Print which options differ from those of an earlier run."""
-    from dpsim.workflow.language.describe import lock_file
     from dpsim.workflow.language.yaml_loader import load_file, load_text
     from dpsim.workflow.planning.key import difference
     from dpsim.workflow.planning.plan import load
+    from dpsim.workflow.reference.describe import lock_file
 
     path = previous / "workflow.lock.yaml" if previous.is_dir() else previous
     if not path.is_file():

@@ -97,8 +97,8 @@ def _tell(plan: Plan, folder: Path, outcome: Outcome, as_json: bool) -> int:
 def _with_iterations(plan: Plan, folder: Path, words: tuple[str, ...]) -> Plan:
     """Return the plan with the iterations of its loops that are done already and the one after them, as words mean."""
     from dpsim.workflow.planning.decide import Decider
-    from dpsim.workflow.planning.digest import Digester
     from dpsim.workflow.planning.loop import with_done
+    from dpsim.workflow.records.digest import Digester
     from dpsim.workflow.records.store import Store
 
     store = Store(folder)

@@ -29,7 +29,6 @@ from dpsim.train.compile import compile_tasks
 from dpsim.train.config import TrainConfig
 from dpsim.train.optimizers.arithmetic import check_products, tf32_products
 from dpsim.train.optimizers.average import Average
-from dpsim.train.optimizers.low_rank import restrict
 from dpsim.train.parallel.distributed import ALONE, Workers
 from dpsim.train.parallel.joining import Head, Joint
 from dpsim.train.records.board import Board, check_board
@@ -44,7 +43,8 @@ from dpsim.train.session import StopSignal, device_of, torch_threads
 from dpsim.train.start.finetune import change_bias_of_result
 from dpsim.train.start.multi import prepare_heads
 from dpsim.train.start.prepare import HeadData, Prepared, prepare, same_model
-from dpsim.train.start.setup import ModelSource, freeze_parts
+from dpsim.train.start.setup import ModelSource
+from dpsim.train.start.trained_parts import freeze_parts, restrict
 from dpsim.train.step import NotFiniteError, grouped, make_step
 from dpsim.train.task import Stream, Task
 

@@ -30,13 +30,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from dpsim.workflow.language.describe import lock_file, to_yaml
 from dpsim.workflow.language.problems import InvalidWorkflow
 from dpsim.workflow.language.yaml_loader import load_text
 from dpsim.workflow.planning.decide import Decider
-from dpsim.workflow.planning.digest import Digester
 from dpsim.workflow.planning.plan import Plan, load
+from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.store import Store
+from dpsim.workflow.reference.describe import lock_file, to_yaml
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
 

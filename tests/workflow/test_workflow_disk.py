@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from dpsim.errors import SetupError
-from dpsim.workflow.planning.digest import Digester
 from dpsim.workflow.records import files
+from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.files import disk_problem
 from dpsim.workflow.records.store import Store
 
@@ -96,7 +96,7 @@ def test_the_driver_meets_a_full_disk(write: Write, run: Run, monkeypatch: pytes
                 raise OSError(errno.ENOSPC, "No space left on device", str(target))
             whole(target, text, **options)
 
-        for module in ("records.store", "records.manifest", "planning.digest", "driver.runner", "driver.locks"):
+        for module in ("records.store", "records.manifest", "records.digest", "driver.runner", "driver.locks"):
             monkeypatch.setattr(f"dpsim.workflow.{module}.write_atomic", full)
         said = ""
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dpsim.workflow.planning.digest import Digester
+from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.store import Store
 
 # Each stage counts to five in its work folder, half a tenth of a second each, and goes on where it was.

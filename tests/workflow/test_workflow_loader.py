@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpsim.workflow.language.describe import to_yaml
 from dpsim.workflow.language.problems import InvalidWorkflow
 from dpsim.workflow.language.yaml_loader import load_file, load_text
+from dpsim.workflow.reference.describe import to_yaml
 
 
 def read(text: str) -> object:

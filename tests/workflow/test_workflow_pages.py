@@ -49,7 +49,7 @@ def test_every_stage_type_has_a_test_a_page_and_an_example() -> None:
 
 
 def test_examples_without_a_recipe_are_valid(tmp_path: Path) -> None:
-    from dpsim.workflow.language.describe import to_yaml
+    from dpsim.workflow.reference.describe import to_yaml
     from dpsim.workflow.reference.pages import EXAMPLES
 
     label = {

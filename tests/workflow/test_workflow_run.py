@@ -20,8 +20,8 @@ from dpsim.workflow.driver import locks
 from dpsim.workflow.driver.progress import SilentView
 from dpsim.workflow.driver.resources import Machine
 from dpsim.workflow.driver.runner import Runner
-from dpsim.workflow.planning.digest import Digester
 from dpsim.workflow.planning.plan import load
+from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.events import read_events
 from dpsim.workflow.records.store import Store
 

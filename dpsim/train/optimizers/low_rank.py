@@ -18,54 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpsim.errors import ConfigError
-from dpsim.fittings.network import FittingNetwork
-from dpsim.model.base import Model
-from dpsim.model.multi_task import MultiTaskModel
-from dpsim.train.config import TrainConfig
 from dpsim.train.optimizers.build import clip_gradients
-from dpsim.train.settings.transfer import RANDOM, LowRankConfig
-from dpsim.train.start.setup import below
+from dpsim.train.settings.transfer import LowRankConfig
 
 Build = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
-
-
-def restrict(model: Model | MultiTaskModel, config: TrainConfig) -> list[nn.Parameter]:
-    """Keep all from being trained that is neither moved by a product nor trained whole.
-
-    Parameters
-    ----------
-    model
-        Its frozen parts stay frozen.
-
-    Returns
-    -------
-    list
-        Matrices to be moved by products.
-
-    Raises
-    ------
-    ConfigError
-        If the model has no part named in ``lora.whole``, or no matrix is large enough for the rank.
-    """
-    rank, whole = config.lora.rank, {id(p) for part in config.lora.whole for p in below(model, part, "lora.whole")}
-    if config.head == RANDOM:
-        fittings = [module for module in model.modules() if isinstance(module, FittingNetwork)]
-        whole |= {id(p) for fitting in fittings for p in fitting.parameters()}
-    factored = []
-    for p in model.parameters():
-        if not p.requires_grad or id(p) in whole:
-            continue
-        if p.ndim < 2:
-            p.requires_grad_(False)
-        elif p.shape[-2] * p.shape[-1] > rank * (p.shape[-2] + p.shape[-1]):
-            factored.append(p)
-    if not factored:
-        raise ConfigError(
-            f"lora.rank: {rank} limits no matrix of the model that is trained: expected less than half of the rows of "
-            "one of them: lower it, or write recipe: finetune"
-        )
-    return factored
 
 
 class _Product:

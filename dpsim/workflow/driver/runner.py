@@ -25,16 +25,16 @@ from dpsim.workflow.driver.retrying import Attempts
 from dpsim.workflow.executors.base import Handle, StageJob
 from dpsim.workflow.executors.choice import Executors
 from dpsim.workflow.executors.tickets import read_ticket
-from dpsim.workflow.language.describe import lock_file
 from dpsim.workflow.planning.decide import Decider, Decision
-from dpsim.workflow.planning.digest import Digester
 from dpsim.workflow.planning.loop import LoopFailed, grow
 from dpsim.workflow.planning.outline import Outline
 from dpsim.workflow.planning.plan import Plan
+from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.events import EventLog
 from dpsim.workflow.records.files import disk_problem, link_folder, write_atomic
 from dpsim.workflow.records.manifest import Manifest
 from dpsim.workflow.records.store import Entry, Store
+from dpsim.workflow.reference.describe import lock_file
 from dpsim.workflow.worker import EXIT_BUSY
 
 State = Literal["waiting", "queued", "running", "done", "cached", "failed", "blocked", "interrupted", "left out"]

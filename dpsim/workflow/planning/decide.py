@@ -11,9 +11,9 @@ from typing import Any
 from dpsim.errors import DataError
 from dpsim.workflow.language.problems import dotted
 from dpsim.workflow.language.schema import Task
-from dpsim.workflow.planning.digest import Digester
 from dpsim.workflow.planning.key import Key, difference, make_key
 from dpsim.workflow.planning.plan import Plan, match_files
+from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.manifest import gpu_names
 from dpsim.workflow.records.store import Entry, Store
 

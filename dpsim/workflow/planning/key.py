@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from dpsim.workflow.planning.digest import canonical_json, digest_bytes
+from dpsim.workflow.records.digest import canonical_json, digest_bytes
 from dpsim.workflow.stage import Stage
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dpsim import __version__
-from dpsim.workflow.planning.digest import digest_bytes
 from dpsim.workflow.planning.key import version_of
 from dpsim.workflow.planning.plan import Plan
+from dpsim.workflow.records.digest import digest_bytes
 from dpsim.workflow.records.files import read_json, write_atomic
 from dpsim.workflow.records.store import Entry, Store
 

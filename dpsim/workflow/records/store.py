@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsim.errors import DataError, SetupError
-from dpsim.workflow.planning.digest import Digester
+from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.files import link_folder, read_json, write_atomic
 from dpsim.workflow.stage import Output
 

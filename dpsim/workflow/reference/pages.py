@@ -8,9 +8,9 @@ from importlib.resources import files
 from typing import Any, Final
 
 from dpsim.workflow.language.codes import CODES
-from dpsim.workflow.language.describe import to_yaml
 from dpsim.workflow.language.schema import WorkflowFile
 from dpsim.workflow.language.yaml_loader import load_text
+from dpsim.workflow.reference.describe import to_yaml
 from dpsim.workflow.reference.machine_examples import ABOUT, EXECUTORS
 from dpsim.workflow.reference.machine_examples import EXAMPLES as MACHINE_EXAMPLES
 from dpsim.workflow.stage import Stage

@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from data_tools.calculators import CalculatorConfig, EAMConfig, PySCFConfig, TBLiteConfig
+from data_tools.calculators import CalculatorConfig, EAMConfig
 from data_tools.code_calculators import CodeConfig
 from dpsim.calculators.statics.declared import FramesConfig, Place, declared
-from dpsim.workflow.stage import Input, MaybeReference, Resources, SeededStage, Slot, Source, sources_of
+from dpsim.workflow.stage import Input, MaybeReference, Resources, Slot, Source, sources_of
+from dpsim.workflow.stages.calculated import CalculatedStage
 from dpsim.workflow.stages.freeze import device_for
-from dpsim.workflow.stages.label import (
-    citation_of,
-    elements_of_structure,
-    files_of_calculator,
-    files_of_structure,
-    key_of_calculator,
-    missing_program,
-)
+from dpsim.workflow.stages.label import elements_of_structure, files_of_structure
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -35,10 +29,9 @@ SLOTS = {
     "structures": Slot(frozenset({"any"}), many=True),
     "calculator": Slot(frozenset({"any"})),
 }
-_INSTALL = "pip install 'dpsim[label]'"
 
 
-class DrivenStage(SeededStage):
+class DrivenStage(CalculatedStage):
     """What such stages have in common."""
 
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=1)
@@ -62,7 +55,7 @@ class DrivenStage(SeededStage):
     def sources(self) -> Iterator[Source]:
         """Yield the model, the file of the calculator, and what structures are read from."""
         yield from sources_of("potential", ("potential",), self.potential)
-        yield from files_of_calculator(self.calculator)
+        yield from self.files_of_calculator()
         for place, value in self.structure_places():
             for where, _, one in declared(place, value):
                 if isinstance(one, FramesConfig):
@@ -79,19 +72,6 @@ class DrivenStage(SeededStage):
                 if not isinstance(one, FramesConfig):
                     yield from elements_of_structure(where, one)
 
-    def packages(self) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
-        """Yield the package of the calculator."""
-        if isinstance(self.calculator, TBLiteConfig | PySCFConfig):
-            yield ("calculator", "name"), self.calculator.name, _INSTALL
-
-    def programs(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Yield what a code lacks on this machine."""
-        yield from missing_program(self.calculator)
-
-    def key_options(self) -> dict[str, Any]:
-        """Return the options without how the program of a code is started."""
-        return key_of_calculator(super().key_options(), self.calculator)
-
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Check that there is one thing that drives."""
         if (self.potential is None) == (self.calculator is None):
@@ -103,9 +83,7 @@ class DrivenStage(SeededStage):
 
     def citations(self) -> Iterator[str]:
         """Yield the references of ASE and of the method."""
-        yield "ASE: A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017)"
-        if self.calculator is not None:
-            yield from citation_of(self.calculator)
+        yield from self.citations_of_calculator()
 
     def source_of(self, context: Context) -> Any:
         """Return what gives calculators."""

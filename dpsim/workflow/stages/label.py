@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from data_tools.calculators import CalculatorConfig, EAMConfig, PySCFConfig, TBLiteConfig
-from data_tools.code_calculators import CodeConfig
+from data_tools.calculators import CalculatorConfig
 from data_tools.structure_config import (
     AnyStructure,
     AtomConfig,
@@ -23,18 +22,17 @@ from data_tools.structure_config import (
     StructureConfig,
 )
 from dpsim.config import Fraction
-from dpsim.errors import SetupError
 from dpsim.workflow.language.elements import SYMBOLS
 from dpsim.workflow.stage import (
     Files,
     Inputs,
     Output,
     Resources,
-    SeededStage,
     Slot,
     Source,
     sources_of,
 )
+from dpsim.workflow.stages.calculated import CalculatedStage
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
@@ -42,26 +40,9 @@ if TYPE_CHECKING:
 Property = Literal["energy", "forces", "stress"]
 Structure = AnyStructure
 _FORMULA = re.compile(r"(?:([A-Z][a-z]?)\d*)+")
-_INSTALL = "pip install 'dpsim[label]'"
-_CITATIONS = {
-    "GFN1-xTB": "GFN1-xTB: S. Grimme, C. Bannwarth, P. Shushkov, J. Chem. Theory Comput. 13, 1989 (2017)",
-    "GFN2-xTB": "GFN2-xTB: C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory Comput. 15, 1652 (2019)",
-    "emt": "EMT: K. W. Jacobsen, P. Stoltze, J. K. Norskov, Surf. Sci. 366, 394 (1996)",
-    "eam": "EAM: M. S. Daw, M. I. Baskes, Phys. Rev. B 29, 6443 (1984)",
-    "espresso": "Quantum ESPRESSO: P. Giannozzi et al., J. Phys.: Condens. Matter 29, 465901 (2017)",
-    "cp2k": "CP2K: T. D. Kühne et al., J. Chem. Phys. 152, 194103 (2020)",
-    "vasp": "VASP: G. Kresse, J. Furthmüller, Phys. Rev. B 54, 11169 (1996)",
-    "abinit": "ABINIT: X. Gonze et al., Comput. Phys. Commun. 248, 107042 (2020)",
-    "siesta": "SIESTA: A. García et al., J. Chem. Phys. 152, 204108 (2020)",
-    "aims": "FHI-aims: V. Blum et al., Comput. Phys. Commun. 180, 2175 (2009)",
-    "orca": "ORCA: F. Neese, F. Wennmohs, U. Becker, C. Riplinger, J. Chem. Phys. 152, 224108 (2020)",
-    "nwchem": "NWChem: E. Aprà et al., J. Chem. Phys. 152, 184102 (2020)",
-    "dftb": "DFTB+: B. Hourahine et al., J. Chem. Phys. 152, 124101 (2020)",
-    "pyscf": "PySCF: Q. Sun et al., J. Chem. Phys. 153, 024109 (2020)",
-}
 
 
-class LabelStage(SeededStage):
+class LabelStage(CalculatedStage):
     """Labels structures."""
 
     slots: ClassVar[Mapping[str, Slot]] = {
@@ -103,25 +84,12 @@ class LabelStage(SeededStage):
         yield from sources_of("from", ("from",), self.from_)
         for place, config in self.built():
             yield from files_of_structure("structures", place, config)
-        yield from files_of_calculator(self.calculator)
+        yield from self.files_of_calculator()
 
     def elements(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield the elements of crystals and of molecules named by their formula."""
         for place, config in self.built():
             yield from elements_of_structure(place, config)
-
-    def packages(self) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
-        """Yield the package of the calculator."""
-        if isinstance(self.calculator, TBLiteConfig | PySCFConfig):
-            yield ("calculator", "name"), self.calculator.name, _INSTALL
-
-    def programs(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Yield what a code lacks on this machine."""
-        yield from missing_program(self.calculator)
-
-    def key_options(self) -> dict[str, Any]:
-        """Return the options without how the program of a code is started."""
-        return key_of_calculator(super().key_options(), self.calculator)
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Check that there is something to label."""
@@ -130,8 +98,7 @@ class LabelStage(SeededStage):
 
     def citations(self) -> Iterator[str]:
         """Yield the references of ASE and of the method."""
-        yield "ASE: A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017)"
-        yield from citation_of(self.calculator)
+        yield from self.citations_of_calculator()
 
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Keep one journal for a calculator: it knows every frame by its structure, so more structures add to it."""
@@ -166,37 +133,6 @@ class LabelStage(SeededStage):
         shutil.copy2(result.frames, context.out / "frames.extxyz")
         shutil.copy2(result.failed, context.out / "failed.json")
         write_json(context.out / "metrics.json", {"frames": result.n_frames, "failed": result.n_failed})
-
-
-def files_of_calculator(calculator: CalculatorConfig | None) -> Iterator[Source]:
-    """Yield the files that a calculator names: potentials, pseudopotentials, a template."""
-    if isinstance(calculator, EAMConfig) and "/" in calculator.potential:
-        yield Source("calculator", ("calculator", "potential"), Files(path=calculator.potential))
-    elif isinstance(calculator, CodeConfig):
-        with contextlib.suppress(SetupError):  # which `missing_program` says
-            for place, path in list(calculator.files()):
-                yield Source("calculator", ("calculator", *place), Files(path=path))
-
-
-def missing_program(calculator: CalculatorConfig | None) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield the sentence that says why a code cannot be started."""
-    if isinstance(calculator, CodeConfig):
-        try:
-            calculator.words()
-        except SetupError as error:
-            yield ("calculator", "name"), str(error)
-
-
-def key_of_calculator(options: dict[str, Any], calculator: CalculatorConfig | None) -> dict[str, Any]:
-    """Return options of a stage with those of a code that decide the result: not its command, profile and cores."""
-    return {**options, "calculator": calculator.key_settings()} if isinstance(calculator, CodeConfig) else options
-
-
-def citation_of(calculator: CalculatorConfig) -> Iterator[str]:
-    """Yield the reference of the method of a calculator, where it has one."""
-    method = getattr(calculator, "method", calculator.name)
-    if method in _CITATIONS:
-        yield _CITATIONS[method]
 
 
 def _write_nothing(context: Context) -> None:

@@ -13,7 +13,7 @@ from data_tools.sources import OWN_FORMATS
 from data_tools.sources import Source as FileSource
 from dpsim.errors import DataError
 from dpsim.workflow.language.problems import dotted
-from dpsim.workflow.planning.digest import canonical_json, digest_bytes
+from dpsim.workflow.records.digest import canonical_json, digest_bytes
 from dpsim.workflow.stage import Reference, Stage
 from dpsim.workflow.stages.convert import SourceFiles
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dpsim.workflow.language.yaml_loader import core_resolvers
-from dpsim.workflow.planning.digest import digest_bytes
 from dpsim.workflow.planning.plan import Plan
+from dpsim.workflow.records.digest import digest_bytes
 
 
 class _Dumper(yaml.SafeDumper):
