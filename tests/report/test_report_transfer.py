@@ -22,6 +22,13 @@ def test_bias_and_old_data():
     assert old.rows[2] == ("dos RMSE", "3", "3", "as labelled")
 
 
+def test_thin_matrices():
+    lora = {"rank": 4, "alpha": 8.0, "trained": 6528, "parameters": 33777}
+    (table,) = transfer_tables({"finetune": {"bias": {}, "lora": lora}})
+    assert table.header == ("rank", "alpha", "trained", "of")
+    assert table.rows == [("4", "8", "6528", "33777")]
+
+
 def test_grids_have_no_row():
     assert transfer_tables({"finetune": {"bias": {"O": {"before": [1.0], "after": [2.0]}}}}) == []
 
