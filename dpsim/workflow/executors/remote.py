@@ -132,7 +132,7 @@ class RemotePlace:
         words = " ".join(shlex.quote(name) for name in names)
         _, stdout, stderr = self._exec(f"cd {shlex.quote(str(self._root))} && tar -cf - $(ls -d {words} 2>/dev/null)")
         with tarfile.open(fileobj=stdout, mode="r|") as archive:
-            archive.extractall(here, filter="data")
+            unpack(archive, here)
         if stdout.channel.recv_exit_status() != 0:
             raise SetupError(f"the outputs of {ticket.name} could not be fetched: {stderr.read().decode().strip()}")
         if (here / work).is_dir():
@@ -245,6 +245,29 @@ def _unique(members: list[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:
         if name not in seen:
             seen.add(name)
             yield source, name
+
+
+def unpack(archive: tarfile.TarFile, folder: Path) -> None:
+    """Unpack an archive that another machine sent: nothing lands outside of the folder.
+
+    Raises
+    ------
+    SetupError
+        If something in it would.
+    """
+    filtered: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4 and newer
+    root = os.path.realpath(folder)
+    for member in archive:
+        place = os.path.realpath(os.path.join(root, member.name))
+        paths = [place]
+        if member.issym() or member.islnk():
+            paths.append(
+                os.path.realpath(os.path.join(os.path.dirname(place) if member.issym() else root, member.linkname))
+            )
+        plain = member.isfile() or member.isdir() or len(paths) > 1
+        if not plain or not all(path == root or path.startswith(root + os.sep) for path in paths):
+            raise SetupError(f"the archive of the other machine holds {member.name!r}, which is no file inside of it")
+        archive.extract(member, folder, **filtered)
 
 
 def _replace(source: Path, target: Path) -> None:
