@@ -212,6 +212,7 @@ def compile_model(model: Model, output: str | Path, *, device: str = "cpu") -> F
     """
     check_machine(device)
     output = Path(output)
+    model.to(device).eval().requires_grad_(False)
     metadata = describe(model, device)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Inductor's own deprecations are no news to the user
@@ -229,7 +230,6 @@ def compile_model(model: Model, output: str | Path, *, device: str = "cpu") -> F
 
 def _place(model: Model) -> KeptCode | None:
     """Where the code of a model is kept; None on a machine that cannot keep any."""
-    model.to("cpu").eval().requires_grad_(False)
     place = KeptCode(key_of(model, _options()))
     return place if place.usable else None
 

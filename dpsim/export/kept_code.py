@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from torch.export import ExportedProgram
 
 from dpsim.config import Config
+from dpsim.data.files import digest_of
 from dpsim.model.base import Model
 from dpsim.model.tensors import described, tensors_of
 from dpsim.native.cache import cache_root, locked, remove_unused, used
@@ -191,8 +192,9 @@ def _library(model: Model, files: Sequence[Path], program: ExportedProgram) -> L
     start = content.find(values)
     if start < 0 or content.find(values, start + 1) >= 0:
         return None
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return Library(files=digests, library=library.name, start=start, tensors=found)
+    return Library(
+        files={path.name: digest_of(path) for path in files}, library=library.name, start=start, tensors=found
+    )
 
 
 def _values(model: Model, names: Sequence[str]) -> bytes:

@@ -193,7 +193,7 @@ def compared(case: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         steps[side] = max(int((options.cpu_seconds - start) / step) // 10 * 10, 10)
         print(f"{case}: {side}: {step:.4f} CPU s a step, {start:.1f} before the first", flush=True)
     runs = [measured(case, side, steps[side], options, folder) for side in reversed(sides)]
-    if len(steps) == 2 and not options.equal_time_only:
+    if len(steps) == 2:
         runs.append(measured(case, "dpsim", steps["peer"], options, folder))
     return runs
 
@@ -226,7 +226,6 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--cpu-seconds", type=float, default=720.0, help="of one training")
     parser.add_argument("--sides", nargs="+", choices=("dpsim", "peer"), default=["dpsim", "peer"])
-    parser.add_argument("--equal-time-only", action="store_true", help="no dpsim with the other side's steps")
     options = parser.parse_args()
     options.data, options.output = options.data.resolve(), options.output.resolve()
     found = {}

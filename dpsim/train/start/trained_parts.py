@@ -47,10 +47,8 @@ def restrict(model: Model | MultiTaskModel, config: TrainConfig) -> list[nn.Para
     ConfigError
         If the model has no part named in ``lora.whole``, or no matrix is large enough for the rank.
     """
-    rank, whole = (
-        config.lora.rank,
-        {id(p) for part in config.lora.whole for p in parameters_of(model, part, "lora.whole")},
-    )
+    rank = config.lora.rank
+    whole = {id(p) for part in config.lora.whole for p in parameters_of(model, part, "lora.whole")}
     if config.head == RANDOM:
         fittings = [module for module in model.modules() if isinstance(module, FittingNetwork)]
         whole |= {id(p) for fitting in fittings for p in fitting.parameters()}
@@ -64,8 +62,8 @@ def restrict(model: Model | MultiTaskModel, config: TrainConfig) -> list[nn.Para
             factored.append(p)
     if not factored:
         raise ConfigError(
-            f"lora.rank: {rank} limits no matrix of the model that is trained: expected less than half of the rows of "
-            "one of them: lower it, or write recipe: finetune"
+            f"lora.rank: {rank} limits no matrix of the model that is trained: expected less than rows * columns "
+            "/ (rows + columns) of one of them: lower it, or write recipe: finetune"
         )
     return factored
 

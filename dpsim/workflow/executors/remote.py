@@ -261,9 +261,8 @@ def unpack(archive: tarfile.TarFile, folder: Path) -> None:
         place = os.path.realpath(os.path.join(root, member.name))
         paths = [place]
         if member.issym() or member.islnk():
-            paths.append(
-                os.path.realpath(os.path.join(os.path.dirname(place) if member.issym() else root, member.linkname))
-            )
+            base = os.path.dirname(place) if member.issym() else root
+            paths.append(os.path.realpath(os.path.join(base, member.linkname)))
         plain = member.isfile() or member.isdir() or len(paths) > 1
         if not plain or not all(path == root or path.startswith(root + os.sep) for path in paths):
             raise SetupError(f"the archive of the other machine holds {member.name!r}, which is no file inside of it")

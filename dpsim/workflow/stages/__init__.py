@@ -1,4 +1,4 @@
-"""The stage types: one file each, and the union here that lists them.
+"""The stage types: one file each, what some of them share, and the union here that lists them.
 
 A type is imported when it is used: a process that runs one stage does not pay for the settings of all others.
 """
