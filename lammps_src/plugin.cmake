@@ -74,15 +74,12 @@ message(STATUS "dpsim: LAMMPS ${dpsim_lammps_version} (${dpsim_lammps_number}) i
 
 # ---- libraries -----------------------------------------------------------------------------------
 set(dpsim_rpath "$ORIGIN;${DPSIM_TORCH_DIR}/lib;${dpsim_mpi_dir}")
-add_library(dpsim_halo SHARED
-  neighborhood.cpp spin_system.cpp deviation.cpp halo.cpp json_value.cpp model_info.cpp model_inputs.cpp
-  package_folder.cpp device_choice.cpp ewald.cpp electrostatics.cpp exported_model.cpp model_graph.cpp
-  device_graph.cpp piecewise.cpp c_api.cpp)
+file(GLOB dpsim_model CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/system/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/model/*.cpp)
+file(GLOB dpsim_pair CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/pair/*.cpp)
+add_library(dpsim_halo SHARED halo/halo.cpp ${dpsim_model})
 target_link_libraries(dpsim_halo PUBLIC dpsim_ops MPI::MPI_CXX PRIVATE ${CMAKE_DL_LIBS})
 
-add_library(dpsimplugin MODULE
-  dpsim_plugin.cpp pair_dpsim.cpp compute_dpsim_tensor.cpp lammps_model.cpp lammps_units.cpp
-  model_view.cpp input_sources.cpp model_deviation.cpp atom_rows.cpp run_report.cpp)
+add_library(dpsimplugin MODULE ${dpsim_pair})
 target_include_directories(dpsimplugin SYSTEM PRIVATE ${dpsim_lammps_include})
 target_compile_definitions(dpsimplugin PRIVATE ${LAMMPS_DEFS}
   DPSIM_LAMMPS_VERSION=${dpsim_lammps_number} DPSIM_LAMMPS_VERSION_STRING="${dpsim_lammps_version}")

@@ -26,8 +26,8 @@ Target = Literal["ops", "plugin"]
 TARGETS: tuple[Target, ...] = ("ops", "plugin")
 COMPILERS = ("c++", "g++", "clang++")
 
-_OPS_SOURCES = ("CMakeLists.txt", "ops*.h", "ops*.cpp", "halo_registry.*", "kernels*.h", "kernels*.cpp")
-_PLUGIN_SOURCES = ("CMakeLists.txt", "*.cmake", "*.h", "*.cpp")
+_OPS_SOURCES = ("CMakeLists.txt", "ops/*.h", "ops/*.cpp", "halo/registry.*", "kernels/*.h", "kernels/*.cpp")
+_PLUGIN_SOURCES = ("CMakeLists.txt", "*.cmake", "*/*.h", "*/*.cpp")
 _AVX512 = {"avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"}
 _AVX2 = {"avx2", "fma"}
 
@@ -120,7 +120,7 @@ def base_key(target: Target) -> str:
     """Hash of all that `target` depends on, except the compiler."""
     digest = hashlib.sha256()
     for path in sources(target):
-        digest.update(f"{path.name}\0".encode())
+        digest.update(f"{path.relative_to(source_dir())}\0".encode())
         digest.update(path.read_bytes())
     facts = [target, torch_build(), isa_level(), platform.machine(), platform.libc_ver()[0]]
     if target == "plugin":

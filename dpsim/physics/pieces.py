@@ -1,8 +1,8 @@
 """A neighbourhood in pieces, for models whose atoms pass no messages.
 
 Such a model needs the edges of an atom and the types of its neighbours, so that the atoms can be evaluated one piece
-after the other, and the memory of the evaluation does not grow with their number. `lammps_src/neighborhood.cpp` divides
-those of LAMMPS alike.
+after the other, and the memory of the evaluation does not grow with their number. Those of LAMMPS are divided alike
+by `lammps_src/system/neighborhood.cpp`.
 """
 
 from __future__ import annotations

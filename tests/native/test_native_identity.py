@@ -11,16 +11,18 @@ from dpsim.native import identity
 
 
 def test_sources_are_complete() -> None:
-    names = {path.name for path in identity.sources("ops")}
-    assert {"CMakeLists.txt", "ops.cpp", "halo_registry.h", "halo_registry.cpp", "kernels.h"} <= names
-    assert names <= {path.name for path in identity.sources("plugin")}
+    names = {str(path.relative_to(identity.source_dir())) for path in identity.sources("ops")}
+    assert {"CMakeLists.txt", "ops/ops.cpp", "halo/registry.h", "halo/registry.cpp", "kernels/kernels.h"} <= names
+    assert set(identity.sources("ops")) <= set(identity.sources("plugin"))
 
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A source folder that may be changed."""
     for path in identity.sources("plugin"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+        copy = tmp_path / path.relative_to(identity.source_dir())
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(path.read_bytes())
     monkeypatch.setattr(identity, "source_dir", lambda: tmp_path)
     return tmp_path
 
@@ -28,10 +30,10 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_key_follows_the_sources(copied: Path) -> None:
     ops, plugin = identity.base_key("ops"), identity.base_key("plugin")
     assert ops != plugin
-    (copied / "pair_extra.cpp").write_text("// part of the plugin alone\n")
+    (copied / "pair" / "extra.cpp").write_text("// part of the plugin alone\n")
     assert identity.base_key("ops") == ops
     assert identity.base_key("plugin") != plugin
-    (copied / "ops.cpp").write_text("// changed\n")
+    (copied / "ops" / "ops.cpp").write_text("// changed\n")
     assert identity.base_key("ops") != ops
 
 
