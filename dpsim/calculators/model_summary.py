@@ -12,11 +12,11 @@ from dpsim.export.metadata import FrozenMetadata, read_metadata
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import load_any, read_header, save_model, state_digest
 from dpsim.model.multi_task import MultiTaskModel, head_named
-from dpsim.model.peer.checkpoint import branch_of, heads_of, load_checkpoint, load_frozen, read_checkpoint
-from dpsim.model.peer.convert import load_serialized, write_serialized
-from dpsim.model.peer.torchscript import read_torchscript
-from dpsim.model.peer.tree import SUFFIXES as SERIALIZED
-from dpsim.model.peer.tree import read_tree
+from dpsim.model.peer.files.checkpoint import branch_of, heads_of, load_checkpoint, load_frozen, read_checkpoint
+from dpsim.model.peer.files.convert import load_serialized, write_serialized
+from dpsim.model.peer.files.torchscript import read_torchscript
+from dpsim.model.peer.files.tree import SUFFIXES as SERIALIZED
+from dpsim.model.peer.files.tree import read_tree
 from dpsim.train.records.state import heads_in, load_state, read_any, read_model
 
 Facts = dict[str, Any]

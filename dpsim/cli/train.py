@@ -17,7 +17,7 @@ from dpsim.errors import ConfigError
 from dpsim.train.parallel.place import recognised
 
 if TYPE_CHECKING:
-    from dpsim.model.peer.input import TrainingInput
+    from dpsim.model.peer.inputs.input import TrainingInput
     from dpsim.train.parallel.place import Launcher
     from dpsim.train.records.result import TrainResult
     from dpsim.workflow.driver.progress import ProgressLine
@@ -268,8 +268,8 @@ def read_peer_input(file: Path, overrides: tuple[str, ...], start: Start) -> Req
     from pydantic import ValidationError
 
     from dpsim.config import first_problem
-    from dpsim.model.peer import input as peer
-    from dpsim.model.peer.auto_sel import resolve_sel
+    from dpsim.model.peer.inputs import input as peer
+    from dpsim.model.peer.inputs.auto_sel import resolve_sel
     from dpsim.train.config import TrainConfig
 
     found = peer.read_input(file, overrides, pretrained=start.settings)
@@ -295,7 +295,7 @@ def _peer_heads(file: Path, found: TrainingInput, start: Start) -> Request:
     from pydantic import ValidationError
 
     from dpsim.config import first_problem
-    from dpsim.model.peer.auto_sel import resolve_sel
+    from dpsim.model.peer.inputs.auto_sel import resolve_sel
     from dpsim.train.config import TrainConfig
 
     settings = resolve_sel(found)

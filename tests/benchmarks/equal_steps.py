@@ -29,8 +29,8 @@ import torch
 
 from dpsim import ops
 from dpsim.model.checkpoint import save_model
-from dpsim.model.peer.auto_sel import resolve_sel
-from dpsim.model.peer.input import read_input
+from dpsim.model.peer.inputs.auto_sel import resolve_sel
+from dpsim.model.peer.inputs.input import read_input
 from dpsim.train.batches.frames import FrameSet
 from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import TrainConfig

@@ -14,7 +14,7 @@ from dpsim.calculators.evaluate import Potential
 from dpsim.errors import ModelError
 from dpsim.fittings import DipoleFittingConfig
 from dpsim.model.config import ModelConfig
-from dpsim.model.peer.checkpoint import load_checkpoint
+from dpsim.model.peer.files.checkpoint import load_checkpoint
 from dpsim.physics import hessian as physics
 from dpsim.physics.hessian import Bend
 from dpsim.physics.neighborhood import collate

@@ -14,7 +14,7 @@ import torch
 from dpsim.cli.main import run
 from dpsim.model.checkpoint import load_model, save_model, state_digest
 from dpsim.model.config import LinearModelConfig, ModelConfig
-from dpsim.model.peer.convert import load_serialized, write_serialized
+from dpsim.model.peer.files.convert import load_serialized, write_serialized
 from dpsim.train.records.state import read_model
 
 

@@ -16,7 +16,7 @@ from dpsim.errors import ConfigError
 from dpsim.export.compile import trace
 from dpsim.fittings import EnergyFittingConfig
 from dpsim.model.config import ModelConfig
-from dpsim.model.peer.dpa1 import DPA1Peer, SeAttenV2Peer
+from dpsim.model.peer.descriptors.dpa1 import DPA1Peer, SeAttenV2Peer
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context
 from dpsim.model.peer.section import InputSection

@@ -18,7 +18,7 @@ from dpsim.calculators.evaluate import Potential
 from dpsim.data import Frame, write_mixed
 from dpsim.descriptors.environment import Environment
 from dpsim.model.checkpoint import load_model
-from dpsim.model.peer.input import translate_part
+from dpsim.model.peer.inputs.input import translate_part
 from dpsim.train.config import TrainConfig
 from dpsim.train.trainer import train
 

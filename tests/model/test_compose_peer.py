@@ -14,12 +14,12 @@ from dpsim.errors import ConfigError, ModelError
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.compose.config import LinearModelConfig, PairTableConfig, ZBLModelConfig
 from dpsim.model.config import ModelConfig
-from dpsim.model.peer.auto_sel import resolve_sel
-from dpsim.model.peer.checkpoint import load_checkpoint
-from dpsim.model.peer.convert import load_serialized, write_serialized
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context
-from dpsim.model.peer.input import read_input, translate_part
+from dpsim.model.peer.files.checkpoint import load_checkpoint
+from dpsim.model.peer.files.convert import load_serialized, write_serialized
+from dpsim.model.peer.inputs.auto_sel import resolve_sel
+from dpsim.model.peer.inputs.input import read_input, translate_part
 from dpsim.train.config import TrainConfig, resolve_model
 
 TYPE_MAP = ("O", "H")

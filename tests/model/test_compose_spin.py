@@ -17,9 +17,9 @@ from dpsim.fittings import EnergyFittingConfig
 from dpsim.model.checkpoint import save_model
 from dpsim.model.compose.spin_config import SpinModelConfig, without_neighbors
 from dpsim.model.config import ModelConfig, read_config
-from dpsim.model.peer.convert import load_serialized, write_serialized
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context
+from dpsim.model.peer.files.convert import load_serialized, write_serialized
 from dpsim.model.peer.section import InputSection
 from dpsim.testing import CHECKS, check_all
 from dpsim.train.settings.model import ModelSection, SpinModel

@@ -16,7 +16,7 @@ from dpsim.errors import ConfigError, ModelError
 from dpsim.model.checkpoint import load_model, save_model, state_digest
 from dpsim.model.compress import compress
 from dpsim.model.config import LinearModelConfig, ModelConfig, PairTableConfig, read_config
-from dpsim.model.peer.convert import write_serialized
+from dpsim.model.peer.files.convert import write_serialized
 from dpsim.testing import Subject
 from dpsim.train.start.setup import refuse_tables
 

@@ -14,7 +14,7 @@ import pytest
 
 from dpsim.calculators.evaluate import load
 from dpsim.model.checkpoint import state_digest
-from dpsim.model.peer.convert import load_serialized
+from dpsim.model.peer.files.convert import load_serialized
 
 INDEX = Path(__file__).resolve().parents[3] / "shared" / "golden" / "index.json"
 CASES = {case["name"]: case for case in json.loads(INDEX.read_text())["cases"]} if INDEX.is_file() else {}

@@ -18,7 +18,7 @@ from dpsim.descriptors.dpa3.config import DPA3Config, RepFlowConfig
 from dpsim.errors import ModelError, SetupError
 from dpsim.model.checkpoint import content_digest, load_model, read_header, save_model, state_digest
 from dpsim.model.config import ModelConfig
-from dpsim.model.peer.convert import load_serialized
+from dpsim.model.peer.files.convert import load_serialized
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from dpsim.model.checkpoint import load_any, load_model, save_model, state_diges
 from dpsim.model.config import ModelConfig
 from dpsim.model.multi_config import MultiTaskConfig
 from dpsim.model.multi_task import MultiTaskModel, gather
-from dpsim.model.peer.checkpoint import load_checkpoint, load_heads
+from dpsim.model.peer.files.checkpoint import load_checkpoint, load_heads
 from dpsim.physics.neighborhood import collate
 from dpsim.testing import Subject
 from dpsim.train.records.state import heads_in, read_model

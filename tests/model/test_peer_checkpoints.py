@@ -16,7 +16,7 @@ import torch
 from dpsim.calculators.evaluate import load
 from dpsim.errors import ModelError
 from dpsim.model.checkpoint import state_digest
-from dpsim.model.peer.checkpoint import load_checkpoint, load_frozen
+from dpsim.model.peer.files.checkpoint import load_checkpoint, load_frozen
 from dpsim.train.records.state import read_model
 
 INDEX = Path(__file__).resolve().parents[3] / "shared" / "golden" / "index.json"

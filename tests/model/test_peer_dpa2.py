@@ -9,13 +9,13 @@ from dpsim.descriptors import DPA2Config, SeE3TebdConfig
 from dpsim.errors import ConfigError, ModelError
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.config import ModelConfig
-from dpsim.model.peer.convert import load_serialized, write_serialized
-from dpsim.model.peer.dpa2 import DPA2Peer
+from dpsim.model.peer.descriptors.dpa2 import DPA2Peer
+from dpsim.model.peer.descriptors.se_e3_tebd import SeE3TebdPeer
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context
-from dpsim.model.peer.se_e3_tebd import SeE3TebdPeer
+from dpsim.model.peer.files.convert import load_serialized, write_serialized
+from dpsim.model.peer.files.tree import read_tree, write_tree
 from dpsim.model.peer.section import InputSection
-from dpsim.model.peer.tree import read_tree, write_tree
 
 CONTEXT = Context(("O", "H"), FAMILIES)
 REQUIRED = {

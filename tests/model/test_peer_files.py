@@ -18,11 +18,11 @@ from dpsim.errors import ModelError
 from dpsim.model.checkpoint import state_digest
 from dpsim.model.config import ModelConfig, read_config
 from dpsim.model.peer import records
-from dpsim.model.peer.convert import load_serialized, write_serialized
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context, TorchTensor, joined, renamed, split
+from dpsim.model.peer.files.convert import load_serialized, write_serialized
+from dpsim.model.peer.files.tree import read_tree
 from dpsim.model.peer.section import Section, StoredInput
-from dpsim.model.peer.tree import read_tree
 
 INDEX = Path(__file__).resolve().parents[3] / "shared" / "golden" / "index.json"
 CASES = {case["name"]: case for case in json.loads(INDEX.read_text())["cases"]} if INDEX.is_file() else {}

@@ -14,9 +14,9 @@ from dpsim.data import open_dataset
 from dpsim.data.distances import neighbor_counts
 from dpsim.errors import ConfigError
 from dpsim.model.checkpoint import load_model
-from dpsim.model.peer.auto_sel import resolve_sel
-from dpsim.model.peer.checkpoint import load_checkpoint
-from dpsim.model.peer.input import is_part, read_input, translate, translate_part
+from dpsim.model.peer.files.checkpoint import load_checkpoint
+from dpsim.model.peer.inputs.auto_sel import resolve_sel
+from dpsim.model.peer.inputs.input import is_part, read_input, translate, translate_part
 from dpsim.train.config import TrainConfig
 from dpsim.train.optimizers.schedule import LearningRate
 

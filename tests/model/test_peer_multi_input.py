@@ -11,9 +11,9 @@ import pytest
 from dpsim.cli.main import run as cli
 from dpsim.errors import ConfigError
 from dpsim.model.checkpoint import load_any
-from dpsim.model.peer.auto_sel import resolve_sel
-from dpsim.model.peer.input import read_input, translate
-from dpsim.model.peer.multi_input import split_branches
+from dpsim.model.peer.inputs.auto_sel import resolve_sel
+from dpsim.model.peer.inputs.input import read_input, translate
+from dpsim.model.peer.inputs.multi_input import split_branches
 from dpsim.train.config import TrainConfig
 from dpsim.train.settings.heads import multi_config
 

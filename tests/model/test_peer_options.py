@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dpsim.errors import ConfigError
-from dpsim.model.peer.input import TrainingInput, is_part, translate, translate_part
+from dpsim.model.peer.inputs.input import TrainingInput, is_part, translate, translate_part
 from dpsim.train.config import TrainConfig
 
 TREE = {

@@ -10,8 +10,8 @@ import pytest
 
 from dpsim.data import Frame, write_npy
 from dpsim.errors import ConfigError, DataError
-from dpsim.model.peer.input import translate
-from dpsim.model.peer.sampling import sampling_settings
+from dpsim.model.peer.inputs.input import translate
+from dpsim.model.peer.inputs.sampling import sampling_settings
 from dpsim.model.peer.section import InputSection
 from dpsim.train.batches.system_shares import system_probabilities
 from dpsim.train.settings.data import SystemSampling

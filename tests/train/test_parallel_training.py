@@ -27,7 +27,7 @@ from dpsim.data import Frame, open_dataset, write_mixed
 from dpsim.errors import ConfigError
 from dpsim.lammps.packages import mpich_file
 from dpsim.model.checkpoint import load_model, state_digest
-from dpsim.model.peer.input import translate
+from dpsim.model.peer.inputs.input import translate
 from dpsim.physics.neighbors import NeighborSpec
 from dpsim.train.batches.balance import EdgeCounts, divide
 from dpsim.train.batches.frames import FrameSet

@@ -18,8 +18,8 @@ from dpsim.data import Frame, open_dataset, write_mixed, write_npy
 from dpsim.errors import ConfigError, DataError
 from dpsim.model.compose.spin_config import SpinModelConfig
 from dpsim.model.config import ModelConfig
+from dpsim.model.peer.inputs.training import loss_settings
 from dpsim.model.peer.section import InputSection
-from dpsim.model.peer.training import loss_settings
 from dpsim.physics.derivatives import Derivatives
 from dpsim.train.batches.frames import FrameSet
 from dpsim.train.batches.loader import BatchMaker

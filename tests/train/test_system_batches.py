@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from dpsim.errors import ConfigError, Interrupted
 from dpsim.model.checkpoint import load_model, state_digest
-from dpsim.model.peer.sampling import sampling_settings
+from dpsim.model.peer.inputs.sampling import sampling_settings
 from dpsim.model.peer.section import InputSection
 from dpsim.train.batches.drawing import drawing
 from dpsim.train.batches.frames import FrameSet

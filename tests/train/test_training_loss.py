@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dpsim.model.base import Model
 from dpsim.model.config import ModelConfig
-from dpsim.model.peer.convert import load_serialized
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context
+from dpsim.model.peer.files.convert import load_serialized
 from dpsim.physics.derivatives import Derivatives
 from dpsim.physics.neighborhood import collate
 from dpsim.physics.neighbors import frame_graph

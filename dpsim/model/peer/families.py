@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dpsim.model.peer.compose import LinearPeer, PairTablePeer, ZBLPeer
-from dpsim.model.peer.dipole import DipolePeer
-from dpsim.model.peer.dos import DOSPeer
-from dpsim.model.peer.dpa1 import DPA1Peer, SeAttenV2Peer
-from dpsim.model.peer.dpa2 import DPA2Peer
-from dpsim.model.peer.dpa3 import DPA3Peer
-from dpsim.model.peer.energy import EnergyPeer
+from dpsim.model.peer.descriptors.dpa1 import DPA1Peer, SeAttenV2Peer
+from dpsim.model.peer.descriptors.dpa2 import DPA2Peer
+from dpsim.model.peer.descriptors.dpa3 import DPA3Peer
+from dpsim.model.peer.descriptors.hybrid import HybridPeer
+from dpsim.model.peer.descriptors.se_e2_a import SeE2APeer
+from dpsim.model.peer.descriptors.se_e2_r import SeE2RPeer
+from dpsim.model.peer.descriptors.se_e3 import SeE3Peer
+from dpsim.model.peer.descriptors.se_e3_tebd import SeE3TebdPeer
 from dpsim.model.peer.family import Families
-from dpsim.model.peer.hybrid import HybridPeer
-from dpsim.model.peer.polarizability import PolarizabilityPeer
-from dpsim.model.peer.population import PopulationPeer
-from dpsim.model.peer.property import PropertyPeer
-from dpsim.model.peer.se_e2_a import SeE2APeer
-from dpsim.model.peer.se_e2_r import SeE2RPeer
-from dpsim.model.peer.se_e3 import SeE3Peer
-from dpsim.model.peer.se_e3_tebd import SeE3TebdPeer
-from dpsim.model.peer.spin import SpinPeer
-from dpsim.model.peer.standard import StandardPeer
+from dpsim.model.peer.fittings.dipole import DipolePeer
+from dpsim.model.peer.fittings.dos import DOSPeer
+from dpsim.model.peer.fittings.energy import EnergyPeer
+from dpsim.model.peer.fittings.polarizability import PolarizabilityPeer
+from dpsim.model.peer.fittings.population import PopulationPeer
+from dpsim.model.peer.fittings.property import PropertyPeer
+from dpsim.model.peer.models.compose import LinearPeer, PairTablePeer, ZBLPeer
+from dpsim.model.peer.models.spin import SpinPeer
+from dpsim.model.peer.models.standard import StandardPeer
 
 FAMILIES = Families(
     models=(StandardPeer(), LinearPeer(), ZBLPeer(), PairTablePeer(), SpinPeer()),

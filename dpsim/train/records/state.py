@@ -192,7 +192,7 @@ def heads_in(path: Path) -> list[str]:
         return list(load_state(path).model_config.get("heads", ()))
     if path.suffix != ".pt":
         return []
-    from dpsim.model.peer.checkpoint import heads_of, read_checkpoint
+    from dpsim.model.peer.files.checkpoint import heads_of, read_checkpoint
 
     return heads_of(read_checkpoint(path)[0])
 
@@ -211,7 +211,7 @@ def read_model(path: Path, head: str | None = None) -> Model:
         If the suffix is unknown, the file cannot be read, or `head` does not fit it.
     """
     if path.suffix in (".pt", ".pth"):
-        from dpsim.model.peer.checkpoint import load_checkpoint, load_frozen
+        from dpsim.model.peer.files.checkpoint import load_checkpoint, load_frozen
 
         return (load_checkpoint if path.suffix == ".pt" else load_frozen)(path, head)
     if path.suffix == ".safetensors":
@@ -221,7 +221,7 @@ def read_model(path: Path, head: str | None = None) -> Model:
     if head is not None:
         raise ModelError(f"{path} has a single head: leave out head={head!r}")
     if path.suffix in (".dp", ".yaml", ".yml"):
-        from dpsim.model.peer.convert import load_serialized
+        from dpsim.model.peer.files.convert import load_serialized
 
         return load_serialized(path)
     if path.suffix == ".pt2":
@@ -244,7 +244,7 @@ def read_any(path: Path) -> Model | MultiTaskModel:
     if path.suffix == ".ckpt":
         return load_state(path).build_any(str(path), averaged=True)
     if path.suffix == ".pt" and heads_in(path):
-        from dpsim.model.peer.checkpoint import load_heads
+        from dpsim.model.peer.files.checkpoint import load_heads
 
         return load_heads(path)
     return read_model(path)

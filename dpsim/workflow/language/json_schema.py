@@ -66,7 +66,7 @@ def _add_sections_of_deepmd(properties: dict[str, Any]) -> None:
 
     What such a section holds is checked when it is translated, see `dpsim.workflow.language.peer_parts`.
     """
-    from dpsim.model.peer.input import PART_TYPES, PARTS
+    from dpsim.model.peer.inputs.input import PART_TYPES, PARTS
 
     file = {"type": "string", "description": "An input.json of DeePMD-kit: its section of this name is taken."}
     named = {"type": "object", "required": ["deepmd"], "properties": {"deepmd": file}, "additionalProperties": False}

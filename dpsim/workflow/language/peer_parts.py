@@ -38,7 +38,7 @@ def translated(
         node = result.get(key)
         if not isinstance(node, dict):
             continue
-        from dpsim.model.peer import input as peer
+        from dpsim.model.peer.inputs import input as peer
 
         named = set(node) == {"deepmd"}
         if not named and not peer.is_part(key, node):
@@ -72,7 +72,7 @@ def _with_tables(node: dict[str, Any], base: FilePath, n_types: int, collector: 
 
 
 def _section(key: str, name: Any, base: FilePath) -> tuple[str, Any]:
-    from dpsim.model.peer.input import read_json_input
+    from dpsim.model.peer.inputs.input import read_json_input
 
     if not isinstance(name, str):
         raise ConfigError(f"{key}.deepmd: {name!r}: the name of an input.json is expected")

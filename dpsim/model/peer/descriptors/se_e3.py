@@ -6,8 +6,8 @@ import numpy as np
 
 from dpsim.descriptors.se_e3.config import SeE3Config
 from dpsim.errors import ModelError
+from dpsim.model.peer.descriptors.typed import TypedPeer
 from dpsim.model.peer.family import Settings
-from dpsim.model.peer.typed import TypedPeer
 
 
 class SeE3Peer(TypedPeer[SeE3Config]):

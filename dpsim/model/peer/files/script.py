@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from dpsim.model.compose.config import ZBLModelConfig
-from dpsim.model.peer.compose import STORED_ALPHA
 from dpsim.model.peer.family import Tree
+from dpsim.model.peer.models.compose import STORED_ALPHA
 
 _ARGUMENTS = {"repflow_args": "repflow", "repinit_args": "repinit", "repformer_args": "repformer"}
 """Sections of settings that an input names otherwise."""

@@ -11,6 +11,14 @@ import numpy as np
 from dpsim.descriptors.dpa2.config import DPA2Config, RepformerConfig, RepinitConfig
 from dpsim.errors import ModelError
 from dpsim.model.peer import records
+from dpsim.model.peer.descriptors.se_e3_tebd import (
+    Rule,
+    block_rules,
+    check_directions,
+    read_block,
+    write_block,
+    write_networks,
+)
 from dpsim.model.peer.family import (
     Arrays,
     Context,
@@ -22,7 +30,6 @@ from dpsim.model.peer.family import (
     Tree,
     renamed,
 )
-from dpsim.model.peer.se_e3_tebd import Rule, block_rules, check_directions, read_block, write_block, write_networks
 from dpsim.model.peer.section import InputSection, Section
 
 _LINEARS = {

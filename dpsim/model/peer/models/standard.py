@@ -158,7 +158,7 @@ def input_settings(section: InputSection, context: Context) -> Settings:
     """Settings of the input's section ``model`` that all kinds share.
 
     What only matters to a training is dropped here for models that are only evaluated; otherwise
-    `dpsim.model.peer.input` has taken it before.
+    `dpsim.model.peer.inputs.input` has taken it before.
     """
     if not context.training:
         section.ignore("data_stat_nbatch", "data_stat_protect", "data_bias_nsample", "preset_out_bias", "finetune_head")

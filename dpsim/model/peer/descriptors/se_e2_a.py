@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dpsim.descriptors.se_e2_a.config import SeE2AConfig
+from dpsim.model.peer.descriptors.typed import TypedPeer
 from dpsim.model.peer.family import Settings, Tree
-from dpsim.model.peer.typed import TypedPeer
 
 
 class SeE2APeer(TypedPeer[SeE2AConfig]):

@@ -9,7 +9,7 @@ from typing import Any
 
 from dpsim.errors import ConfigError
 from dpsim.model.multi_config import RANDOM
-from dpsim.model.peer.loop import EPOCHS, STEPS
+from dpsim.model.peer.inputs.loop import EPOCHS, STEPS
 
 Tree = dict[str, Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dpsim.fittings.polarizability.config import PolarizabilityFittingConfig
 from dpsim.model.peer.family import Arrays, Context, Settings, Tree
-from dpsim.model.peer.fitting import NetPeer, refuse_selected_types
+from dpsim.model.peer.fittings.fitting import NetPeer, refuse_selected_types
 from dpsim.model.peer.section import InputSection, Section
 
 

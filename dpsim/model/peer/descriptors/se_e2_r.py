@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dpsim.descriptors.se_e2_r.config import SeE2RConfig
+from dpsim.model.peer.descriptors.typed import TypedPeer
 from dpsim.model.peer.family import Context, Settings, Tree
 from dpsim.model.peer.section import InputSection
-from dpsim.model.peer.typed import TypedPeer
 
 
 class SeE2RPeer(TypedPeer[SeE2RConfig]):

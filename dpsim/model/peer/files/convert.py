@@ -18,9 +18,9 @@ from dpsim.model.checkpoint import check_finite
 from dpsim.model.config import read_config
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Arrays, Context, Settings
-from dpsim.model.peer.script import script_of
+from dpsim.model.peer.files.script import script_of
+from dpsim.model.peer.files.tree import read_tree, write_tree
 from dpsim.model.peer.section import Section
-from dpsim.model.peer.tree import read_tree, write_tree
 from dpsim.version import __version__
 
 DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError)

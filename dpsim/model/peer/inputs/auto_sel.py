@@ -12,7 +12,7 @@ from dpsim.errors import ConfigError
 from dpsim.model.peer.family import SelPlace
 
 if TYPE_CHECKING:
-    from dpsim.model.peer.input import TrainingInput
+    from dpsim.model.peer.inputs.input import TrainingInput
 
 
 def resolve_sel(found: TrainingInput) -> dict[str, Any]:

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from dpsim.errors import ConfigError
-from dpsim.model.peer.auto_sel import setting_at
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Context, SelPlace, Settings
-from dpsim.model.peer.loop import STEPS, loop_settings, validating_settings
-from dpsim.model.peer.multi_input import is_multi_task, split_branches
-from dpsim.model.peer.optimizers import for_kalman, optimizer_settings
-from dpsim.model.peer.sampling import matching_systems, sampling_settings
+from dpsim.model.peer.inputs.auto_sel import setting_at
+from dpsim.model.peer.inputs.loop import STEPS, loop_settings, validating_settings
+from dpsim.model.peer.inputs.multi_input import is_multi_task, split_branches
+from dpsim.model.peer.inputs.optimizers import for_kalman, optimizer_settings
+from dpsim.model.peer.inputs.sampling import matching_systems, sampling_settings
+from dpsim.model.peer.inputs.training import learning_rate_settings, loss_settings
+from dpsim.model.peer.inputs.transfer import take_frozen, take_pretrained
 from dpsim.model.peer.section import InputSection
-from dpsim.model.peer.training import learning_rate_settings, loss_settings
-from dpsim.model.peer.transfer import take_frozen, take_pretrained
 
 _DATA_KEYS = ("systems", "set_prefix", "batch_size", "sys_probs", "sys_weights", "auto_prob", "auto_prob_style")
 _OPTIMIZER_KEYS = (

@@ -8,7 +8,7 @@ import numpy as np
 
 from dpsim.fittings.population.config import PopulationFittingConfig
 from dpsim.model.peer.family import Arrays, Context, Settings, Tree
-from dpsim.model.peer.fitting import NetPeer
+from dpsim.model.peer.fittings.fitting import NetPeer
 from dpsim.model.peer.section import InputSection, Section
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpsim.errors import ConfigError
 from dpsim.model.peer.family import Settings
-from dpsim.model.peer.losses import OTHERS, other_loss
+from dpsim.model.peer.inputs.losses import OTHERS, other_loss
 from dpsim.model.peer.section import InputSection
 
 _TERMS = {

@@ -25,8 +25,7 @@ from dpsim.model.peer.family import (
     joined,
     split,
 )
-from dpsim.model.peer.section import InputSection, Section
-from dpsim.model.peer.standard import (
+from dpsim.model.peer.models.standard import (
     OUTPUT,
     input_settings,
     model_settings,
@@ -34,6 +33,7 @@ from dpsim.model.peer.standard import (
     read_output,
     write_output,
 )
+from dpsim.model.peer.section import InputSection, Section
 
 CombinedT = TypeVar("CombinedT", LinearModelConfig, ZBLModelConfig)
 STORED_ALPHA = 0.1

@@ -21,11 +21,11 @@ from dpsim.errors import ModelError
 from dpsim.model.base import Model
 from dpsim.model.config import read_config
 from dpsim.model.multi_task import MultiTaskModel, gather
-from dpsim.model.peer.convert import DAMAGED, fill
 from dpsim.model.peer.families import FAMILIES
 from dpsim.model.peer.family import Arrays, Context, ModelFamily
+from dpsim.model.peer.files.convert import DAMAGED, fill
+from dpsim.model.peer.files.torchscript import read_torchscript
 from dpsim.model.peer.section import StoredInput
-from dpsim.model.peer.torchscript import read_torchscript
 
 _ALIAS = re.compile(r"\._networks\.")
 _ALWAYS_INERT = (r"(?:.*\.)?min_nbor_dist", r"(?:.*\.)?out_std")

@@ -1,0 +1,1 @@
+"""Descriptors in DeePMD-kit's files: one module a family."""

@@ -1,0 +1,1 @@
+"""DeePMD-kit's model files: serialised trees, checkpoints, frozen programs."""

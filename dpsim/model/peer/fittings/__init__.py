@@ -1,0 +1,1 @@
+"""Fitting nets in DeePMD-kit's files: one module a kind."""

@@ -1,0 +1,1 @@
+"""DeePMD-kit's ``input.json`` in the words of dpsim."""

@@ -1,0 +1,1 @@
+"""Models in DeePMD-kit's files: one descriptor and one fitting, and what is made of several."""
