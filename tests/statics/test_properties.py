@@ -215,6 +215,13 @@ def test_a_table_and_a_reference(copper: Any, tmp_path: Path) -> None:
             config(**strict), [named(copper, "copper")], emt, tmp_path / "x", reference=tmp_path / "ref.yaml"
         )
     assert (tmp_path / "x" / "vs_reference.csv").is_file()
+    with pytest.raises(
+        ConfigError, match=r"tolerance.C12 has no effect: the reference holds no C12, only C11, C44, a, "
+    ):
+        run_properties(
+            config(**wanted, tolerance={"C12": "1 %"}), [named(copper, "copper")], emt, tmp_path / "z",
+            reference=tmp_path / "ref.yaml",
+        )  # fmt: skip
     run_properties(
         config(**strict, beyond_tolerance="warn"), [named(copper, "copper")], emt, tmp_path / "y",
         reference=tmp_path / "ref.yaml",
@@ -252,10 +259,6 @@ def test_values_of_any_structure_and_tolerances(tmp_path: Path) -> None:
     assert ([one.within for one in found], unused) == ([True, True], [])
     found, _ = compare(values, references, "2 GPa")  # says nothing of energies
     assert [one.within for one in found] == [False, None]
-    with pytest.raises(ConfigError, match=r"tolerance.neb_barrier: unit 'GPa'"):
-        compare(values, references, {"neb_barrier": "2 GPa"})
-    with pytest.raises(ConfigError, match="'elsatic' is not the name of a property"):
-        compare(values, references, {"elsatic": "2 %"})
 
 
 def test_one_failure_does_not_touch_the_others(copper: Any, tmp_path: Path) -> None:
@@ -318,6 +321,19 @@ def test_only_crystals(tmp_path: Path) -> None:
         ({"compute": {"neb": {"initial": "a", "final": "b", "vacancy_hop": True}}}, "takes either"),
         ({"compute": ["eos"], "tolerance": "5 %"}, "tolerance is one to a reference"),
         ({"compute": ["eos"], "reference": "x", "tolerance": "5 apples"}, "is not a tolerance"),
+        (
+            {"compute": ["eos"], "reference": "x", "tolerance": {"elsatic": "2 %"}},
+            "'elsatic' is not the name of a prop",
+        ),
+        (
+            {"compute": ["eos"], "reference": "x", "tolerance": {"C11": "2 %"}},
+            "tolerance.C11 has no effect: elastic is",
+        ),
+        (
+            {"compute": ["eos"], "reference": "x", "tolerance": {"E0": "2 meV"}},
+            r"tolerance.E0 is '2 meV', .* in eV/atom",
+        ),
+        ({"compute": ["relax"], "reference": "x", "tolerance": "2 GPa"}, "tolerance is '2 GPa', expected a share"),
         ({"compute": [{"phonon": {"relax": False}}]}, "the relaxation of all properties is set by 'relax'"),
         ({"compute": [{"phonon": {"thermal": False}}]}, "phonon.thermal has no effect here"),
         ({"compute": {"elastic": {"strains": [0.5]}}}, "less than or equal to 0.1"),

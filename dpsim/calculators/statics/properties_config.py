@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dpsim.calculators.statics.declared import On, OneStructure
 from dpsim.calculators.statics.phonon_config import PhononSettings
+from dpsim.calculators.statics.property_names import DIMENSIONS, check_tolerance
 from dpsim.calculators.statics.relax_config import RelaxSettings, TightSettings
 from dpsim.config import Config, Energy, Force, Fraction, Length, options_by_name
 from dpsim.errors import ConfigError
@@ -179,17 +180,6 @@ def _read_compute(value: Any) -> Any:
 
 
 _NAMES = ", ".join(ComputeConfig.model_fields)
-DIMENSIONS = (
-    "fraction",
-    "length",
-    "energy",
-    "modulus",
-    "surface energy",
-    "energy of an atom",
-    "volume of an atom",
-    "frequency",
-)
-"""Dimensions of what is computed."""
 
 
 def _read_tolerance(value: Any) -> Any:
@@ -239,4 +229,10 @@ class PropertiesConfig(Config):
             raise ValueError("neb has its own structures, 'on' has no effect: take it out")
         if self.tolerance and self.reference is None:
             raise ValueError("tolerance is one to a reference, but none is given")
+        given = {"": self.tolerance} if isinstance(self.tolerance, str) else self.tolerance
+        for key, text in given.items():
+            try:
+                check_tolerance(text, key, self.compute.names)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         return self

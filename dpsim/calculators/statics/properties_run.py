@@ -12,6 +12,7 @@ from dpsim.calculators.md.results import write_frames
 from dpsim.calculators.statics.neb import check_ends
 from dpsim.calculators.statics.properties import Found, band, compute, problems_of
 from dpsim.calculators.statics.properties_config import PropertiesConfig
+from dpsim.calculators.statics.property_names import group_of
 from dpsim.calculators.statics.relax import Relaxed, check_cell_moves
 from dpsim.calculators.statics.relax_kept import relaxed_once
 from dpsim.calculators.statics.source import Progress, as_source, name_of
@@ -148,7 +149,12 @@ def _check(
                 f"reference: it holds {', '.join(list(references)[:5])}, but the structures are called "
                 f"{', '.join(sorted(known - {''}))}: give the same names, e.g. on: {{{next(iter(references))}: ...}}"
             )
-        compare([], references, config.tolerance)
+        held = {name for own in references.values() for name in own}
+        for key in () if isinstance(config.tolerance, str) else config.tolerance:
+            if key not in held | {group_of(name) for name in held}:
+                raise ConfigError(
+                    f"tolerance.{key} has no effect: the reference holds no {key}, only {', '.join(sorted(held))}"
+                )
 
 
 def _folder(work: Path | None, atoms: Atoms) -> Path | None:
