@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from dpsim.workflow.planning.plan import Plan
+    from dpsim.workflow.planning.surroundings import Fetch
     from dpsim.workflow.records.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,11 +38,34 @@ run_dir_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-def load_plan(file: Path, profile: str | None, overrides: tuple[str, ...], seed: int | None) -> Plan:
-    """Read and plan a workflow file."""
+def load_plan(
+    file: Path, profile: str | None, overrides: tuple[str, ...], seed: int | None, bring: Fetch | None = None
+) -> Plan:
+    """Read and plan a workflow file; `bring` fetches the pretrained models that it names (`fetch_model`)."""
     from dpsim.workflow.planning.plan import load
 
-    return load(file, profile=profile, overrides=overrides, seed=seed)
+    return load(file, profile=profile, overrides=overrides, seed=seed, fetch=bring)
+
+
+def fetch_model(address: str, *, quiet: bool = False) -> None:
+    """Fetch what ``hub://NAME`` means."""
+    from dpsim.model.pretrained import hub_file, hub_model
+
+    known = hub_model(address)
+    fetch(known.urls, hub_file(address), known.sha256, quiet=quiet)
+
+
+def fetch(urls: Sequence[str], target: Path, sha256: str | None, *, quiet: bool = False) -> str:
+    """Fetch a file with a line of progress; return its SHA-256 (see `dpsim.data.download.download`)."""
+    from dpsim.data.download import download
+    from dpsim.workflow.driver.progress import ProgressLine
+
+    if quiet:
+        return download(urls, target, sha256)
+    with ProgressLine() as line:
+        return download(
+            urls, target, sha256, lambda there, total: line(there / 1e6, total and total / 1e6, f"{target.name}, MB")
+        )
 
 
 def run_dir_of(plan: Plan, run_dir: Path | None) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import urllib.parse
 from pathlib import Path
 
 import click
 
-from dpsim.cli.common import json_option, print_json, shown
+from dpsim.cli.common import fetch, json_option, print_json, shown
 from dpsim.errors import ConfigError
 
 
@@ -23,11 +22,10 @@ def command(what: str | None, sha256: str | None, output: Path | None, list_them
     """Fetch a model: a pretrained one by its NAME, or any from an address (https://, file://).
 
     The file is verified by its SHA-256 and appears whole or not at all; after a break, the same command goes on where
-    it was. A file that exists is never replaced. In a workflow, name it with 'start_from: {path: FILE}'.
+    it was. A file that exists is never replaced. In a workflow, 'start_from: hub://NAME' fetches a pretrained one and
+    'start_from: {path: FILE}' takes any file.
     """
-    from dpsim.data.download import download
-    from dpsim.model.pretrained import PRETRAINED
-    from dpsim.workflow.driver.progress import ProgressLine
+    from dpsim.model.pretrained import PRETRAINED, kept_model
 
     if list_them:
         for name, model in PRETRAINED.items():
@@ -36,11 +34,8 @@ def command(what: str | None, sha256: str | None, output: Path | None, list_them
     if what is None:
         raise click.UsageError("say which: a NAME (--list shows them) or an address")
     urls, filename, digest = _source(what, sha256)
-    target = output or _cache(digest or what) / (filename or _no_name(what))
-    with ProgressLine() as line:
-        found = download(
-            urls, target, digest, lambda there, total: line(there / 1e6, total and total / 1e6, f"{target.name}, MB")
-        )
+    target = output or kept_model(digest or what) / (filename or _no_name(what))
+    found = fetch(urls, target, digest)
     if as_json:
         print_json({"file": str(target), "sha256": found})
         return
@@ -51,9 +46,10 @@ def command(what: str | None, sha256: str | None, output: Path | None, list_them
 
 def _source(what: str, sha256: str | None) -> tuple[tuple[str, ...], str, str | None]:
     """Return the places of a file, its name and its digest."""
-    from dpsim.model.pretrained import PRETRAINED
+    from dpsim.model.pretrained import HUB, PRETRAINED, pretrained
     from dpsim.workflow.language.problems import closest
 
+    what = what.removeprefix(HUB)
     if "://" in what:
         name = urllib.parse.unquote(urllib.parse.urlsplit(what).path).rpartition("/")[2]
         return (what,), name if name not in ("", ".", "..") and "\0" not in name else "", sha256
@@ -64,19 +60,8 @@ def _source(what: str, sha256: str | None) -> tuple[tuple[str, ...], str, str | 
             f"there is no pretrained model {what!r} (known: {', '.join(PRETRAINED)}), and an address begins with "
             f"https:// or file://{hint}"
         )
-    known = PRETRAINED[what]
-    if sha256 is not None and sha256.lower().removeprefix("sha256:") != known.sha256:
-        raise ConfigError(f"{what} has sha256 {known.sha256}, not {sha256}: leave out --sha256")
+    known = pretrained(what, sha256)
     return known.urls, known.filename, known.sha256
-
-
-def _cache(key: str) -> Path:
-    """Return the folder of the cache for a digest, or for the address of what has none."""
-    import hashlib
-
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(root) if os.path.isabs(root) else Path.home() / ".cache"
-    return base / "dpsim" / "models" / hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def _no_name(url: str) -> str:

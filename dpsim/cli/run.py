@@ -6,12 +6,22 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dpsim.cli.common import json_option, load_plan, print_json, run_dir_of, run_dir_option, shown, workflow_options
+from dpsim.cli.common import (
+    fetch_model,
+    json_option,
+    load_plan,
+    print_json,
+    run_dir_of,
+    run_dir_option,
+    shown,
+    workflow_options,
+)
 from dpsim.errors import ConfigError, Interrupted, StageError
 
 if TYPE_CHECKING:
@@ -60,7 +70,8 @@ def command(
     from dpsim.workflow.driver.resources import machine
     from dpsim.workflow.driver.runner import Runner, RunOptions
 
-    plan = load_plan(file, profile, overrides, seed)
+    bring = None if dry_run else partial(fetch_model, quiet=quiet or as_json)
+    plan = load_plan(file, profile, overrides, seed, bring)
     folder = run_dir_of(plan, run_dir)
     chosen = (*only, *start, *until, *force)
     if chosen and plan.workflow.loops:

@@ -389,7 +389,7 @@ def paths_of(value: Any, base: Path, key: str) -> list[Path]:
     ConfigError
         If nothing matches.
     """
-    from dpsim.workflow.planning.plan import match_files
+    from dpsim.workflow.planning.files import match_files
 
     found: list[Path] = []
     for item in value if isinstance(value, list) else [] if value is None else [value]:

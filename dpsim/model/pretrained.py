@@ -5,7 +5,15 @@ Names, addresses and digests are those of DeePMD-kit 3.2.
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Final, NamedTuple
+
+from dpsim.errors import ConfigError
+from dpsim.native.cache import cache_root
+
+HUB: Final = "hub://"
+"""Before the name of a pretrained model where a file could stand."""
 
 
 class Pretrained(NamedTuple):
@@ -48,3 +56,48 @@ PRETRAINED: Final = {
         "DPA3-Omol-Large", "DPA3-Omol-Large.pt", "dc4d252b31450b41eb3546cc48f640ad0831c0b5d069ce27d996e0ff58fc037a"
     ),
 }
+
+
+def pretrained(name: str, sha256: str | None = None) -> Pretrained:
+    """Return the published file of a name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or it is not the one with this digest.
+    """
+    if name not in PRETRAINED:
+        raise ConfigError(f"there is no pretrained model {name!r}: write one of {', '.join(PRETRAINED)}")
+    found = PRETRAINED[name]
+    if sha256 is not None and sha256.lower().removeprefix("sha256:") != found.sha256:
+        raise ConfigError(f"{name} has sha256 {found.sha256}, not {sha256}: leave the digest out")
+    return found
+
+
+def hub_model(address: str) -> Pretrained:
+    """Return the published file of ``hub://NAME`` or ``hub://NAME@sha256:DIGEST``.
+
+    Raises
+    ------
+    ConfigError
+        As `pretrained`.
+    """
+    name, _, digest = address.removeprefix(HUB).partition("@")
+    return pretrained(name, digest or None)
+
+
+def hub_file(address: str) -> Path:
+    """Return where the file of ``hub://NAME`` lies on this machine, once it is fetched.
+
+    Raises
+    ------
+    ConfigError
+        As `pretrained`.
+    """
+    found = hub_model(address)
+    return kept_model(found.sha256) / found.filename
+
+
+def kept_model(key: str) -> Path:
+    """Return the folder of a fetched file, by its digest, or its address where it has none."""
+    return cache_root() / "models" / hashlib.sha256(key.encode()).hexdigest()[:12]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Name
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from dpsim.config import Config, Memory, Walltime
+from dpsim.model.pretrained import HUB
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context
@@ -74,7 +75,13 @@ class Files(Config):
     """Files from outside of the workflow."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A file, a folder, or a pattern with ``*`` and ``**``, relative to the workflow file."""
+    """A file, a folder, or a pattern with ``*`` and ``**``, relative to the workflow file; or ``hub://NAME``, a
+    pretrained model (``dpsim model pull --list``), which can stand without ``path`` as well."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) and value.startswith(HUB) else value
 
     def patterns(self) -> tuple[str, ...]:
         """Return the patterns to try; the first that matches something counts."""

@@ -28,7 +28,7 @@ from dpsim.errors import SetupError
 from dpsim.workflow.executors.base import StageJob
 from dpsim.workflow.executors.machines import dispatcher
 from dpsim.workflow.executors.tickets import FILE, Ticket, folder
-from dpsim.workflow.planning.plan import match_files
+from dpsim.workflow.planning.files import match_files
 from dpsim.workflow.records.files import read_json, write_atomic
 from dpsim.workflow.records.store import Entry
 

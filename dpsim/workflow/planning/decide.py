@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dpsim.errors import DataError
+from dpsim.model.pretrained import HUB
 from dpsim.workflow.language.problems import dotted
 from dpsim.workflow.language.schema import Task
+from dpsim.workflow.planning.files import match_files
 from dpsim.workflow.planning.key import Key, difference, make_key
-from dpsim.workflow.planning.plan import Plan, match_files
+from dpsim.workflow.planning.plan import Plan
 from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.manifest import gpu_names
 from dpsim.workflow.records.store import Entry, Store
@@ -135,7 +137,9 @@ class Decider:
                 paths = match_files(base, link.patterns)
                 if not paths:
                     raise DataError(f"stage {name!r}: no file matches {link.patterns[0]!r} in {base}")
-                records.append(InputRecord(place, place, link.slot, tuple(paths), self.digester.files(paths, base)))
+                from_hub = link.patterns[0].startswith(HUB)  # wherever this machine keeps it
+                digest = self.digester.files(paths, paths[0].parent if from_hub else base)
+                records.append(InputRecord(place, place, link.slot, tuple(paths), digest))
                 continue
             for index, (producer, output) in enumerate(link.producers):
                 path = self.entries[producer].out / output

@@ -5,22 +5,17 @@ Everything here is a pure function of the declared stages; nothing is run and no
 
 from __future__ import annotations
 
-import glob
 import graphlib
-import importlib.util
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from types import MappingProxyType
 
-from dpsim.errors import DataError
-from dpsim.workflow.language.patterns import expand
 from dpsim.workflow.language.problems import Collector, Path, closest, dotted
-from dpsim.workflow.language.profiles import choose
 from dpsim.workflow.language.schema import Task, Workflow, read_workflow
 from dpsim.workflow.planning.lineage import inherited
 from dpsim.workflow.planning.loop import Target, check_next, reporting, resolve
+from dpsim.workflow.planning.surroundings import Fetch, check_surroundings
 from dpsim.workflow.stage import Files, MaybeReference, Output, Slot, Source, is_reference, sources_of
 
 
@@ -93,8 +88,9 @@ def load(
     environment: Mapping[str, str] | None = None,
     seed: int | None = None,
     check_files: bool = True,
+    fetch: Fetch | None = None,
 ) -> Plan:
-    """Read, validate and plan a workflow file.
+    """Read, validate and plan a workflow file; `fetch` brings pretrained models that are not on this machine.
 
     Raises
     ------
@@ -105,7 +101,7 @@ def load(
     planned = make_plan(workflow)
     check_next(workflow)
     if check_files:
-        check_surroundings(planned)
+        check_surroundings(planned, fetch)
     workflow.collector.check()
     return planned
 
@@ -365,69 +361,6 @@ _KIND = {
     "table": "a table",
     "report": "a report",
 }
-
-
-# --- files, elements, packages, machine ------------------------------------------------------------------------
-
-
-def check_surroundings(plan: Plan) -> None:
-    """Check files, elements and packages that the tasks need; problems go to the workflow's collector."""
-    workflow = plan.workflow
-    choose(workflow)
-    for name in plan.order:
-        task = workflow.tasks[name]
-        for link in plan.links[name]:
-            if link.patterns:
-                _check_files(workflow, (*task.path, *link.path), link.patterns, task.config.slots[link.slot])
-        for where, symbol in task.config.elements():
-            if workflow.type_map and symbol not in workflow.type_map:
-                known = ", ".join(workflow.type_map)
-                message = f"element {symbol!r} is not in type_map ({known}); add it there"
-                workflow.collector.add("E402", (*task.path, *where), message)
-        for where, module, command in task.config.packages():
-            if importlib.util.find_spec(module) is None:
-                message = f"the Python package {module!r} is not installed; run: {command}"
-                workflow.collector.add("E403", (*task.path, *where), message)
-        if workflow.profile.executor == "local":  # the machines of a cluster have their own programs
-            for where, message in task.config.programs():
-                workflow.collector.add("E403", (*task.path, *where), message)
-
-
-def _check_files(workflow: Workflow, place: Path, patterns: Sequence[str], slot: Slot) -> None:
-    written = place if place in workflow.collector.places else (*place, "path")
-    try:
-        found = match_files(workflow.base, patterns)
-    except DataError as error:
-        workflow.collector.add("E401", written, str(error))
-        return
-    if not found:
-        message = f"no file matches {patterns[0]!r} in {os.path.relpath(workflow.base)}"
-        workflow.collector.add("E401", written, message, suggestion=_near(workflow.base, patterns[0]))
-    elif len(found) > 1 and (not slot.many or place[-2:-1] == ("carry",)):
-        names = ", ".join(path.name for path in found[:4]) + (", ..." if len(found) > 4 else "")
-        message = f"{patterns[0]!r} matches {len(found)} files ({names}), but this input takes one"
-        workflow.collector.add("E303", written, message)
-
-
-def match_files(base: FilePath, patterns: Sequence[str]) -> list[FilePath]:
-    """Return the files or folders that the first fitting pattern means, sorted; a name without wildcards is itself."""
-    for pattern in patterns:
-        full = os.path.join(base, os.path.expanduser(pattern))
-        found = [full] if "\0" not in full and os.path.exists(full) else expand(full)
-        if found:
-            return [FilePath(path) for path in found]
-    return []
-
-
-def _near(base: FilePath, pattern: str) -> str:
-    parent = FilePath(os.path.join(base, pattern)).parent
-    try:
-        if glob.has_magic(pattern) or not parent.is_dir():
-            return ""
-        guess = closest(FilePath(pattern).name, sorted(entry.name for entry in parent.iterdir())[:1000])
-    except (OSError, ValueError):  # a folder that cannot be read, a name that cannot be one
-        return ""
-    return str(FilePath(pattern).parent / guess) if guess else ""
 
 
 def describe(plan: Plan, name: str) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data_tools.clean_config import NearDuplicates
 from data_tools.sources import Source as FileSource
 from dpsim.config import Config, Fraction
 from dpsim.errors import DataError
+from dpsim.model.pretrained import HUB
 from dpsim.workflow.language.problems import dotted
 from dpsim.workflow.stage import Files, Output, Reference, SeededStage, Slot
 
@@ -23,6 +24,16 @@ PARTS = ("train", "valid", "test")
 
 class SourceFiles(Files, FileSource):
     """Files to convert, and how to read them."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A file, a folder, or a pattern with ``*`` and ``**``, relative to the workflow file."""
+
+    @field_validator("path")
+    @classmethod
+    def _no_model(cls, path: str) -> str:
+        if path.startswith(HUB):
+            raise ValueError(f"{path} is a pretrained model, expected data")
+        return path
 
     def patterns(self) -> tuple[str, ...]:
         """Return what to look for: the path, without a group of HDF5, or as the beginning of several names."""
