@@ -42,6 +42,7 @@ from dpsim.train.step import GradientStep
 
 SMALL_BATCHES = "auto:64"
 """Of the comparison of losses, so that steps are quick."""
+SIDES = ("peer", "dpsim")
 Batches = list[tuple[int, list[int]]]
 
 
@@ -79,7 +80,7 @@ def replayed(folder: Path, batches: Batches) -> Iterator[float]:
 
 def compare_losses(case: str, steps: int, options: argparse.Namespace) -> None:
     """Print the greatest difference of the losses of both sides."""
-    folder = options.output / f"{case}-losses-{steps}"
+    folder = options.output / f"losses-{steps}"
     text = seeded(accuracy.document(case, options, options.output), 1, steps, disp_freq=steps)
     text["training"]["training_data"]["batch_size"] = SMALL_BATCHES
     for part in ("descriptor", "fitting_net"):
@@ -99,24 +100,26 @@ def compare_seeds(case: str, options: argparse.Namespace) -> None:
     """Print the errors of both sides for each seed, and their means and deviations."""
     tests = {k: accuracy.prepared(options.data / v, options.output, accuracy.type_map(case))
              for k, v in accuracy.SETS[case].tests.items()}  # fmt: skip
-    rows: dict[str, list[dict[str, float]]] = {"peer": [], "dpsim": []}
+    rows: dict[tuple[str, str], list[dict[str, float]]] = {(part, side): [] for part in tests for side in SIDES}
     for seed in options.seeds:
         text = seeded(accuracy.document(case, options, options.output), seed, options.steps)
-        folder = options.output / f"{case}-peer-{seed}-{options.steps}"
+        folder = options.output / f"peer-{seed}-{options.steps}"
         batches = of_peer(options.peer, text, folder, "order")
         if not (folder / "replayed.safetensors").is_file():
             list(islice(replayed(folder, batches), None))
-        rows["peer"] += accuracy.errors(folder / "replayed.safetensors", tests, folder).values()
-        folder = options.output / f"{case}-dpsim-{seed}-{options.steps}"
+        for part, found in accuracy.errors(folder / "replayed.safetensors", tests, folder).items():
+            rows[part, "peer"].append(found)
+        folder = options.output / f"dpsim-{seed}-{options.steps}"
         model = folder / "out" / "last.safetensors"
         if not model.is_file():
             accuracy.train("dpsim", None, text, options.steps, folder)
-        rows["dpsim"] += accuracy.errors(model, tests, folder).values()
-    for side, found in rows.items():
+        for part, found in accuracy.errors(model, tests, folder).items():
+            rows[part, "dpsim"].append(found)
+    for (part, side), each in rows.items():
         for key in ("energy_rmse", "forces_rmse"):
-            values = [one[key] for one in found]
+            values = [one[key] for one in each]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            print(f"{case} {side} {key}: {', '.join(f'{v:.1f}' for v in values)}; "
+            print(f"{case} {part}, {side}, {key}: {', '.join(f'{v:.1f}' for v in values)}; "
                   f"mean {statistics.mean(values):.1f}, deviation {spread:.1f}")  # fmt: skip
 
 
@@ -131,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[])
     parser.add_argument("--steps", type=int, default=1140, help="of a training for each seed")
     options = parser.parse_args()
-    options.data, options.output = options.data.resolve(), options.output.resolve()
+    options.data, options.output = options.data.resolve(), options.output.resolve() / options.set
     options.output.mkdir(parents=True, exist_ok=True)
     if not (options.losses or options.seeds):
         parser.error("nothing to compare: give --losses or --seeds")
