@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from dpsim.config import Config, Density, Distance, Fraction, Length, Temperature, Time
+from dpsim.config import Config, Density, Distance, Fraction, Length, Temperature, Time, TimeStep
 
 
 class MDSampling(Config):
@@ -27,7 +27,7 @@ class MDSampling(Config):
     temperature: Temperature
     steps: int = Field(ge=1)
     """Length of the part that is sampled."""
-    timestep: Time = 0.001
+    timestep: TimeStep = 0.001
     """Of the integration."""
     every: int = Field(default=10, ge=1)
     """Steps between two frames."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -141,6 +142,17 @@ def _quantity(dimension: str) -> Any:
     return (_reader(dimension), Field(json_schema_extra={"unit": unit}), WithJsonSchema(schema, mode="validation"))
 
 
+def _step_of_atoms(value: float) -> float:
+    if value > LONGEST_TIME_STEP:
+        raise ValueError(
+            f"a time step of {value:g} ps, expected at most {LONGEST_TIME_STEP:g} ps; write it with its unit, for "
+            f"example {min(value, 5):g} fs"
+        )
+    return value
+
+
+LONGEST_TIME_STEP = 0.1
+"""ps, far beyond what atoms allow."""
 Length = Annotated[float, Field(gt=0), *_quantity("length")]
 """A length in Å."""
 Distance = Annotated[float, Field(ge=0), *_quantity("length")]
@@ -151,6 +163,8 @@ Force = Annotated[float, Field(ge=0), *_quantity("force")]
 """The size of a force in eV/Å."""
 Time = Annotated[float, Field(gt=0), *_quantity("time")]
 """A time in ps."""
+TimeStep = Annotated[float, Field(gt=0), AfterValidator(_step_of_atoms), *_quantity("time")]
+"""A step of molecular dynamics in ps; one that no atom survives was meant in fs."""
 Temperature = Annotated[float, Field(ge=0), *_quantity("temperature")]
 """A temperature in K."""
 Pressure = Annotated[float, *_quantity("pressure")]

@@ -80,6 +80,7 @@ def test_intervals(text: Any, steps: int) -> None:
         ({"run": {"ensemble": "nvt", "temperature": "300 K"}}, "give the length of the segment once"),
         ({"run": {**NVT, "temperature": 0}}, "above 0 K"),
         ({"run": {**NVT, "temperature": "300 bar"}}, "unit 'bar'"),
+        ({"run": {**NVT, "timestep": 2}}, "a time step of 2 ps, expected at most 0.1 ps; .* for example 2 fs"),
         ({"run": {**NVT, "ensemble": "nph"}}, "nph"),
         ({"run": {**NVT, "thermostat": "berendsen"}}, "nose-hoover"),
         ({"run": {**NVT, "dump": {"every": "5 furlongs"}}}, "is not an interval"),

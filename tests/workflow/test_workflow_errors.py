@@ -170,6 +170,12 @@ def test_places_are_the_keys_that_were_written(tmp_path: Path, model: str, place
         ("{uses: command, run: [x], matrix: {T: 3}}", "E211", "needs a list"),
         ("{uses: command, run: [x], matrix: {T: [1, 2]}}", "E211", "'T' is used nowhere in this stage"),
         ("{uses: command, run: ['${matrix.T}'], matrix: {T: [1], P: [1]}}", "E211", "'P' is used nowhere"),
+        (
+            "{uses: md, potential: {path: .}, start: {prototype: fcc, element: Cu}, analyse: [msdd], "
+            "run: {ensemble: nve, temperature: 300, time: 1 ps}}",
+            "E203",
+            r"'msdd' is not a key of 'analyse' \(did you mean 'msd'",
+        ),
         ("{uses: command, run: 7}", "E205", "found 7, expected a list"),
         ("[1]", "E205", "found a list, expected a mapping"),
         ("{uses: inspect, from: [data]}", "E205", "found a list, expected text or a mapping"),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from dpsim.config import Config, Energy, Force, Pressure, Temperature, Time
+from dpsim.config import Config, Energy, Force, Pressure, Temperature, Time, TimeStep
 from dpsim.errors import ConfigError
 from dpsim.units import parse_quantity
 
@@ -118,7 +118,7 @@ class MinimizeSegment(Config):
 
 
 class _Dynamics(Config):
-    timestep: Time | None = None
+    timestep: TimeStep | None = None
     """ps; if absent, that of the segment before, or 0.5 fs in the first."""
     time: Time | None = None
     """Length of the segment in ps, a total: a resumed run does not extend it."""

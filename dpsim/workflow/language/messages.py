@@ -178,13 +178,15 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
     kind = error["type"]
     found = _show(error.get("input"))
     if kind == "extra_forbidden":
-        key = str(item.path[-1])
-        known = _known_keys(model, item.path[:-1], raw)
-        holder = what if len(item.path) == 1 else f"{'.'.join(map(str, item.path[:-1]))!r}"
+        key = str(error["loc"][-1])
+        written = bool(item.path) and str(item.path[-1]) == key  # else an item of a list, read as a mapping
+        inside = item.path[:-1] if written else item.path
+        known = _known_keys(model, inside, raw)
+        holder = f"{'.'.join(map(str, inside))!r}" if inside else what
         own = [name for name in known if name not in Stage.model_fields or len(known) < _MANY_KEYS]
         message = f"{key!r} is not a key of {holder}"
         notes = [f"keys: {', '.join(own)}"] if own else []
-        collector.add("E203", path, message, key=True, suggestion=closest(key, known), notes=notes)
+        collector.add("E203", path, message, key=written, suggestion=closest(key, known), notes=notes)
     elif kind == "missing":
         parent = path[:-1]
         holder = what if len(item.path) == 1 else f"'{'.'.join(map(str, item.path[:-1]))}'"
