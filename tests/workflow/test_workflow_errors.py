@@ -176,6 +176,22 @@ def test_places_are_the_keys_that_were_written(tmp_path: Path, model: str, place
             "E203",
             r"'msdd' is not a key of 'analyse' \(did you mean 'msd'",
         ),
+        (
+            "{uses: properties, calculator: {name: emt}, on: {prototype: fcc, element: Cu}, "
+            "compute: [relax, elastic: {strain: 0.1}]}",
+            "E203",
+            r"stages.it.compute.1.elastic.strain: 'strain' is not a key of 'compute.elastic' \(did you mean 'strains'",
+        ),
+        (
+            "{uses: relax, calculator: {name: emt}, on: {prototype: fc, element: Cu}}",
+            "E205",
+            r"expected one of 'fcc', .* \(did you mean 'fcc'",
+        ),
+        (
+            "{uses: train, data: data, model: {preset: dpa3-tiny}, steps: 1, loss: {energy: [1, 2, 3]}}",
+            "E205",
+            "found 3 items, expected at most 2",
+        ),
         ("{uses: command, run: 7}", "E205", "found 7, expected a list"),
         ("[1]", "E205", "found a list, expected a mapping"),
         ("{uses: inspect, from: [data]}", "E205", "found a list, expected text or a mapping"),

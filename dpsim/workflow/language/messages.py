@@ -32,6 +32,7 @@ _EXPECTED = {
     "model_attributes_type": "a mapping",
     "none_required": "nothing",
 }
+_LENGTHS = {"too_long": "at most", "too_short": "at least"}
 _MANY_KEYS = 16
 _ROOT_KINDS = {*_EXPECTED, "literal_error"}
 
@@ -55,12 +56,12 @@ def report(
     first = islice(_unfolded(error.errors(include_url=False)), MAX_PROBLEMS * _MANY_KEYS)
     located = [_Located(item, *_locate(item, raw)) for item in first]
     chosen = _choose(located)
-    unknown = [item.path for item in chosen if item.error["type"] == "extra_forbidden"]
-    meant = {(*path[:-1], closest(str(path[-1]), _known_keys(model, path[:-1], raw))) for path in unknown}
+    unknown = [item.names for item in chosen if item.error["type"] == "extra_forbidden"]
+    meant = {(*names[:-1], closest(str(names[-1]), _known_keys(model, names[:-1], raw))) for names in unknown}
     for item in chosen:
         if item.error["type"] == "too_short" and any(_inside(other.path, item.path) for other in chosen):
             continue  # pydantic counts only the items that are right
-        if item.error["type"] == "missing" and item.path in meant:
+        if item.error["type"] == "missing" and item.names in meant:
             continue  # it is there, misspelt, and that is said already
         _add(item, raw, model, collector, base, what)
 
@@ -80,17 +81,22 @@ def _inside(path: Path, outer: Path) -> bool:
     return len(path) > len(outer) and path[: len(outer)] == outer
 
 
+Tags = list[tuple[Path, str]]
+"""Members of unions passed on the way, with the place of each union."""
+
+
 class _Located:
-    def __init__(self, error: Any, path: Path, tags: list[tuple[Path, str]]) -> None:
+    def __init__(self, error: Any, path: Path, names: Path, tags: Tags) -> None:
         self.error = error
         self.path = path
         """Where in the raw value."""
+        self.names = names
+        """Where in the model: the same, but for lists that are read as mappings."""
         self.tags = tags
-        """Members of unions passed on the way, with the place of each union."""
 
 
-def _locate(error: Any, raw: Any) -> tuple[Path, list[tuple[Path, str]]]:
-    """Split pydantic's location into the path in the file and the names of union members.
+def _locate(error: Any, raw: Any) -> tuple[Path, Path, Tags]:
+    """Split pydantic's location into the path in the file, that in the model, and the names of union members.
 
     A union member may be named like a key (``prototype``), so all readings are tried; the one whose value is what
     pydantic complains about wins, then the one that explains most parts as keys.
@@ -98,22 +104,42 @@ def _locate(error: Any, raw: Any) -> tuple[Path, list[tuple[Path, str]]]:
     location = [part for part in error["loc"] if part != "[key]"]
     missing = location.pop() if error["type"] == "missing" and location else None
 
-    def rank(reading: tuple[Any, Path, list[tuple[Path, str]]]) -> tuple[bool, int]:
-        value, _, tags = reading
+    def rank(reading: _Reading) -> tuple[bool, int]:
+        value, _, _, tags = reading
         return (value is error.get("input") or value == error.get("input"), -len(tags))
 
-    _, path, tags = max(_readings(location, raw, ()), key=rank)
-    return (path if missing is None else (*path, missing)), tags
+    _, path, names, tags = max(_readings(location, raw, (), ()), key=rank)
+    return (path, names, tags) if missing is None else ((*path, missing), (*names, missing), tags)
 
 
-def _readings(location: Sequence[Any], value: Any, path: Path) -> list[tuple[Any, Path, list[tuple[Path, str]]]]:
-    """Return (value, path, union members) for every way to read a location."""
+_Reading = tuple[Any, Path, Path, Tags]
+
+
+def _readings(location: Sequence[Any], value: Any, path: Path, names: Path) -> list[_Reading]:
+    """Return (value, path in the file, path in the model, union members) for every way to read a location."""
     if not location:
-        return [(value, path, [])]
+        return [(value, path, names, [])]
     part, rest = location[0], location[1:]
-    found = _readings(rest, value[part], (*path, part)) if _holds(value, part) else []
-    skipped = _readings(rest, value, path) if not found or len(location) < 12 else []
-    return found + [(end, where, [(path, str(part)), *tags]) for end, where, tags in skipped]
+    inner, steps = _entered(value, part)
+    found = _readings(rest, inner, (*path, *steps), (*names, part)) if steps else []
+    skipped = _readings(rest, value, path, names) if not found or len(location) < 12 else []
+    return found + [(end, where, inside, [(path, str(part)), *tags]) for end, where, inside, tags in skipped]
+
+
+def _entered(value: Any, part: Any) -> tuple[Any, Path]:
+    """Return what stands under a key and the steps to it, none if nothing does.
+
+    A list of names and of ``{name: options}`` (`dpsim.config.options_by_name`) has the keys of the mapping it means.
+    """
+    if _holds(value, part):
+        return value[part], (part,)
+    if isinstance(value, list) and isinstance(part, str):
+        for index, item in enumerate(value):
+            if item == part:
+                return {}, (index,)
+            if isinstance(item, dict) and part in item:
+                return item[part], (index, part)
+    return None, ()
 
 
 def _value_at(raw: Any, path: Path) -> Any:
@@ -178,21 +204,22 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
     kind = error["type"]
     found = _show(error.get("input"))
     if kind == "extra_forbidden":
-        key = str(error["loc"][-1])
-        written = bool(item.path) and str(item.path[-1]) == key  # else an item of a list, read as a mapping
-        inside = item.path[:-1] if written else item.path
+        key, inside = str(item.names[-1]), item.names[:-1]
         known = _known_keys(model, inside, raw)
         holder = f"{'.'.join(map(str, inside))!r}" if inside else what
         own = [name for name in known if name not in Stage.model_fields or len(known) < _MANY_KEYS]
         message = f"{key!r} is not a key of {holder}"
         notes = [f"keys: {', '.join(own)}"] if own else []
-        collector.add("E203", path, message, key=written, suggestion=closest(key, known), notes=notes)
+        collector.add("E203", path, message, key=path[-1] == key, suggestion=closest(key, known), notes=notes)
     elif kind == "missing":
         parent = path[:-1]
-        holder = what if len(item.path) == 1 else f"'{'.'.join(map(str, item.path[:-1]))}'"
-        collector.add("E204", parent, f"{holder} needs the key {item.path[-1]!r}", key=bool(parent))
+        holder = what if len(item.names) == 1 else f"'{'.'.join(map(str, item.names[:-1]))}'"
+        collector.add("E204", parent, f"{holder} needs the key {item.names[-1]!r}", key=bool(parent))
     elif "expected_any" in error:
-        collector.add("E205", path, f"found {found}, expected {' or '.join(error['expected_any'])}")
+        message = f"found {found}, expected {' or '.join(error['expected_any'])}"
+        choices = [choice for one in error["expected_any"] if one.startswith("one of ") for choice in _choices(one[7:])]
+        value = error.get("input")
+        collector.add("E205", path, message, suggestion=closest(value, choices) if isinstance(value, str) else "")
     elif kind in {"literal_error", "enum", "union_tag_invalid"}:
         context = error["ctx"]
         choices = _choices(str(context.get("expected") or context.get("expected_tags") or ""))
@@ -215,6 +242,11 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
         written = error.get("input")
         guess = closest(written, _choices(listed[1])) if listed and isinstance(written, str) else ""
         collector.add(code, path, message, suggestion=guess)
+    elif kind in _LENGTHS:
+        limit = error["ctx"].get("max_length", error["ctx"].get("min_length"))
+        actual = error["ctx"]["actual_length"]
+        message = f"found {actual} item{'s' * (actual != 1)}, expected {_LENGTHS[kind]} {limit}"
+        collector.add("E205", path, message)
     elif kind in _EXPECTED:
         collector.add("E205", path, f"found {found}, expected {_EXPECTED[kind]}")
     else:
