@@ -192,6 +192,12 @@ def test_places_are_the_keys_that_were_written(tmp_path: Path, model: str, place
             "E205",
             "found 3 items, expected at most 2",
         ),
+        (
+            "{uses: md, potential: {path: .}, start: {prototype: fcc, element: Cu}, analyse: {rdf: {pairs: [Cu-Zn]}}, "
+            "run: {ensemble: nve, temperature: 300, time: 1 ps}}",
+            "E402",
+            "element 'Zn' is not in type_map",
+        ),
         ("{uses: command, run: 7}", "E205", "found 7, expected a list"),
         ("[1]", "E205", "found a list, expected a mapping"),
         ("{uses: inspect, from: [data]}", "E205", "found a list, expected text or a mapping"),

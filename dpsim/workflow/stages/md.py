@@ -80,11 +80,16 @@ class MDStage(MDConfig, SeededStage):
                 yield Source("files", ("script", "files", index), Files(path=name))
 
     def elements(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Yield the elements of the start structure that are known already."""
+        """Yield the elements of the start structure that are known already, and those that analyses name."""
         if self.script is not None:
             yield from ((("script", "types"), name) for name in self.script.types if name != "NULL")
         if self.start is not None and not isinstance(self.start, FramesStart):
             yield from elements_of_structure(("start",), self.start)
+        for name, analysis in self.analyse:
+            for option in ("pairs", "species"):
+                for index, named in enumerate(getattr(analysis, option, None) or ()):
+                    for symbol in (named,) if isinstance(named, str) else named:
+                        yield ("analyse", name, option, index), symbol
 
     def wanted(self) -> Resources:
         """Return one rank for ASE."""
