@@ -198,6 +198,11 @@ def test_places_are_the_keys_that_were_written(tmp_path: Path, model: str, place
             "E402",
             "element 'Zn' is not in type_map",
         ),
+        (
+            "{uses: train, data: data, model: {preset: dpa3-tiny}, steps: 1, cutoff: 6}",
+            "E203",
+            "'cutoff' is not a key of",
+        ),
         ("{uses: command, run: 7}", "E205", "found 7, expected a list"),
         ("[1]", "E205", "found a list, expected a mapping"),
         ("{uses: inspect, from: [data]}", "E205", "found a list, expected text or a mapping"),
@@ -214,6 +219,19 @@ def test_single_problems(tmp_path: Path, stage: str, code: str, message: str) ->
     with pytest.raises(InvalidWorkflow, match=message) as caught:
         load(path)
     assert [problem.code for problem in caught.value.problems] == [code]
+
+
+def test_the_place_of_a_key_that_stands_too_high_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    run = "run: {ensemble: nve, time: 1 ps}"
+    path.write_text(
+        "dpsim: 1\ntype_map: [Cu]\nstages:\n"
+        f"  it: {{uses: md, potential: {{path: .}}, start: {{path: .}}, temperature: 300, rdf: {{}}, {run}}}\n"
+    )
+    with pytest.raises(InvalidWorkflow) as caught:
+        load(path)
+    notes = {problem.path[-1]: problem.notes[0] for problem in caught.value.problems if problem.code == "E203"}
+    assert notes == {"temperature": "'temperature' is a key of 'run'", "rdf": "'rdf' is a key of 'analyse'"}
 
 
 def test_a_missing_type_map_is_an_error(tmp_path: Path) -> None:

@@ -210,6 +210,11 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
         own = [name for name in known if name not in Stage.model_fields or len(known) < _MANY_KEYS]
         message = f"{key!r} is not a key of {holder}"
         notes = [f"keys: {', '.join(own)}"] if own else []
+        deeper = [
+            name for name in own for item in ((), (0,)) if key in _known_keys(model, (*inside, name, *item), None)
+        ]
+        if deeper:
+            notes.insert(0, f"{key!r} is a key of {' and of '.join(map(repr, deeper))}")
         collector.add("E203", path, message, key=path[-1] == key, suggestion=closest(key, known), notes=notes)
     elif kind == "missing":
         parent = path[:-1]
