@@ -210,9 +210,8 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
         own = [name for name in known if name not in Stage.model_fields or len(known) < _MANY_KEYS]
         message = f"{key!r} is not a key of {holder}"
         notes = [f"keys: {', '.join(own)}"] if own else []
-        deeper = [
-            name for name in own for item in ((), (0,)) if key in _known_keys(model, (*inside, name, *item), None)
-        ]
+        within = {name: ((*inside, name), (*inside, name, 0)) for name in own}
+        deeper = [name for name, places in within.items() if any(key in _known_keys(model, p, None) for p in places)]
         if deeper:
             notes.insert(0, f"{key!r} is a key of {' and of '.join(map(repr, deeper))}")
         collector.add("E203", path, message, key=path[-1] == key, suggestion=closest(key, known), notes=notes)
