@@ -17,8 +17,8 @@ import argparse
 import json
 import statistics
 import sys
+from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,6 +33,8 @@ from dpsim.model.peer.inputs.auto_sel import resolve_sel
 from dpsim.model.peer.inputs.input import read_input
 from dpsim.train.batches.frames import FrameSet
 from dpsim.train.batches.loader import BatchMaker
+from dpsim.train.compile import CompiledModel
+from dpsim.train.compile.package import ensure, request_for
 from dpsim.train.config import TrainConfig
 from dpsim.train.loss import make_loss
 from dpsim.train.optimizers.schedule import prefactor
@@ -64,14 +66,20 @@ def of_peer(python: str, text: dict[str, Any], folder: Path, what: str) -> Batch
     return [(system, frames) for system, frames in json.loads((folder / "batches.json").read_text())]
 
 
-def replayed(folder: Path, batches: Batches) -> Iterator[float]:
-    """Loss of each step of dpsim from the first state of the other side, with its batches; then writes the model."""
+def replayed(folder: Path, batches: Batches, *, compiled: bool = False) -> Iterator[float]:
+    """Loss of each step of dpsim from the first state of the other side, with its batches; then writes the model.
+
+    With `compiled` steps are as quick as those of a training.
+    """
     found = read_input(folder / "input.json")
     config = TrainConfig.model_validate(resolve_sel(found))
     model = read_model(folder / "first.pt")
     frames = FrameSet(found.train_systems, found.type_map)
     systems, loss = frames.systems(), make_loss(config.loss, model)
     make = BatchMaker.for_model(frames, model, loss.labels, 1 << 30)
+    if compiled:
+        package = ensure(request_for(model, True, config.matrix_products), lambda seconds: None)
+        model.compiled = CompiledModel.load(model, package, True)
     step = GradientStep(config, loss, list(model.parameters()), Clock())
     for number, (system, chosen) in enumerate(batches):
         yield step([make([int(systems[system][k]) for k in chosen])], number).loss
@@ -106,7 +114,7 @@ def compare_seeds(case: str, options: argparse.Namespace) -> None:
         folder = options.output / f"peer-{seed}-{options.steps}"
         batches = of_peer(options.peer, text, folder, "order")
         if not (folder / "replayed.safetensors").is_file():
-            list(islice(replayed(folder, batches), None))
+            deque(replayed(folder, batches, compiled=True), maxlen=0)
         for part, found in accuracy.errors(folder / "replayed.safetensors", tests, folder).items():
             rows[part, "peer"].append(found)
         folder = options.output / f"dpsim-{seed}-{options.steps}"
