@@ -234,6 +234,22 @@ def test_the_place_of_a_key_that_stands_too_high_is_named(tmp_path: Path) -> Non
     assert notes == {"temperature": "'temperature' is a key of 'run'", "rdf": "'rdf' is a key of 'analyse'"}
 
 
+def test_the_stage_between_two_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(
+        "dpsim: 1\ntype_map: [Cu]\nstages:\n"
+        "  label: {uses: label, calculator: {name: emt}, structures: {prototype: fcc, element: Cu}}\n"
+        "  model: {uses: train, data: label, model: {preset: dpa3-tiny}, steps: 1}\n"
+        "  md: {uses: md, potential: model, start: label, run: {ensemble: nve, temperature: 300, time: 1 ps}}\n"
+    )
+    with pytest.raises(InvalidWorkflow) as caught:
+        load(path)
+    assert {problem.path[1]: problem.notes[-1] for problem in caught.value.problems} == {
+        "model": "{uses: convert, from: label.frames} makes it",
+        "md": "{uses: freeze, from: model.best} makes it",
+    }
+
+
 def test_a_missing_type_map_is_an_error(tmp_path: Path) -> None:
     text = "dpsim: 1\nstages:\n  a: {uses: command, run: [x], outputs: [f]}\n  data: {uses: convert, from: a}\n"
     assert problems(text, tmp_path) == {"E212": [""]}

@@ -329,13 +329,10 @@ class _Linker:
             fitting = [f"{stage}.{name}" for name, out in outputs.items() if out.kind in slot.kinds and name != "."]
             expected = " or ".join(sorted(_KIND.get(k, k) for k in slot.kinds))
             message = f"{stage}.{chosen} is {_KIND.get(kind, kind)}; expected {expected}"
-            self._add(
-                "E305",
-                place,
-                message,
-                fitting[0] if fitting else "",
-                [f"outputs of {stage!r}: {', '.join(known)}"],
-            )
+            notes = [f"outputs of {stage!r}: {', '.join(known)}"]
+            between = [uses for (has, wants), uses in _BETWEEN.items() if has == kind and wants in slot.kinds]
+            notes += [f"{{uses: {uses}, from: {stage}.{chosen}}} makes it" for uses in between if not fitting]
+            self._add("E305", place, message, fitting[0] if fitting else "", notes)
             return None
         return outputs[chosen].path
 
@@ -361,6 +358,8 @@ _KIND = {
     "table": "a table",
     "report": "a report",
 }
+_BETWEEN = {("weights", "frozen"): "freeze", ("frames", "dataset"): "convert", ("structures", "frames"): "label"}
+"""Types of stages that make one kind from another."""
 
 
 def describe(plan: Plan, name: str) -> str:
