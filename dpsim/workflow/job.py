@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from dpsim.errors import Interrupted
 from dpsim.workflow.driver.locks import JOB
 from dpsim.workflow.executors.tickets import FILE, Ticket, folder, forget_locks, read_ticket
 from dpsim.workflow.records.files import read_json, write_atomic
@@ -87,7 +88,9 @@ class Supervisor:
             self.worker.terminate()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return self.worker.wait(timeout=0.5)
+                code = self.worker.wait(timeout=0.5)
+                # told to stop before it could listen: it has done nothing, and goes on as if it had saved
+                return Interrupted.exit_code if self.stopping and code == -signal.SIGTERM else code
             if self._end is not None and time.time() > self._end:
                 self._end = None
                 self._stop(signal.SIGTERM, None)

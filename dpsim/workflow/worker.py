@@ -294,4 +294,7 @@ def _end_children() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    for number in (signal.SIGTERM, signal.SIGINT):  # the interpreter takes a while to end, and would die of one
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)

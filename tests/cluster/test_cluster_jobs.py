@@ -14,6 +14,8 @@ import psutil
 import pytest
 from counting import count, workflow
 
+from dpsim.errors import Interrupted
+from dpsim.workflow import job
 from dpsim.workflow.executors import tickets
 from dpsim.workflow.executors.schedulers import cannot, head_lines, refused
 from dpsim.workflow.records.store import Entry, Store
@@ -150,6 +152,37 @@ def test_a_job_without_its_ticket_does_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "another job has its place" in done.stderr
     assert [path.name for path in entry.path.iterdir()] == ["job.json"]
+
+
+def test_a_worker_that_dies_of_being_stopped_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry(tmp_path / "store" / "ab" / ("ab" * 20))
+    entry.path.mkdir(parents=True)
+    (entry.path / "stage.json").write_text('{"resources": {"cpus": 1, "ranks": 1}, "options": {}}')
+    (tmp_path / "python").write_text("#!/bin/sh\nkill -TERM $$\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(job.sys, "executable", str(tmp_path / "python"))
+    for stopping, code in ((False, -signal.SIGTERM), (True, Interrupted.exit_code)):
+        supervisor = job.Supervisor(entry, tickets.Ticket("mine", "dpdispatcher", "Shell", None, "x.a"))
+        supervisor.stopping = stopping
+        assert supervisor._attempt(fresh=False) == code
+        assert supervisor.worker is not None
+        assert supervisor.worker.stdin is not None
+        supervisor.worker.stdin.close()
+
+
+def test_a_worker_that_is_done_is_not_stopped(tmp_path: Path) -> None:
+    entry = Entry(tmp_path / "store" / "ab" / ("ab" * 20))
+    entry.path.mkdir(parents=True)
+    for name in ("stage.json", "outputs.json"):
+        (entry.path / name).write_text("{}")
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM): kill(pid, number)\n"
+        "sys.late = Late()\n"
+        "runpy.run_module('dpsim.workflow.worker', run_name='__main__')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(entry.path)]).returncode == 0
 
 
 def test_two_drivers_submit_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from dpsim.data import Frame, open_dataset, write_mixed, write_npy
 from dpsim.errors import DataError
 from dpsim.workflow.context import Artifact, Context
-from dpsim.workflow.planning.plan import match_files
+from dpsim.workflow.planning.files import match_files
 from dpsim.workflow.stages.train import TrainStage
 from dpsim.workflow.stages.training_data import DataFiles, data_paths, paths_of_slot
 
