@@ -92,9 +92,8 @@ def check_tolerance(text: str, key: str, computed: Iterable[str]) -> None:
         raise ConfigError(f"{where} has no effect: {groups[0]} is not computed; add it to 'compute' or take it out")
     if not any(_reads(text, dimension) for dimension in ("fraction", *dimensions)):
         units = ", ".join(sorted(internal_unit(one) for one in dimensions - {"fraction"}))
-        raise ConfigError(
-            f"{where} is {text!r}, expected a share ('5 %')" + (f" or a quantity in {units}" * bool(units))
-        )
+        quantity = f" or a quantity in {units}" if units else ""
+        raise ConfigError(f"{where} is {text!r}, expected a share ('5 %'){quantity}")
 
 
 def _reads(text: str, dimension: str) -> bool:

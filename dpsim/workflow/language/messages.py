@@ -221,7 +221,12 @@ def _add(item: _Located, raw: Any, model: type[BaseModel], collector: Collector,
         collector.add("E204", parent, f"{holder} needs the key {item.names[-1]!r}", key=bool(parent))
     elif "expected_any" in error:
         message = f"found {found}, expected {' or '.join(error['expected_any'])}"
-        choices = [choice for one in error["expected_any"] if one.startswith("one of ") for choice in _choices(one[7:])]
+        choices = [
+            choice
+            for one in error["expected_any"]
+            if one.startswith("one of ")
+            for choice in _choices(one.removeprefix("one of "))
+        ]
         value = error.get("input")
         collector.add("E205", path, message, suggestion=closest(value, choices) if isinstance(value, str) else "")
     elif kind in {"literal_error", "enum", "union_tag_invalid"}:
