@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def command(run: Path | None, unreferenced: bool, work: bool, older_than: str, dry_run: bool) -> None:
     """Free the space of old results of RUN (a run directory or a workflow file)."""
     from dpsim.units import parse_quantity
-    from dpsim.workflow.driver import locks
+    from dpsim.workflow.records import locks
     from dpsim.workflow.records.store import size_of
 
     if not (unreferenced or work):

@@ -42,7 +42,7 @@ def load_plan(
     file: Path, profile: str | None, overrides: tuple[str, ...], seed: int | None, bring: Fetch | None = None
 ) -> Plan:
     """Read and plan a workflow file; `bring` fetches the pretrained models that it names (`fetch_model`)."""
-    from dpsim.workflow.planning.plan import load
+    from dpsim.workflow.planning.load import load
 
     return load(file, profile=profile, overrides=overrides, seed=seed, fetch=bring)
 

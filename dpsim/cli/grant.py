@@ -43,7 +43,7 @@ class Grant:
         if resources.cpus is not None and resources.cpus > cores:
             raise ConfigError(f"resources.cpus: {resources.cpus} is more than the {cores} cores of this process")
         if resources.gpus:
-            from dpsim.workflow.records.manifest import gpu_names
+            from dpsim.workflow.records.host import gpu_names
 
             there = len(gpu_names())
             if resources.gpus > there:

@@ -65,9 +65,9 @@ def type_map_of(model: Path) -> list[str]:
 def _run(text: str, uses: str, folder: Path, quiet: bool) -> int:
     from dpsim.cli.run import print_outcome
     from dpsim.workflow.driver.progress import make_view
-    from dpsim.workflow.driver.resources import machine
     from dpsim.workflow.driver.runner import Runner
-    from dpsim.workflow.planning.plan import load
+    from dpsim.workflow.planning.load import load
+    from dpsim.workflow.planning.resources import machine
     from dpsim.workflow.records.files import write_atomic
     from dpsim.workflow.records.store import Store
 

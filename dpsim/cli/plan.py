@@ -127,7 +127,7 @@ def _show_difference(plan: Plan, previous: Path) -> None:
     """Print which options differ from those of an earlier run."""
     from dpsim.workflow.language.yaml_loader import load_file, load_text
     from dpsim.workflow.planning.key import difference
-    from dpsim.workflow.planning.plan import load
+    from dpsim.workflow.planning.load import load
     from dpsim.workflow.reference.describe import lock_file
 
     path = previous / "workflow.lock.yaml" if previous.is_dir() else previous

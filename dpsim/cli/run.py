@@ -67,8 +67,8 @@ def command(
 ) -> int:
     """Run the workflow FILE. What is done already is not done again; a run that was stopped goes on."""
     from dpsim.workflow.driver.progress import make_view
-    from dpsim.workflow.driver.resources import machine
     from dpsim.workflow.driver.runner import Runner, RunOptions
+    from dpsim.workflow.planning.resources import machine
 
     bring = None if dry_run else partial(fetch_model, quiet=quiet or as_json)
     plan = load_plan(file, profile, overrides, seed, bring)

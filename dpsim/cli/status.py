@@ -28,7 +28,7 @@ def command(run: Path | None, as_json: bool) -> None:
 
 def collect(store: Store) -> dict[str, Any]:
     """Return the state of a run from its manifest and events."""
-    from dpsim.workflow.driver import locks
+    from dpsim.workflow.records import locks
     from dpsim.workflow.records.events import read_events
     from dpsim.workflow.records.files import read_json
 

@@ -19,7 +19,7 @@ from dpsim.errors import ConfigError, StageError
 @click.option("--detach", is_flag=True, help="Leave jobs of a cluster alone; the next 'dpsim run' finds them again.")
 def command(run: Path | None, wait: float, detach: bool) -> None:
     """Ask the process that drives RUN to save and stop, and its jobs with it; 'dpsim run' goes on later."""
-    from dpsim.workflow.driver import locks
+    from dpsim.workflow.records import locks
 
     store = find_run(run)
     owner = locks.read_owner(store.driver)

@@ -2,7 +2,7 @@
 
 It runs the worker of the stage, tells it in time that the wall-clock time is nearly over, and leaves behind what the
 driver needs to know: when and where it started, events, and the exit status. A job whose ticket is no longer that of
-the stage ends without doing anything (see `executors.tickets`).
+the stage ends without doing anything (see `records.tickets`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from types import FrameType
 from typing import Any, Final
 
 from dpsim.errors import Interrupted
-from dpsim.workflow.driver.locks import JOB
-from dpsim.workflow.executors.tickets import FILE, Ticket, folder, forget_locks, read_ticket
 from dpsim.workflow.records.files import read_json, write_atomic
+from dpsim.workflow.records.locks import JOB
 from dpsim.workflow.records.store import Entry
+from dpsim.workflow.records.tickets import FILE, Ticket, folder, forget_locks, read_ticket
 from dpsim.workflow.worker import EXIT_BUSY
 
 STOP: Final = "stop"

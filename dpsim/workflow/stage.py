@@ -40,6 +40,11 @@ class Slot(NamedTuple):
     """Whether a bare stage name means the whole output folder instead of the main output."""
 
 
+def dotted(path: tuple[str | int, ...]) -> str:
+    """Return a path as it is written in references and in ``--set``."""
+    return ".".join(str(part) for part in path)
+
+
 class Source(NamedTuple):
     """One value of an input slot, as declared."""
 

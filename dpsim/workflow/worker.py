@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from dpsim.errors import ConfigError, DpsimError, Interrupted, SetupError
 from dpsim.workflow.context import Artifact, Context, Granted
-from dpsim.workflow.driver import locks
+from dpsim.workflow.records import locks
 from dpsim.workflow.records.files import disk_problem, read_json
 from dpsim.workflow.records.store import Entry
 from dpsim.workflow.stage import Stage

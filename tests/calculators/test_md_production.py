@@ -17,7 +17,7 @@ from dpsim.calculators.md.start import start_structure
 from dpsim.errors import Interrupted
 from dpsim.report.blocks import Section
 from dpsim.report.build import build_report
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 pytestmark = pytest.mark.lammps
 

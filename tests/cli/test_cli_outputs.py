@@ -70,7 +70,7 @@ def test_test_shows_what_is_predicted(tmp_path, capsys):
 
 def test_freeze_and_test_as_workflows(tmp_path, capsys, monkeypatch):
     """What is printed is a workflow with the same settings."""
-    from dpsim.workflow.planning.plan import load
+    from dpsim.workflow.planning.load import load
 
     monkeypatch.chdir(tmp_path)
     saved("energy", tmp_path)

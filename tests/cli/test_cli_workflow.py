@@ -341,7 +341,7 @@ def test_a_bug_keeps_its_traceback(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr("dpsim.workflow.planning.plan.load", broken)
+    monkeypatch.setattr("dpsim.workflow.planning.load.load", broken)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     code, _, err = dpsim("plan", "w.yaml")

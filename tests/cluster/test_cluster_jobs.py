@@ -16,8 +16,8 @@ from counting import count, workflow
 
 from dpsim.errors import Interrupted
 from dpsim.workflow import job
-from dpsim.workflow.executors import tickets
 from dpsim.workflow.executors.schedulers import cannot, head_lines, refused
+from dpsim.workflow.records import tickets
 from dpsim.workflow.records.store import Entry, Store
 from dpsim.workflow.stage import Resources
 

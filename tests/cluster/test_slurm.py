@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from counting import count, workflow
 
-from dpsim.workflow.executors import tickets
+from dpsim.workflow.records import tickets
 from dpsim.workflow.records.store import Entry, Store
 
 pytestmark = pytest.mark.slurm

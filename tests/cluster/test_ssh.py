@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dpsim.workflow.executors import tickets
+from dpsim.workflow.records import tickets
 from dpsim.workflow.records.store import Store
 
 pytestmark = [

@@ -23,7 +23,7 @@ from data_tools.calculators import Property
 from data_tools.code_calculators import CodeConfig
 from data_tools.label import LabelResult, label
 from dpsim.errors import DataError, DpsimError, SetupError, StageError
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 PROGRAM = '''
 """Springs between all atoms, in the files of DFTB+."""

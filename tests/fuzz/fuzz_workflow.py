@@ -33,7 +33,8 @@ from hypothesis import strategies as st
 from dpsim.workflow.language.problems import InvalidWorkflow
 from dpsim.workflow.language.yaml_loader import load_text
 from dpsim.workflow.planning.decide import Decider
-from dpsim.workflow.planning.plan import Plan, load
+from dpsim.workflow.planning.load import load
+from dpsim.workflow.planning.plan import Plan
 from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.store import Store
 from dpsim.workflow.reference.describe import lock_file, to_yaml

@@ -13,7 +13,7 @@ import pytest
 from dpsim.errors import DataError
 from dpsim.workflow.language import patterns
 from dpsim.workflow.language.problems import InvalidWorkflow
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.digest import Digester
 
 PROGRAM = Path(__file__).with_name("fuzz_workflow.py")

@@ -9,9 +9,10 @@ import pytest
 
 from dpsim.workflow.driver.outcome import Outcome
 from dpsim.workflow.driver.progress import SilentView
-from dpsim.workflow.driver.resources import Machine
 from dpsim.workflow.driver.runner import Runner, RunOptions
-from dpsim.workflow.planning.plan import Plan, load
+from dpsim.workflow.planning.load import load
+from dpsim.workflow.planning.plan import Plan
+from dpsim.workflow.planning.resources import Machine
 
 CHAIN = """
 dpsim: 1

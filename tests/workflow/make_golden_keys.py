@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from dpsim.workflow.planning.key import make_key
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 GOLDEN = Path(__file__).with_name("golden_keys.json")
 WORKFLOW = """\

@@ -19,7 +19,7 @@ from dpsim.errors import ConfigError
 from dpsim.workflow.exports.batch_script import head
 from dpsim.workflow.exports.exported import DAY_S, graph_of, needs_of
 from dpsim.workflow.exports.snakefile import rules, snakefile
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 WORKFLOW = """
 dpsim: 1

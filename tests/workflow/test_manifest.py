@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from dpsim.workflow.driver.manifest import Manifest, git_commit
 from dpsim.workflow.driver.outcome import Outcome
-from dpsim.workflow.planning.plan import load
-from dpsim.workflow.records.manifest import Manifest, git_commit
+from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.store import Store
 
 Write = Callable[..., Path]

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dpsim.workflow.executors import tickets
 from dpsim.workflow.executors.pilot import _accelerators, _init_lines
+from dpsim.workflow.records import tickets
 from dpsim.workflow.records.store import Store
 
 pytestmark = pytest.mark.skipif(find_spec("parsl") is None, reason="parsl is not installed")

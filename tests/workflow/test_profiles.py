@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.workflow.language import profiles
 from dpsim.workflow.language.problems import InvalidWorkflow
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
+from dpsim.workflow.planning.profile import choose
 
 TEXT = """
 dpsim: 1
@@ -65,7 +66,7 @@ def test_a_machine_is_found(tmp_path: Path, how: str) -> None:
     top = {"name": f"machines: {{x: {json.dumps(SLURM)}}}", "name of a file": "machines: {x: slurm.json}"}.get(how, "")
     machine = {"mapping": json.dumps(SLURM), "file": "slurm.json", "submission": "slurm.json"}.get(how, "x")
     plan = load(written(tmp_path, f"executor: dpdispatcher, machine: {machine}", top=top), profile="c")
-    chosen = profiles.choose(plan.workflow)
+    chosen = choose(plan.workflow)
     assert plan.workflow.collector.problems == []
     assert chosen.machine == SLURM
     assert chosen.resources == ({"module_list": ["mpi"]} if how == "submission" else {})
@@ -121,7 +122,7 @@ def test_what_is_wrong_with_resources(tmp_path: Path, resources: str, expected: 
 
 
 def test_a_missing_package_is_said_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = problems(tmp_path, f"executor: dpdispatcher, fanout: parsl, machine: {json.dumps(SLURM)}")
     assert found == [
         "E403 the Python package 'dpdispatcher' is not installed; run: pip install 'dpsim[cluster]'",
@@ -131,7 +132,7 @@ def test_a_missing_package_is_said_before_the_run(tmp_path: Path, monkeypatch: p
 
 @needs_dpdispatcher
 def test_nothing_is_written_beside_the_run(tmp_path: Path) -> None:
-    code = "from dpsim.workflow.executors.machines import dispatcher; dispatcher()"
+    code = "from dpsim.workflow.planning.machines import dispatcher; dispatcher()"
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from dpsim.workflow.driver.progress import SilentView
-from dpsim.workflow.driver.resources import Machine, executor_of, grants
 from dpsim.workflow.driver.retrying import Attempts
 from dpsim.workflow.driver.runner import Runner
-from dpsim.workflow.executors.local import LocalExecutor, gpu_names
+from dpsim.workflow.executors.local import LocalExecutor, gpu_numbers
 from dpsim.workflow.language.problems import InvalidWorkflow
 from dpsim.workflow.language.profiles import Retries
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
+from dpsim.workflow.planning.resources import Machine, executor_of, grants
 from dpsim.workflow.stages.command import CommandStage
 
 Write = Callable[..., Path]
@@ -72,7 +72,7 @@ def test_more_than_there_is_is_an_error_before_the_run(
 
 def test_gpus_are_those_that_this_process_sees(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert gpu_names(2) == ["3", "5"]
+    assert gpu_numbers(2) == ["3", "5"]
     code = "import os, sys, pathlib; pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
     path = write(
         f'dpsim: 1\nstages:\n  a: {{uses: command, run: ["{{python}}", -c, "{code}", "{{out}}/r"], outputs: [r], '
@@ -82,7 +82,7 @@ def test_gpus_are_those_that_this_process_sees(write: Write, tmp_path: Path, mon
     seen = {file.read_text() for file in (tmp_path / "run" / "stages").glob("*/out/r")}
     assert seen == {"3", "5"} or seen == {"3"}  # one after the other, the first GPU is enough
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert gpu_names(2) == ["0", "1"]
+    assert gpu_numbers(2) == ["0", "1"]
     assert LocalExecutor(Machine(1, 0)).room_for(grants(load(path), Machine(2, 2))["a@T=1"]) is False
 
 

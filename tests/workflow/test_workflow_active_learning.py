@@ -13,7 +13,7 @@ from ase.io import read
 from dpsim.report.build import MAX_BYTES
 from dpsim.workflow.context import Artifact, Context
 from dpsim.workflow.driver.outcome import Outcome
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.store import Store
 from dpsim.workflow.stages import find_stage_type
 
@@ -65,8 +65,8 @@ stages:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished loop."""
     from dpsim.workflow.driver.progress import SilentView
-    from dpsim.workflow.driver.resources import Machine
     from dpsim.workflow.driver.runner import Runner
+    from dpsim.workflow.planning.resources import Machine
 
     folder = tmp_path_factory.mktemp("small")
     (folder / "w.yaml").write_text(SMALL)

@@ -96,7 +96,7 @@ def test_the_driver_meets_a_full_disk(write: Write, run: Run, monkeypatch: pytes
                 raise OSError(errno.ENOSPC, "No space left on device", str(target))
             whole(target, text, **options)
 
-        for module in ("records.store", "records.manifest", "records.digest", "driver.runner", "driver.locks"):
+        for module in ("records.store", "driver.manifest", "records.digest", "driver.runner", "records.locks"):
             monkeypatch.setattr(f"dpsim.workflow.{module}.write_atomic", full)
         said = ""
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpsim.workflow.language.problems import InvalidWorkflow
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 WORKFLOW = """\
 dpsim: 1

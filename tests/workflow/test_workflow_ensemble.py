@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpsim.workflow.language.ensemble import members
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 Write = Callable[..., Path]
 

@@ -10,7 +10,7 @@ import pytest
 from dpsim.errors import ConfigError
 from dpsim.workflow.language.codes import CODES
 from dpsim.workflow.language.problems import InvalidWorkflow
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 WRONG = """\
 dpsim: 1

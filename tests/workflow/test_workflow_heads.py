@@ -13,7 +13,7 @@ from dpsim.cli.main import run as cli
 from dpsim.cli.train import Start, read_stage
 from dpsim.train import trainer
 from dpsim.workflow.context import Artifact, Context
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 from dpsim.workflow.stages.freeze import FreezeStage
 from dpsim.workflow.stages.test import TestStage
 from dpsim.workflow.stages.train import TrainStage

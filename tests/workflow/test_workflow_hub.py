@@ -10,7 +10,7 @@ import pytest
 
 from dpsim.cli.main import run
 from dpsim.model.pretrained import PRETRAINED, Pretrained, hub_file
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 CONTENT = b"weights"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from make_golden_keys import GOLDEN, WORKFLOW, keys
 
 from dpsim.workflow.planning.key import difference, make_key
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.digest import Digester, canonical_json, digest_bytes
 
 STAGE = "{uses: command, run: [x, '{inputs.i}'], inputs: {i: a}, outputs: [y], %s}"

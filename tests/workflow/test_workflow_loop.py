@@ -14,8 +14,8 @@ import pytest
 from dpsim.workflow.driver.outcome import Outcome
 from dpsim.workflow.language.problems import InvalidWorkflow
 from dpsim.workflow.planning.decide import Decider
+from dpsim.workflow.planning.load import load
 from dpsim.workflow.planning.loop import decisions
-from dpsim.workflow.planning.plan import load
 from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.store import Store
 from dpsim.workflow.stages.loop import Until, metric_value

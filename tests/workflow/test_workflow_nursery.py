@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.workflow.driver.nursery import LIGHT
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.executors.nursery import LIGHT
+from dpsim.workflow.planning.load import load
 from dpsim.workflow.stages import STAGE_TYPES
 
 Write = Callable[..., Path]

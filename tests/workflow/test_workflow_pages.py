@@ -10,11 +10,11 @@ from make_golden_keys import keys
 from make_pages import DOCS, made, where_tested
 
 from dpsim.cli import main as cli
-from dpsim.workflow.driver.resources import Machine, grants
 from dpsim.workflow.language.codes import CODES
 from dpsim.workflow.language.document import read_document
 from dpsim.workflow.language.profiles import Profile
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
+from dpsim.workflow.planning.resources import Machine, grants
 from dpsim.workflow.reference.machine_examples import EXAMPLES as MACHINE_EXAMPLES
 from dpsim.workflow.reference.pages import machines_page, pages, recipes, stage_page
 from dpsim.workflow.stage import Resources, Stage

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpsim.workflow.language.problems import InvalidWorkflow
-from dpsim.workflow.planning.plan import Plan, load
+from dpsim.workflow.planning.load import load
+from dpsim.workflow.planning.plan import Plan
 
 
 def plan_text(path: Path, text: str) -> Plan:

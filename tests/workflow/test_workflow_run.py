@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from dpsim.errors import SetupError
-from dpsim.workflow.driver import locks
 from dpsim.workflow.driver.progress import SilentView
-from dpsim.workflow.driver.resources import Machine
 from dpsim.workflow.driver.runner import Runner
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
+from dpsim.workflow.planning.resources import Machine
+from dpsim.workflow.records import locks
 from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.events import read_events
 from dpsim.workflow.records.store import Store
@@ -326,7 +326,7 @@ def test_a_number_given_out_again_is_another_process(tmp_path: Path) -> None:
     script = """if True:
         import json, socket, subprocess, sys
         from pathlib import Path
-        from dpsim.workflow.driver import locks
+        from dpsim.workflow.records import locks
 
         lock, number = Path(sys.argv[1]), int(sys.argv[2])
         lock.write_text(json.dumps({"host": socket.gethostname(), "pid": number, "start": 5.0, "since": "then"}))

@@ -13,7 +13,7 @@ import pytest
 from dpsim.workflow.language.document import read_document
 from dpsim.workflow.language.json_schema import json_schema
 from dpsim.workflow.language.yaml_loader import load_text
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 jsonschema = pytest.importorskip("jsonschema")
 RECIPES = sorted(entry.name for entry in files("dpsim.recipes").iterdir() if entry.name.endswith(".yaml"))
@@ -60,8 +60,8 @@ def test_the_recipe_for_dft_outputs_reads_several_formats(shared: Path, tmp_path
         f"vars.abacus={raw}/abacus/abacus.md",
     )
     from dpsim.workflow.driver.progress import SilentView
-    from dpsim.workflow.driver.resources import Machine
     from dpsim.workflow.driver.runner import Runner, RunOptions
+    from dpsim.workflow.planning.resources import Machine
 
     plan = load(recipe("from-dft-outputs.yaml"), overrides=settings)
     outcome = Runner(plan, tmp_path / "run", Machine(2, 0), SilentView(), RunOptions(selected={"data", "check"})).run()

@@ -12,7 +12,7 @@ from ase.io import read
 
 from dpsim.workflow.driver.outcome import Outcome
 from dpsim.workflow.language.problems import InvalidWorkflow
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 Write = Callable[..., Path]
 Run = Callable[..., Outcome]

@@ -19,11 +19,11 @@ from dpsim.cli import main as cli
 from dpsim.errors import ConfigError
 from dpsim.workflow.context import Artifact, Context, Granted
 from dpsim.workflow.driver.progress import SilentView
-from dpsim.workflow.driver.resources import Machine
 from dpsim.workflow.driver.runner import Runner
 from dpsim.workflow.language.problems import InvalidWorkflow
 from dpsim.workflow.planning.key import make_key
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
+from dpsim.workflow.planning.resources import Machine
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import find_stage_type
 

@@ -14,7 +14,7 @@ import pytest
 
 from dpsim.errors import DataError
 from dpsim.workflow.context import Artifact, Context, Granted
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.files import read_json
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type

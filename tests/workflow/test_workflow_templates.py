@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dpsim.cli.init import templates
-from dpsim.workflow.planning.plan import load
+from dpsim.workflow.planning.load import load
 
 TEMPLATES = sorted(e.name for e in (files("dpsim.recipes") / "templates").iterdir() if e.name.endswith(".yaml"))
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dpsim.workflow.driver import locks
-from dpsim.workflow.driver.executor import tail
 from dpsim.workflow.driver.outcome import Failure, Outcome
 from dpsim.workflow.driver.progress import View
+from dpsim.workflow.executors.process import tail
 from dpsim.workflow.planning.outline import Outline
+from dpsim.workflow.records import locks
 from dpsim.workflow.records.events import last_start, read_events
 from dpsim.workflow.records.files import read_json
 from dpsim.workflow.records.store import Store

@@ -16,24 +16,24 @@ from types import FrameType
 from typing import Any, Final, Literal
 
 from dpsim.errors import DpsimError, Interrupted, SetupError, StageError
-from dpsim.workflow.driver import locks
+from dpsim.workflow.driver.manifest import Manifest
 from dpsim.workflow.driver.orders import write_orders
 from dpsim.workflow.driver.outcome import Failure, Outcome, how_it_ended
 from dpsim.workflow.driver.progress import View
-from dpsim.workflow.driver.resources import Machine, grants
 from dpsim.workflow.driver.retrying import Attempts
 from dpsim.workflow.executors.base import Handle, StageJob
 from dpsim.workflow.executors.choice import Executors
-from dpsim.workflow.executors.tickets import read_ticket
 from dpsim.workflow.planning.decide import Decider, Decision
 from dpsim.workflow.planning.loop import LoopFailed, grow
 from dpsim.workflow.planning.outline import Outline
 from dpsim.workflow.planning.plan import Plan
+from dpsim.workflow.planning.resources import Machine, grants
+from dpsim.workflow.records import locks
 from dpsim.workflow.records.digest import Digester
 from dpsim.workflow.records.events import EventLog
 from dpsim.workflow.records.files import disk_problem, link_folder, write_atomic
-from dpsim.workflow.records.manifest import Manifest
 from dpsim.workflow.records.store import Entry, Store
+from dpsim.workflow.records.tickets import read_ticket
 from dpsim.workflow.reference.describe import lock_file
 from dpsim.workflow.worker import EXIT_BUSY
 

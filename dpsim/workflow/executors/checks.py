@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 from dpsim.lammps.doctor import Check
-from dpsim.workflow.language.profiles import INSTALL
 from dpsim.workflow.planning.key import version_of
+from dpsim.workflow.planning.machines import INSTALL
 
 _TIMEOUT_S = 20.0
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpsim.workflow.driver.resources import Machine, executor_of
 from dpsim.workflow.executors.base import Executor
 from dpsim.workflow.executors.local import LocalExecutor
-from dpsim.workflow.language.profiles import ExecutorName, choose
+from dpsim.workflow.language.profiles import ExecutorName
 from dpsim.workflow.planning.plan import Plan
+from dpsim.workflow.planning.profile import choose
+from dpsim.workflow.planning.resources import Machine, executor_of
 
 
 class Executors:

@@ -8,12 +8,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from dpsim.workflow.driver.executor import tail
 from dpsim.workflow.executors.base import Ending, StageJob
+from dpsim.workflow.executors.process import tail
 from dpsim.workflow.executors.schedulers import Answer
-from dpsim.workflow.executors.tickets import Ticket, folder
 from dpsim.workflow.records.events import read_events
 from dpsim.workflow.records.files import read_json
+from dpsim.workflow.records.tickets import Ticket, folder
 
 
 class ClusterHandle:

@@ -16,15 +16,15 @@ from typing import Any, Final
 
 from dpsim.errors import DpsimError, Interrupted, SetupError, StageError
 from dpsim.workflow.context import Granted
-from dpsim.workflow.executors import tickets
 from dpsim.workflow.executors.base import StageJob
 from dpsim.workflow.executors.cluster_handle import ClusterHandle
-from dpsim.workflow.executors.machines import dispatcher, full, is_remote
 from dpsim.workflow.executors.places import SharedPlace
 from dpsim.workflow.executors.schedulers import Answer, cannot, head_lines, make_scheduler, refused
-from dpsim.workflow.executors.tickets import Ticket
-from dpsim.workflow.language.profiles import Chosen
+from dpsim.workflow.planning.machines import dispatcher, full, is_remote
+from dpsim.workflow.planning.profile import Chosen
+from dpsim.workflow.records import tickets
 from dpsim.workflow.records.store import Entry
+from dpsim.workflow.records.tickets import Ticket
 
 _GRACE_S: Final = 120.0
 """Time between asking a job to stop and ending it."""

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from dpsim.errors import SetupError
 from dpsim.workflow.context import Granted
-from dpsim.workflow.driver.executor import Job
-from dpsim.workflow.driver.nursery import Nursery
-from dpsim.workflow.driver.resources import Machine
 from dpsim.workflow.executors.base import StageJob
-from dpsim.workflow.executors.tickets import read_ticket, taken
+from dpsim.workflow.executors.nursery import Nursery
+from dpsim.workflow.executors.process import Job
+from dpsim.workflow.planning.resources import Machine
+from dpsim.workflow.records.tickets import read_ticket, taken
 
 OUT_OF_MEMORY: Final = 7
 """Exit status of a stage that ran out of memory."""
@@ -36,7 +36,7 @@ class LocalExecutor:
         self.machine = machine
         self.nursery = Nursery()
         self._running: list[Job] = []
-        self._free_gpus = gpu_names(machine.gpus)
+        self._free_gpus = gpu_numbers(machine.gpus)
         self._looked: dict[int, float] = {}
 
     def room_for(self, granted: Granted) -> bool:
@@ -104,7 +104,7 @@ class LocalExecutor:
         handle.close()
         self._running.remove(handle)
         self._looked.pop(handle.process.pid, None)
-        order = gpu_names(self.machine.gpus)
+        order = gpu_numbers(self.machine.gpus)
         self._free_gpus = sorted([*self._free_gpus, *handle.gpus], key=order.index)
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ def memory_of(pid: int) -> int:
     return total
 
 
-def gpu_names(count: int) -> list[str]:
+def gpu_numbers(count: int) -> list[str]:
     """Return the numbers of the GPUs to give away, as ``CUDA_VISIBLE_DEVICES`` of this process has them."""
     visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
     return visible[:count] if len(visible) >= count else [str(number) for number in range(count)]

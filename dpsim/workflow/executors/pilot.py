@@ -21,14 +21,14 @@ from typing import Any, Final
 
 from dpsim.errors import DpsimError, Interrupted, SetupError, StageError
 from dpsim.workflow.context import Granted
-from dpsim.workflow.executors import tickets
 from dpsim.workflow.executors.base import StageJob
 from dpsim.workflow.executors.cluster_handle import ClusterHandle
-from dpsim.workflow.executors.machines import full
-from dpsim.workflow.executors.tickets import Ticket
 from dpsim.workflow.job import STOP
-from dpsim.workflow.language.profiles import Chosen
+from dpsim.workflow.planning.machines import full
+from dpsim.workflow.planning.profile import Chosen
+from dpsim.workflow.records import tickets
 from dpsim.workflow.records.files import read_json, write_atomic
+from dpsim.workflow.records.tickets import Ticket
 
 _WALLTIME_S: Final = 3600.0
 _IDLE_S: Final = 120.0

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dpsim.workflow.executors.base import StageJob
-from dpsim.workflow.executors.machines import dispatcher
-from dpsim.workflow.executors.tickets import Ticket, folder
+from dpsim.workflow.planning.machines import dispatcher
 from dpsim.workflow.records.files import read_json
 from dpsim.workflow.records.store import Entry
+from dpsim.workflow.records.tickets import Ticket, folder
 
 
 class SharedPlace:

@@ -26,11 +26,11 @@ from typing import Any, Final
 
 from dpsim.errors import SetupError
 from dpsim.workflow.executors.base import StageJob
-from dpsim.workflow.executors.machines import dispatcher
-from dpsim.workflow.executors.tickets import FILE, Ticket, folder
 from dpsim.workflow.planning.files import match_files
+from dpsim.workflow.planning.machines import dispatcher
 from dpsim.workflow.records.files import read_json, write_atomic
 from dpsim.workflow.records.store import Entry
+from dpsim.workflow.records.tickets import FILE, Ticket, folder
 
 _BLOCK: Final = 1 << 20
 _SMALL: Final = ("started.json", "exit.json")

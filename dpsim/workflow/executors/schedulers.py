@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from dpsim.errors import SetupError
 from dpsim.workflow.executors.base import Ending
-from dpsim.workflow.executors.machines import dispatcher
 from dpsim.workflow.job import notice
+from dpsim.workflow.planning.machines import dispatcher
 from dpsim.workflow.stage import Resources
 
 COMMENT: Final = "dpsim:"

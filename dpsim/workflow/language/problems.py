@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from dpsim.errors import ConfigError
 from dpsim.workflow.language.budget import Budget
+from dpsim.workflow.stage import dotted
 
 Path = tuple[str | int, ...]
 """Keys and list positions from the top of the file to a value."""
@@ -156,11 +157,6 @@ class Collector:
         if self.problems:
             ordered = sorted(self.problems, key=lambda p: (p.place is None, p.place or Place("", 0, 0, 0)))
             raise InvalidWorkflow(ordered, self.sources)
-
-
-def dotted(path: Path) -> str:
-    """Return a path as it is written in references and in ``--set``."""
-    return ".".join(str(part) for part in path)
 
 
 def closest(word: str, choices: Iterable[str]) -> str:

@@ -14,17 +14,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from dpsim.config import Config
+from dpsim.elements import SYMBOLS
 from dpsim.workflow.language import matrix as matrices
 from dpsim.workflow.language.budget import MAX_TASKS
 from dpsim.workflow.language.document import Document, read_document
-from dpsim.workflow.language.elements import SYMBOLS
 from dpsim.workflow.language.ensemble import AXIS, members
 from dpsim.workflow.language.interpolate import Scope, axes_in, fill
+from dpsim.workflow.language.loops import Loop, declared
 from dpsim.workflow.language.messages import report
 from dpsim.workflow.language.peer_parts import translated
 from dpsim.workflow.language.problems import Collector, Path, closest
 from dpsim.workflow.language.profiles import Profile, Slots
-from dpsim.workflow.planning.loop import Loop, declared
+from dpsim.workflow.language.tasks import Task
 from dpsim.workflow.stage import STAGE_NAME, Resources, Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
 from dpsim.workflow.stages.loop import LoopStage
@@ -62,38 +63,6 @@ class WorkflowFile(Config):
         if name is not None and not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} must be at most 100 letters, digits, '_', '-' and '.', since it names a folder")
         return name
-
-
-@dataclass(frozen=True)
-class Task:
-    """One stage, or one matrix point of it, ready to be planned."""
-
-    name: str
-    """Unique; ``stage`` or ``stage@axis=value``."""
-    stage: str
-    """Name in the file."""
-    config: Stage
-    resources: Resources
-    point: Mapping[str, Any] = field(default_factory=dict)
-    member: int | None = None
-    """Which model of an ensemble, from 1."""
-    loop: str = ""
-    """Name of the loop that it is in."""
-    iteration: int = 1
-    """Of that loop."""
-    inner: str = ""
-    """Name within the loop."""
-
-    @property
-    def path(self) -> Path:
-        """Where the stage stands in the file."""
-        return ("stages", self.loop, "stages", self.inner) if self.loop else ("stages", self.stage)
-
-    @property
-    def words(self) -> frozenset[str]:
-        """What it may be called on the command line; inner stages also by loop, iteration, or in all iterations."""
-        around = (self.loop, f"{self.loop}.{self.inner}", f"{self.loop}.{self.iteration:02d}") if self.loop else ()
-        return frozenset({self.name, self.stage, *around})
 
 
 @dataclass
@@ -155,7 +124,7 @@ def read_workflow(
 ) -> Workflow:
     """Read and validate a workflow file, without looking at links between stages.
 
-    Problems with keys and values are left in `Workflow.collector`; call ``collector.check()`` (as `plan.load`
+    Problems with keys and values are left in `Workflow.collector`; call ``collector.check()`` (as `planning.load.load`
     does, after the links were checked too) to raise them all.
 
     Raises

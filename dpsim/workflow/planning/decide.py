@@ -10,14 +10,14 @@ from typing import Any
 
 from dpsim.errors import DataError
 from dpsim.model.pretrained import HUB
-from dpsim.workflow.language.problems import dotted
-from dpsim.workflow.language.schema import Task
+from dpsim.workflow.language.tasks import Task
 from dpsim.workflow.planning.files import match_files
 from dpsim.workflow.planning.key import Key, difference, make_key
 from dpsim.workflow.planning.plan import Plan
 from dpsim.workflow.records.digest import Digester
-from dpsim.workflow.records.manifest import gpu_names
+from dpsim.workflow.records.host import gpu_names
 from dpsim.workflow.records.store import Entry, Store
+from dpsim.workflow.stage import dotted
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dpsim.workflow.language.schema import Task
+    from dpsim.workflow.language.tasks import Task
     from dpsim.workflow.planning.plan import Link
 
 Producer = tuple[str, str]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from dpsim.errors import ConfigError, DataError
 from dpsim.model.pretrained import HUB
-from dpsim.workflow.language.profiles import choose
 from dpsim.workflow.planning.files import match_files, near
+from dpsim.workflow.planning.profile import choose
 
 if TYPE_CHECKING:
     from dpsim.workflow.language.problems import Path

@@ -13,8 +13,7 @@ from data_tools.sources import Source as FileSource
 from dpsim.config import Config, Fraction
 from dpsim.errors import DataError
 from dpsim.model.pretrained import HUB
-from dpsim.workflow.language.problems import dotted
-from dpsim.workflow.stage import Files, Output, Reference, SeededStage, Slot
+from dpsim.workflow.stage import Files, Output, Reference, SeededStage, Slot, dotted
 
 if TYPE_CHECKING:
     from dpsim.workflow.context import Context

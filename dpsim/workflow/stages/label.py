@@ -22,7 +22,7 @@ from data_tools.structure_config import (
     StructureConfig,
 )
 from dpsim.config import Fraction
-from dpsim.workflow.language.elements import SYMBOLS
+from dpsim.elements import SYMBOLS
 from dpsim.workflow.stage import (
     Files,
     Inputs,

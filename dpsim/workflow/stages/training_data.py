@@ -12,9 +12,8 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 from data_tools.sources import OWN_FORMATS
 from data_tools.sources import Source as FileSource
 from dpsim.errors import DataError
-from dpsim.workflow.language.problems import dotted
 from dpsim.workflow.records.digest import canonical_json, digest_bytes
-from dpsim.workflow.stage import Reference, Stage
+from dpsim.workflow.stage import Reference, Stage, dotted
 from dpsim.workflow.stages.convert import SourceFiles
 
 if TYPE_CHECKING:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import socket
 import time
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from dpsim.workflow.planning.key import version_of
 from dpsim.workflow.planning.plan import Plan
 from dpsim.workflow.records.digest import digest_bytes
 from dpsim.workflow.records.files import read_json, write_atomic
+from dpsim.workflow.records.host import host
 from dpsim.workflow.records.store import Entry, Store
 
 _INTERVAL_S = 0.2
@@ -120,50 +119,6 @@ def _waiting() -> dict[str, Any]:
 
 def _seeds(plan: Plan) -> dict[str, int | None]:
     return {name: plan.workflow.seed_of(task) for name, task in plan.workflow.tasks.items()}
-
-
-def host() -> dict[str, Any]:
-    """Return what is known of the machine, without starting anything."""
-    return {
-        "name": socket.gethostname(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "gpu": gpu_names(),
-        "driver": _gpu_driver(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
-
-
-@cache
-def gpu_names() -> list[str]:
-    """Return the names of NVIDIA GPUs that this process may use, as the kernel driver knows them."""
-    names = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in file.read_text(errors="replace").splitlines():
-            if line.startswith("Model:"):
-                names.append(line.partition(":")[2].strip())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return names
-    return names[: len([part for part in visible.split(",") if part.strip() not in ("", "-1")])]
-
-
-def _gpu_driver() -> str | None:
-    try:
-        return Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
-    except (OSError, IndexError):
-        return None
 
 
 def _mpi() -> Mapping[str, str]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from dpsim.workflow.context import Granted
 from dpsim.workflow.language.profiles import ExecutorName, Slots
-from dpsim.workflow.language.schema import Task
+from dpsim.workflow.language.tasks import Task
 from dpsim.workflow.planning.plan import Plan
-from dpsim.workflow.records.manifest import gpu_names
+from dpsim.workflow.records.host import gpu_names
 from dpsim.workflow.stage import Resources
 
 

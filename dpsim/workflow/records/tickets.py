@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from dpsim.workflow.driver import locks
+from dpsim.workflow.records import locks
 from dpsim.workflow.records.store import Entry
 
 FILE: Final = "job.json"

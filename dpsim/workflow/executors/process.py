@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dpsim.workflow.context import Granted
-from dpsim.workflow.driver import locks
-from dpsim.workflow.driver.nursery import Nursery, Process
+from dpsim.workflow.executors.nursery import Nursery, Process
+from dpsim.workflow.records import locks
 from dpsim.workflow.records.store import Entry
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
+INSTALL: Final = "pip install 'dpsim[cluster]'"
+"""Command that installs what clusters need."""
 SHARED: Final = ("LazyLocalContext", "LocalContext")
 """Contexts whose jobs see the files of this machine, so that they work in the run directory."""
 REMOTE: Final = ("SSHContext",)

@@ -176,7 +176,7 @@ class Nursery:
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dpsim.workflow.driver.nursery", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "dpsim.workflow.executors.nursery", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
