@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from dpsim.calculators.inputs import read_frame
 from dpsim.calculators.long_range import with_electrostatics
 from dpsim.calculators.prediction import Prediction, dipole_prediction, predictions
 from dpsim.errors import ModelError, SetupError
+from dpsim.model.pretrained import HUB, fetch_pretrained, hub_file
 from dpsim.physics.hessian import frame_hessian
 from dpsim.physics.neighborhood import collate, join, with_pairs
 from dpsim.physics.neighbors import FrameGraph
 
+_LOG = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 EDGES_PER_BATCH = 200_000
@@ -122,7 +125,7 @@ class Potential:
             raise SetupError(f"evaluate_many was asked to run in {processes} processes: give 1 or more")
         if self._opened is None:
             raise SetupError(f"{self.source} was not made by dpsim.load, so other processes cannot load it: save it")
-        return farm.over_processes(self._opened, list(frames), processes)
+        return farm.over_processes(load, self._opened, list(frames), processes)
 
     def _evaluate_here(self, frames: Iterable[Mapping[str, Any]]) -> list[Prediction]:
         results: list[Prediction] = []
@@ -244,7 +247,8 @@ def load(
     Parameters
     ----------
     path
-        ``.safetensors``, ``.ckpt`` or ``.pt2`` of dpsim; ``.dp``, ``.yaml``, ``.pt`` or ``.pth`` of DeePMD-kit.
+        ``.safetensors``, ``.ckpt`` or ``.pt2`` of dpsim; ``.dp``, ``.yaml``, ``.pt`` or ``.pth`` of DeePMD-kit; or
+        ``hub://NAME`` (``hub://DPA-3.1-3M``), a pretrained model, which is fetched the first time.
     head
         Branch of a multi-task model.
     device
@@ -259,11 +263,19 @@ def load(
     ------
     ModelError
         If the file cannot be read, or is asked for what it does not hold.
+    ConfigError, DataError, SetupError
+        If there is no such pretrained model, or it cannot be fetched.
     """
     ops.keep_memory()
-    path = Path(path)
-    opened = farm.Opened(str(path.resolve()), head, device, dtype, chunk)
-    return Potential(open_engine(path, device, dtype, head), str(path), opened, chunk)
+    file = _fetched(path) if isinstance(path, str) and path.startswith(HUB) else Path(path)
+    opened = farm.Opened(str(file.resolve()), head, device, dtype, chunk)
+    return Potential(open_engine(file, device, dtype, head), str(path), opened, chunk)
+
+
+def _fetched(address: str) -> Path:
+    if not hub_file(address).exists():
+        _LOG.warning("fetching %s, which is done once", address)  # shown where nobody has set up logging, too
+    return fetch_pretrained(address)
 
 
 __all__ = ["Potential", "Prediction", "load"]

@@ -75,8 +75,13 @@ def over_ranks(evaluate: Callable[[Frames], list[Prediction]], frames: Frames, c
     return _in_order(comm.allgather(outcome), len(frames))
 
 
-def over_processes(opened: Opened, frames: Frames, processes: int) -> list[Prediction]:
+def over_processes(load: Callable[..., Any], opened: Opened, frames: Frames, processes: int) -> list[Prediction]:
     """All predictions, by processes that each load the model and share the cores.
+
+    Parameters
+    ----------
+    load
+        Makes a potential of what is in `opened`; a function that other processes can import.
 
     Raises
     ------
@@ -89,7 +94,7 @@ def over_processes(opened: Opened, frames: Frames, processes: int) -> list[Predi
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     context = get_context("spawn")  # a fork of a process with threads of OpenMP stands still
     try:
-        with ProcessPoolExecutor(processes, context, _open, (opened, threads)) as pool:
+        with ProcessPoolExecutor(processes, context, _open, (load, opened, threads)) as pool:
             outcomes = list(pool.map(_work, parts, [[_named(frames, k) for k in part] for part in parts]))
     except BrokenProcessPool:
         raise SetupError(
@@ -123,12 +128,10 @@ _potential: Any = None
 _failure: DpsimError | None = None
 
 
-def _open(opened: Opened, threads: int) -> None:
+def _open(load: Callable[..., Any], opened: Opened, threads: int) -> None:
     """Load the model once; what goes wrong is told with the first piece of work."""
     global _potential, _failure
     import torch
-
-    from dpsim.calculators.evaluate import load
 
     torch.set_num_threads(threads)
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ import click
 from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dpsim.data.download import Report
     from dpsim.workflow.planning.plan import Plan
     from dpsim.workflow.planning.surroundings import Fetch
     from dpsim.workflow.records.store import Store
@@ -47,25 +49,39 @@ def load_plan(
     return load(file, profile=profile, overrides=overrides, seed=seed, fetch=bring)
 
 
-def fetch_model(address: str, *, quiet: bool = False) -> None:
-    """Fetch what ``hub://NAME`` means."""
-    from dpsim.model.pretrained import hub_file, hub_model
+class ModelPath(click.Path):
+    """A model file, or ``hub://NAME``, which is fetched where it is not on this machine yet."""
 
-    known = hub_model(address)
-    fetch(known.urls, hub_file(address), known.sha256, quiet=quiet)
+    def __init__(self, *, exists: bool = True) -> None:
+        super().__init__(path_type=Path, exists=exists, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        from dpsim.model.pretrained import HUB
+
+        if isinstance(value, str) and value.startswith(HUB):
+            return fetch_model(value)
+        return super().convert(value, param, ctx)
 
 
-def fetch(urls: Sequence[str], target: Path, sha256: str | None, *, quiet: bool = False) -> str:
-    """Fetch a file with a line of progress; return its SHA-256 (see `dpsim.data.download.download`)."""
-    from dpsim.data.download import download
+def fetch_model(address: str, *, quiet: bool = False) -> Path:
+    """Return the file of ``hub://NAME``, fetched with a line of progress if it is not on this machine yet."""
+    from dpsim.model.pretrained import fetch_pretrained
+
+    with fetching(address, quiet=quiet) as report:
+        return fetch_pretrained(address, report)
+
+
+@contextmanager
+def fetching(what: str, *, quiet: bool = False) -> Iterator[Report | None]:
+    """Give what shows the progress of `dpsim.data.download.download` on a line; None if `quiet`."""
     from dpsim.workflow.driver.progress import ProgressLine
 
     if quiet:
-        return download(urls, target, sha256)
+        yield None
+        return
     with ProgressLine() as line:
-        return download(
-            urls, target, sha256, lambda there, total: line(there / 1e6, total and total / 1e6, f"{target.name}, MB")
-        )
+        yield lambda there, total: line(there / 1e6, total and total / 1e6, f"{what}, MB")
 
 
 def run_dir_of(plan: Plan, run_dir: Path | None) -> Path:

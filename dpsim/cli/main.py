@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 bug, 2 usage, 3 workflow invalid, 4 data, 5 stage failed, 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -18,60 +17,84 @@ import click
 from dpsim import __version__
 from dpsim.errors import DpsimError
 
-# Name, what --help says about it. Each command is `command` (or, for a group, its own name) in dpsim.cli.<name>.
-COMMANDS: Final[dict[str, str]] = {
-    "run": "Run a workflow; running again resumes it.",
-    "plan": "Show what would run, and why.",
-    "validate": "Check a workflow file without running anything.",
-    "status": "Show how far a run is.",
-    "watch": "Follow a run from another shell.",
-    "logs": "Print what a stage wrote.",
-    "show": "Print what a stage made.",
-    "stop": "Stop a run so that it can be resumed.",
-    "explain": "Explain an error code, or why a stage has its cache key.",
-    "init": "Write a starter workflow from a template.",
-    "schema": "Print the JSON Schema of workflow files, for editors.",
-    "report": "Build the report of a run.",
-    "compare": "Lay runs side by side.",
-    "export": "Describe a run for archives.",
-    "clean": "Delete results that nothing refers to.",
-    "doctor": "Check the installation and say what mends it.",
-    "train": "Train a model.",
-    "freeze": "Compile a model for LAMMPS and ASE.",
-    "compress": "Tabulate the embedding of a model.",
-    "test": "Compare a model with labelled data.",
-    "eval": "Write the predictions of a model for structures.",
-    "md": "Run molecular dynamics with a frozen model.",
-    "relax": "Relax structures.",
-    "eos": "Fit the equation of state of crystals.",
-    "phonon": "Compute the phonons of a crystal.",
-    "properties": "Compute properties of crystals, beside a reference.",
-    "model": "Show, fetch and convert models.",
-    "data": "Convert and inspect data sets.",
-    "lammps": "Build the LAMMPS plugin.",
+SECTIONS: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "workflows": (
+        "Workflows",
+        {
+            "run": "Run a workflow; running again resumes it.",
+            "plan": "Show what would run, and why.",
+            "validate": "Check a workflow file without running anything.",
+            "init": "Write a starter workflow from a template.",
+            "status": "Show how far a run is.",
+            "watch": "Follow a run from another shell.",
+            "logs": "Print what a stage wrote.",
+            "show": "Print what a stage made.",
+            "stop": "Stop a run so that it can be resumed.",
+            "report": "Build the report of a run.",
+            "compare": "Lay runs side by side.",
+            "export": "Describe a run for archives.",
+            "clean": "Delete results that nothing refers to.",
+            "explain": "Explain an error code, or why a stage has its cache key.",
+            "schema": "Print the JSON Schema of workflow files, for editors.",
+        },
+    ),
+    "models": (
+        "Data and models",
+        {
+            "data": "Convert and inspect data sets.",
+            "train": "Train a model.",
+            "freeze": "Compile a model for LAMMPS and ASE.",
+            "compress": "Tabulate the embedding of a model.",
+            "test": "Compare a model with labelled data.",
+            "eval": "Write the predictions of a model for structures.",
+            "model": "Show, fetch and convert models.",
+        },
+    ),
+    "simulations": (
+        "Simulations",
+        {
+            "md": "Run molecular dynamics with a frozen model.",
+            "relax": "Relax structures.",
+            "eos": "Fit the equation of state of crystals.",
+            "phonon": "Compute the phonons of a crystal.",
+            "properties": "Compute properties of crystals, beside a reference.",
+        },
+    ),
+    "installation": (
+        "Installation",
+        {
+            "doctor": "Check the installation and say what mends it.",
+            "lammps": "Build the LAMMPS plugin.",
+        },
+    ),
 }
+"""Of each room of commands its title and, by name, what ``--help`` says. The command ``NAME`` is `command` (or, for a
+group, its own name) in ``dpsim.cli.ROOM.NAME``."""
+ROOMS: Final = {name: room for room, (_, commands) in SECTIONS.items() for name in commands}
 
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are used; ``--help`` reads the table above."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands that exist."""
-        return [name for name in COMMANDS if importlib.util.find_spec(f"dpsim.cli.{name}") is not None]
+        """Return the names of the commands."""
+        return list(ROOMS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in ROOMS:
             return None
-        module = importlib.import_module(f"dpsim.cli.{cmd_name}")
+        module = importlib.import_module(f"dpsim.cli.{ROOMS[cmd_name]}.{cmd_name}")
         command = getattr(module, "command", None) or getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+        width = max(map(len, ROOMS))
+        for title, commands in SECTIONS.values():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -63,7 +63,7 @@ def type_map_of(model: Path) -> list[str]:
 
 
 def _run(text: str, uses: str, folder: Path, quiet: bool) -> int:
-    from dpsim.cli.run import print_outcome
+    from dpsim.cli.workflows.run import print_outcome
     from dpsim.workflow.driver.progress import make_view
     from dpsim.workflow.driver.runner import Runner
     from dpsim.workflow.planning.load import load

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dpsim.errors import ConfigError
 from dpsim.native.cache import cache_root
+
+if TYPE_CHECKING:
+    from dpsim.data.download import Report
 
 HUB: Final = "hub://"
 """Before the name of a pretrained model where a file could stand."""
@@ -98,6 +101,38 @@ def hub_file(address: str) -> Path:
     return kept_model(found.sha256) / found.filename
 
 
+def fetch_pretrained(address: str, report: Report | None = None) -> Path:
+    """Return the file of ``hub://NAME``, fetched if it is not on this machine yet.
+
+    Parameters
+    ----------
+    report
+        As in `dpsim.data.download.download`.
+
+    Raises
+    ------
+    ConfigError
+        As `pretrained`.
+    DataError, SetupError
+        As `dpsim.data.download.download`.
+    """
+    from dpsim.data.download import download
+
+    target, known = hub_file(address), hub_model(address)
+    if not target.exists():
+        download(known.urls, target, known.sha256, report)
+    return target
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a file is among the fetched ones, beside which nothing else is written."""
+    return path.is_relative_to(_kept_models())
+
+
+def _kept_models() -> Path:
+    return cache_root() / "models"
+
+
 def kept_model(key: str) -> Path:
     """Return the folder of a fetched file, by its digest, or its address where it has none."""
-    return cache_root() / "models" / hashlib.sha256(key.encode()).hexdigest()[:12]
+    return _kept_models() / hashlib.sha256(key.encode()).hexdigest()[:12]

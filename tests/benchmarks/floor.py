@@ -58,7 +58,7 @@ def work(flow: Any, atoms: int, edges: int, angle_edges: int, angles: int) -> Wo
 
 def work_of_water(model: str) -> Work:
     """The same for a model of `inputs` on the 192 atoms of the benchmarks."""
-    from dpsim.cli.train import Start, read_peer_input
+    from dpsim.cli.models.train import Start, read_peer_input
     from dpsim.physics.neighbors import frame_graph
     from dpsim.train.config import TrainConfig, resolve_model
 

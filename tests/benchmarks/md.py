@@ -48,7 +48,7 @@ def freeze_ours(folder: Path, compressed: bool) -> None:
     """Write the model of ``input.json`` with random parameters as ``model.pt2``."""
     import torch
 
-    from dpsim.cli.train import Start, read_peer_input
+    from dpsim.cli.models.train import Start, read_peer_input
     from dpsim.export.compile import compile_model
     from dpsim.model.compress import compress
     from dpsim.train.config import TrainConfig, resolve_model

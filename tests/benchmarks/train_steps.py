@@ -14,7 +14,7 @@ from pathlib import Path
 
 def main() -> None:
     """Train."""
-    from dpsim.cli.train import Start, read_peer_input
+    from dpsim.cli.models.train import Start, read_peer_input
 
     source, output, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     compiled = {"auto": "auto", "true": True, "false": False}[sys.argv[4] if len(sys.argv) > 4 else "auto"]

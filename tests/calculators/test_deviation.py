@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from dpsim.calculators.deviation import model_deviation, write_deviations
 from dpsim.calculators.engines import ModuleEngine
 from dpsim.calculators.evaluate import Potential, load
-from dpsim.cli.model import model as command
+from dpsim.cli.models.model import model as command
 from dpsim.errors import DataError, ModelError
 from dpsim.testing import tiny_models
 

@@ -9,10 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from dpsim.calculators.md.config import MDConfig
-from dpsim.calculators.md.deck import DeckSettings, deck_text, deviation_name
+from dpsim.calculators.md.deck import Attempt, DeckSettings, deck_text, deviation_name
 from dpsim.calculators.md.deviation_output import DeviationFollower, merged_deviation
 from dpsim.calculators.md.lammps import run_md
-from dpsim.calculators.md.output import Attempt
 from dpsim.errors import ConfigError
 
 START = {"prototype": "fcc", "element": "Cu", "supercell": [2, 2, 2]}

@@ -10,9 +10,8 @@ from ase import Atoms
 
 from dpsim.calculators.lammps_data import lammps_box
 from dpsim.calculators.md.config import MDConfig
-from dpsim.calculators.md.deck import dump_name, spans
+from dpsim.calculators.md.deck import Attempt, dump_name, spans
 from dpsim.calculators.md.output import (
-    Attempt,
     LogFollower,
     Trajectory,
     log_name,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dpsim.cli import main as cli
-from dpsim.cli.curves import curves_of, main_curves
-from dpsim.cli.text_plot import Curves, draw
+from dpsim.cli.workflows.curves import curves_of, main_curves
+from dpsim.cli.workflows.text_plot import Curves, draw
 
 WORKFLOW = """\
 dpsim: 1

@@ -182,7 +182,7 @@ def test_the_command(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Path(first.strip()) == Path(second["file"])
     assert Path(second["file"]).is_relative_to(tmp_path / "cache" / "dpsim" / "models")
     assert (Path(second["file"]).name, second["sha256"], len(Handler.asked)) == ("known.pt", DIGEST, 1)
-    assert "did you mean 'Known-1M'?" in said("Known-2M", code=3)[1]
+    assert "there is no pretrained model 'Known-2M': write one of DPA-" in said("Known-2M", code=3)[1]
     assert "leave the digest out" in said("Known-1M", "--sha256", "0" * 64, code=3)[1]
     (tmp_path / "own.pt").write_bytes(b"own")
     out, err = said((tmp_path / "own.pt").as_uri(), "-o", str(tmp_path / "copy.pt"))

@@ -15,7 +15,7 @@ from data_tools.clean import clean_dataset
 from data_tools.clean_config import NearDuplicates, Outliers, Removable
 from data_tools.convert import convert
 from data_tools.inspect import inspect_dataset
-from dpsim.cli import data as commands
+from dpsim.cli.models import data as commands
 from dpsim.data import Frame, open_dataset, write_mixed
 from dpsim.errors import DataError
 

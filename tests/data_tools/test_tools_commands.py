@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dpsim.cli.data import data
+from dpsim.cli.models.data import data
 from dpsim.data import open_dataset
 from dpsim.errors import ConfigError, DataError
 
@@ -27,9 +27,8 @@ def test_every_command_has_help_without_heavy_imports() -> None:
     for name, command in data.commands.items():
         assert command.help
         assert "--json" in run(name, "--help").stdout
-    code = (
-        "import sys, dpsim.cli.data; print({'numpy', 'ase', 'dpdata', 'torch', 'pydantic', 'rich'} & set(sys.modules))"
-    )
+    heavy = {"numpy", "ase", "dpdata", "torch", "pydantic", "rich"}
+    code = f"import sys, dpsim.cli.models.data; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

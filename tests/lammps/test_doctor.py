@@ -227,7 +227,7 @@ def test_a_model_that_is_none(tmp_path: Path) -> None:
 
 
 def test_command_line(own: Own, model64: Path) -> None:
-    from dpsim.cli.doctor import command
+    from dpsim.cli.installation.doctor import command
 
     words = ["--lmp", str(own.lmp), "--mpirun", str(own.mpirun), "--model", str(model64), "--no-step"]
     result = CliRunner().invoke(command, words, standalone_mode=False)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from test_doctor import BROKEN, Own
 
-from dpsim.cli.doctor import command
+from dpsim.cli.installation.doctor import command
 from dpsim.lammps.packages import lammps_program, mpich_file
 
 pytestmark = pytest.mark.lammps

@@ -131,7 +131,7 @@ def test_outputs_of_a_script_are_declared() -> None:
 
 
 def test_command_with_several_models(model64: Path, tmp_path: Path) -> None:
-    from dpsim.cli.md import command
+    from dpsim.cli.simulations.md import command
 
     write(tmp_path / "s.extxyz", start())
     other = swapped(model64, tmp_path / "other.pt2")
@@ -160,7 +160,7 @@ def test_command_with_several_models(model64: Path, tmp_path: Path) -> None:
 
 
 def test_command_refuses_what_has_no_effect(model64: Path, tmp_path: Path) -> None:
-    from dpsim.cli.md import command
+    from dpsim.cli.simulations.md import command
 
     write(tmp_path / "s.extxyz", start())
     words = [str(model64), str(tmp_path / "s.extxyz")]

@@ -145,7 +145,7 @@ def test_entry_point_is_light_and_speaks_when_nothing_is_built(tmp_path: Path) -
 
 
 def test_command_line() -> None:
-    from dpsim.cli.lammps import lammps
+    from dpsim.cli.installation.lammps import lammps
 
     result = CliRunner().invoke(lammps, ["build"])
     assert result.exit_code == 0

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from dpsim.calculators.evaluate import load
-from dpsim.cli.compress import command
+from dpsim.cli.models.compress import command
 from dpsim.descriptors.tabulated import TabulatedNetwork
 from dpsim.errors import ConfigError, ModelError
 from dpsim.model.checkpoint import load_model, save_model, state_digest

@@ -10,7 +10,7 @@ import pytest
 from dpsim.cli import main as cli
 from dpsim.report.blocks import Section
 from dpsim.report.build import build_report
-from dpsim.report.comparison import ComparedRun, compare_runs
+from dpsim.report.compared_runs import ComparedRun, compare_runs
 from dpsim.report.metrics import percent, stage_metrics, unit_of
 
 WORKFLOW = """\

@@ -20,9 +20,9 @@ import psutil
 import pytest
 import yaml
 
-from dpsim.cli.grant import Grant
 from dpsim.cli.main import run as cli
-from dpsim.cli.train import Start, read_stage
+from dpsim.cli.models.grant import Grant
+from dpsim.cli.models.train import Start, read_stage
 from dpsim.data import Frame, open_dataset, write_mixed
 from dpsim.errors import ConfigError
 from dpsim.lammps.packages import mpich_file

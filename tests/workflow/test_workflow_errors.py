@@ -133,7 +133,7 @@ def test_the_style_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_places_are_the_keys_that_were_written(tmp_path: Path, model: str, place: str, code: str, message: str) -> None:
     """In a workflow and in the file of ``dpsim train``, also where a preset is changed or a union has members."""
-    from dpsim.cli.train import Start, read_input
+    from dpsim.cli.models.train import Start, read_input
 
     (tmp_path / "w.yaml").write_text(
         "dpsim: 1\ntype_map: [Cu]\nstages:\n  m: {uses: train, data: {path: .}, steps: 2, model: " + model + "}\n"

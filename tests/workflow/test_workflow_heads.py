@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dpsim.cli.main import run as cli
-from dpsim.cli.train import Start, read_stage
+from dpsim.cli.models.train import Start, read_stage
 from dpsim.train import trainer
 from dpsim.workflow.context import Artifact, Context
 from dpsim.workflow.planning.load import load

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dpsim.cli.init import templates
+from dpsim.cli.workflows.init import templates
 from dpsim.workflow.planning.load import load
 
 TEMPLATES = sorted(e.name for e in (files("dpsim.recipes") / "templates").iterdir() if e.name.endswith(".yaml"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dpsim.calculators.md.config import MDConfig
 from dpsim.calculators.md.segments import Dynamics, MinimizeSegment, NPTSegment, NVESegment, interval_steps
@@ -48,6 +49,14 @@ class Span:
     begin: int
     end: int
     time: float
+
+
+class Attempt(NamedTuple):
+    """One start of LAMMPS for a run: its number from 1, and the segment and step it began with."""
+
+    number: int
+    segment: int
+    step: int
 
 
 def spans(config: MDConfig) -> tuple[Span, ...]:

@@ -6,13 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dpsim.calculators.md.deck import deviation_name
+from dpsim.calculators.md.deck import Attempt, deviation_name
 from dpsim.data.files import added_lines
-
-if TYPE_CHECKING:
-    from dpsim.calculators.md.output import Attempt
 
 MAX_FORCE = 4
 """Column of the largest deviation of a force, behind step and virial."""

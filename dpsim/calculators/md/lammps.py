@@ -21,6 +21,7 @@ from dpsim.calculators.lammps_data import LammpsBox, elements_of, lammps_box, wr
 from dpsim.calculators.md.config import MDConfig, place_of
 from dpsim.calculators.md.deck import (
     DATA_FILE,
+    Attempt,
     DeckSettings,
     check_box,
     deck_text,
@@ -31,7 +32,7 @@ from dpsim.calculators.md.deck import (
     spans,
 )
 from dpsim.calculators.md.deviation_output import DeviationFollower
-from dpsim.calculators.md.output import Attempt, DumpFollower, LogFollower, Trajectory, log_name, read_error
+from dpsim.calculators.md.output import DumpFollower, LogFollower, Trajectory, log_name, read_error
 from dpsim.calculators.md.process import LammpsProcess
 from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
 from dpsim.calculators.md.segments import MinimizeSegment, NPTSegment

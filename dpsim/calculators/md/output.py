@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 import numpy as np
 
 from dpsim.calculators.lammps_data import Array, LammpsBox
-from dpsim.calculators.md.deck import FINAL_DATA, FINAL_DUMP, FINISHED, MARKER, Span, dump_name
+from dpsim.calculators.md.deck import FINAL_DATA, FINAL_DUMP, FINISHED, MARKER, Attempt, Span, dump_name
 from dpsim.calculators.md.deviation_output import merged_deviation
 from dpsim.calculators.md.segments import MinimizeSegment, interval_steps
 from dpsim.data.files import added_lines
@@ -47,14 +47,6 @@ class ThermoRow(NamedTuple):
     def finite(self) -> bool:
         """Whether all numbers are numbers."""
         return all(math.isfinite(value) for value in self)
-
-
-class Attempt(NamedTuple):
-    """One start of LAMMPS for a run: its number from 1, and the segment and step it began with."""
-
-    number: int
-    segment: int
-    step: int
 
 
 def log_name(attempt: int) -> str:

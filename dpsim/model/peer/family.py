@@ -90,6 +90,13 @@ class TorchTensor:
 TorchNames = dict[str, TorchTensor]
 
 
+def setting_at(node: Any, path: tuple[str | int, ...]) -> Any:
+    """Value at a place of nested settings."""
+    for key in path:
+        node = node[key]
+    return node
+
+
 class SelPlace(NamedTuple):
     """A setting that may be ``"auto"`` in an input: it is then counted in the data (spec common.md §2.6)."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dpsim.workflow.planning.plan import Plan
     from dpsim.workflow.stage import Slot
 
-Fetch = Callable[[str], None]
+Fetch = Callable[[str], object]
 """Brings a pretrained model, by its address ``hub://NAME``."""
 
 

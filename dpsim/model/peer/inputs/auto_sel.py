@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpsim.data import open_dataset
 from dpsim.data.distances import neighbor_counts
 from dpsim.errors import ConfigError
-from dpsim.model.peer.family import SelPlace
-
-if TYPE_CHECKING:
-    from dpsim.model.peer.inputs.input import TrainingInput
+from dpsim.model.peer.family import SelPlace, setting_at
+from dpsim.model.peer.inputs.input import TrainingInput
 
 
 def resolve_sel(found: TrainingInput) -> dict[str, Any]:
@@ -58,13 +56,6 @@ def _factor(found: TrainingInput, place: SelPlace) -> float | None:
     except ValueError:
         pass
     raise ConfigError(f"model.{'.'.join(map(str, place.path))}: {value!r}: a number, auto or auto:FACTOR is expected")
-
-
-def setting_at(node: Any, path: tuple[str | int, ...]) -> Any:
-    """Value at a place of nested settings."""
-    for key in path:
-        node = node[key]
-    return node
 
 
 def _put(node: Any, path: tuple[str | int, ...], value: Any) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 
 from dpsim.errors import ConfigError
 from dpsim.model.peer.families import FAMILIES
-from dpsim.model.peer.family import Context, SelPlace, Settings
-from dpsim.model.peer.inputs.auto_sel import setting_at
+from dpsim.model.peer.family import Context, SelPlace, Settings, setting_at
 from dpsim.model.peer.inputs.loop import STEPS, loop_settings, validating_settings
 from dpsim.model.peer.inputs.multi_input import is_multi_task, split_branches
 from dpsim.model.peer.inputs.optimizers import for_kalman, optimizer_settings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dpsim.cli.common import fetch, json_option, print_json, shown
+from dpsim.cli.common import fetching, json_option, print_json, shown
 from dpsim.errors import ConfigError
 
 
@@ -22,9 +22,10 @@ def command(what: str | None, sha256: str | None, output: Path | None, list_them
     """Fetch a model: a pretrained one by its NAME, or any from an address (https://, file://).
 
     The file is verified by its SHA-256 and appears whole or not at all; after a break, the same command goes on where
-    it was. A file that exists is never replaced. In a workflow, 'start_from: hub://NAME' fetches a pretrained one and
-    'start_from: {path: FILE}' takes any file.
+    it was. A file that exists is never replaced. Wherever a model file is expected, hub://NAME stands for a pretrained
+    one and fetches it: in a workflow, on the command line and in Python.
     """
+    from dpsim.data.download import download
     from dpsim.model.pretrained import PRETRAINED, kept_model
 
     if list_them:
@@ -35,7 +36,8 @@ def command(what: str | None, sha256: str | None, output: Path | None, list_them
         raise click.UsageError("say which: a NAME (--list shows them) or an address")
     urls, filename, digest = _source(what, sha256)
     target = output or kept_model(digest or what) / (filename or _no_name(what))
-    found = fetch(urls, target, digest)
+    with fetching(target.name) as report:
+        found = download(urls, target, digest, report)
     if as_json:
         print_json({"file": str(target), "sha256": found})
         return
@@ -46,21 +48,16 @@ def command(what: str | None, sha256: str | None, output: Path | None, list_them
 
 def _source(what: str, sha256: str | None) -> tuple[tuple[str, ...], str, str | None]:
     """Return the places of a file, its name and its digest."""
-    from dpsim.model.pretrained import HUB, PRETRAINED, pretrained
-    from dpsim.workflow.language.problems import closest
+    from dpsim.model.pretrained import HUB, pretrained
 
     what = what.removeprefix(HUB)
     if "://" in what:
         name = urllib.parse.unquote(urllib.parse.urlsplit(what).path).rpartition("/")[2]
         return (what,), name if name not in ("", ".", "..") and "\0" not in name else "", sha256
-    if what not in PRETRAINED:
-        guess = closest(what, PRETRAINED)
-        hint = f"; did you mean {guess!r}?" if guess else ""
-        raise ConfigError(
-            f"there is no pretrained model {what!r} (known: {', '.join(PRETRAINED)}), and an address begins with "
-            f"https:// or file://{hint}"
-        )
-    known = pretrained(what, sha256)
+    try:
+        known = pretrained(what, sha256)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; an address begins with https:// or file://") from None
     return known.urls, known.filename, known.sha256
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpsim.cli.common import json_option, print_json, shown
+from dpsim.cli.common import ModelPath, json_option, print_json, shown
 from dpsim.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _CHUNK = 64
 
 
 @click.command("eval")
-@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("model", type=ModelPath())
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File, *.extxyz")
 @click.option("--index", default=":", show_default=True, help="Which structures, as in ASE: -1, ::10 ...")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from dpsim.cli.common import json_option, print_json, shown
+from dpsim.cli.common import ModelPath, json_option, print_json, shown
 from dpsim.errors import ConfigError
 
 
 @click.command("compress")
-@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("model", type=ModelPath())
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="*.safetensors")
 @click.option("--head", help="Branch of a multi-task model.")
 @click.option("--min-distance", type=float, metavar="Å", help="Smallest distance between atoms that will be met.")

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from dpsim.cli.common import json_option, print_json, shown
+from dpsim.cli.common import ModelPath, json_option, print_json, shown
 
 
 @click.command("deviation")
-@click.option("-m", "--model", "models", multiple=True, required=True, help="A model; give two or more.",
-              type=click.Path(path_type=Path, exists=True, dir_okay=False))  # fmt: skip
+@click.option(
+    "-m", "--model", "models", multiple=True, required=True, help="A model; give two or more.", type=ModelPath()
+)
 @click.option("-s", "--structures", required=True, help="A file that ASE reads, or a data set.",
               type=click.Path(path_type=Path, exists=True))  # fmt: skip
 @click.option("-o", "--output", default="model_devi.out", show_default=True, help="Table to write.",

@@ -18,7 +18,7 @@ from dpsim.errors import ConfigError
 @click.option("-n", "--lines", type=click.IntRange(min=0), help="Only the last lines.")
 def command(stage: str, run: Path | None, follow: bool, lines: int | None) -> None:
     """Print what STAGE of RUN wrote (a run directory or a workflow file, by default the latest run)."""
-    from dpsim.cli.status import collect
+    from dpsim.cli.workflows.status import collect
 
     store = find_run(run)
     name = find_stage(store, stage)

@@ -7,14 +7,12 @@ from typing import Any
 
 import click
 
-from dpsim.cli.common import run_dir_option
+from dpsim.cli.common import ModelPath, run_dir_option
 from dpsim.cli.one_stage import run_one_stage, slug
 
 
 @click.command("md")
-@click.argument(
-    "models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=ModelPath())
 @click.argument("start", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--ensemble", type=click.Choice(["nve", "nvt", "npt"]), default="nvt", show_default=True)
 @click.option("--temperature", default="300 K", show_default=True)

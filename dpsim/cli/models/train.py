@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpsim.cli.common import json_option, print_json, shown
-from dpsim.cli.grant import Grant
+from dpsim.cli.common import ModelPath, fetch_model, json_option, print_json, shown
+from dpsim.cli.models.grant import Grant
 from dpsim.errors import ConfigError
 from dpsim.train.parallel.place import recognised
 
@@ -78,8 +78,8 @@ class Start:
 @click.argument("file", metavar="INPUT", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), default="train", show_default=True)
 @click.option("--restart", type=click.Path(path_type=Path, exists=True), help="Go on from this checkpoint.")
-@click.option("--init-model", type=click.Path(path_type=Path, exists=True), help="Start from the weights of a model.")
-@click.option("--finetune", type=click.Path(path_type=Path, exists=True), help="Fine-tune a pretrained model.")
+@click.option("--init-model", type=ModelPath(), help="Start from the weights of a model.")
+@click.option("--finetune", type=ModelPath(), help="Fine-tune a pretrained model: a file, or hub://NAME.")
 @click.option("--head", help="Head of that model, if it has several; RANDOM: a new fitting net.")
 @click.option("--use-pretrain-script", is_flag=True, help="Take the model's settings instead of those in INPUT.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -389,10 +389,14 @@ def paths_of(value: Any, base: Path, key: str) -> list[Path]:
     ConfigError
         If nothing matches.
     """
+    from dpsim.model.pretrained import HUB
     from dpsim.workflow.planning.files import match_files
 
     found: list[Path] = []
     for item in value if isinstance(value, list) else [] if value is None else [value]:
+        if item.path.startswith(HUB):
+            found.append(fetch_model(item.path))
+            continue
         matches = match_files(base, item.patterns())
         if not matches:
             raise ConfigError(f"{key}: no file matches {item.path!r} in {base}; check the path")

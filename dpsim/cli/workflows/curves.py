@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from dpsim.cli.text_plot import Curves
+from dpsim.cli.workflows.text_plot import Curves
 
 Columns = Mapping[str, list[float]]
 _MOST: Final = 6

@@ -8,11 +8,11 @@ from typing import Literal
 
 import click
 
-from dpsim.cli.common import print_json
+from dpsim.cli.common import ModelPath, print_json
 
 
 @click.command("card")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=ModelPath(exists=False))
 @click.option("--head", help="Branch of a multi-task model.")
 @click.option("--format", "form", type=click.Choice(["markdown", "json", "matbench"]), default="markdown",
               show_default=True, help="A page, all facts, or the YAML for Matbench Discovery.")  # fmt: skip

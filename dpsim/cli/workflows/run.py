@@ -77,7 +77,7 @@ def command(
     if chosen and plan.workflow.loops:
         plan = _with_iterations(plan, folder, chosen)
     if dry_run:
-        from dpsim.cli.plan import show_plan
+        from dpsim.cli.workflows.plan import show_plan
 
         show_plan(plan, folder, forced=_tasks(plan, force, "--force"), use_cache=not no_cache, as_json=as_json)
         return 0
@@ -213,7 +213,7 @@ def _in_background(plan: Plan, folder: Path, *, watch: bool, quiet: bool, as_jso
     if not watch:
         click.echo(f"process {process.pid} runs in the background; follow it with: dpsim watch {shown(folder)}")
         return 0
-    from dpsim.cli.watch import follow
+    from dpsim.cli.workflows.watch import follow
     from dpsim.workflow.driver.following import Follower, outcome_of
     from dpsim.workflow.driver.progress import make_view
 

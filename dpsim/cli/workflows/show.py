@@ -13,7 +13,7 @@ from dpsim.cli.common import find_run, find_stage, json_option, print_json, show
 from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dpsim.cli.text_plot import Curves
+    from dpsim.cli.workflows.text_plot import Curves
     from dpsim.workflow.records.store import Entry
 
 _ROWS = 20
@@ -65,14 +65,14 @@ def _beside(folder: Path, name: str) -> Path | None:
 
 
 def _draw(curves: list[Curves]) -> None:
-    from dpsim.cli.text_plot import draw
+    from dpsim.cli.workflows.text_plot import draw
 
     for one in curves:
         click.echo(f"\n{draw(one)}")
 
 
 def _stage(name: str, entry: Entry, outputs: dict[str, Any], as_json: bool) -> None:
-    from dpsim.cli.curves import main_curves
+    from dpsim.cli.workflows.curves import main_curves
     from dpsim.report.metrics import section_of, stage_metrics, unit_of
 
     described = entry.read("stage.json")
@@ -92,7 +92,7 @@ def _stage(name: str, entry: Entry, outputs: dict[str, Any], as_json: bool) -> N
 
 
 def _output(path: Path, as_json: bool) -> None:
-    from dpsim.cli.curves import curves_of
+    from dpsim.cli.workflows.curves import curves_of
 
     if path.is_dir():
         files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())

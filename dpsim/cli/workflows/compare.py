@@ -11,7 +11,7 @@ from dpsim.cli.common import find_run, json_option, print_json, shown
 from dpsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dpsim.report.comparison import ComparedRun
+    from dpsim.report.compared_runs import ComparedRun
     from dpsim.workflow.records.store import Store
 
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @json_option
 def command(runs: tuple[Path, ...], stages: tuple[str, ...], html: Path | None, as_json: bool) -> None:
     """Lay RUNS side by side (run directories or workflow files): numbers of each stage, settings, versions."""
-    from dpsim.report.comparison import compare_runs, write_page
+    from dpsim.report.compared_runs import compare_runs, write_page
 
     if len(runs) < 2:
         raise click.UsageError("name two runs or more, for example: dpsim compare runs/a runs/b")
@@ -50,7 +50,7 @@ def _labels(stores: list[Store]) -> list[str]:
 
 
 def _read(store: Store, label: str, stages: tuple[str, ...]) -> ComparedRun:
-    from dpsim.report.comparison import ComparedRun
+    from dpsim.report.compared_runs import ComparedRun
     from dpsim.report.metrics import section_of
     from dpsim.workflow.language.yaml_loader import load_file
     from dpsim.workflow.records.files import read_json

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dpsim.cli.one_stage import run_one_stage, slug
-from dpsim.cli.statics_options import given, stage_of, statics_options
+from dpsim.cli.simulations.statics_options import given, stage_of, statics_options
 
 
 @click.command("phonon")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from dpsim.cli.common import json_option, print_json, shown
+from dpsim.cli.common import ModelPath, json_option, print_json, shown
 
 
 @click.command("freeze")
-@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("model", type=ModelPath())
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File, *.pt2")
 @click.option("--head", help="Branch of a multi-task model.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from dpsim.cli.one_stage import slug
-from dpsim.cli.properties import run_and_show
-from dpsim.cli.statics_options import given, stage_of, statics_options
+from dpsim.cli.simulations.properties import run_and_show
+from dpsim.cli.simulations.statics_options import given, stage_of, statics_options
 
 
 @click.command("eos")

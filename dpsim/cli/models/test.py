@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dpsim.cli.common import json_option, print_json, table
+from dpsim.cli.common import ModelPath, json_option, print_json, table
 
 _COLUMNS = (
     ("energy_rmse", 1e3, "E RMSE meV/atom"),
@@ -20,7 +20,7 @@ _COLUMNS = (
 
 
 @click.command("test")
-@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("model", type=ModelPath())
 @click.argument("systems", metavar="SYSTEM...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--head", help="Branch of a multi-task model.")
 @click.option("--group-by", type=click.Choice(["element", "formula", "source"]), help="List errors by this too.")

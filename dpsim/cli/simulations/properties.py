@@ -9,7 +9,7 @@ import click
 
 from dpsim.cli.common import table
 from dpsim.cli.one_stage import run_one_stage, slug
-from dpsim.cli.statics_options import stage_of, statics_options
+from dpsim.cli.simulations.statics_options import stage_of, statics_options
 
 CHOICES = ("relax", "eos", "elastic", "vacancy", "surface", "hop", "phonon")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from dpsim.cli import model_card, model_deviation, model_pull
-from dpsim.cli.common import json_option, print_json, shown
+from dpsim.cli.common import ModelPath, json_option, print_json, shown
+from dpsim.cli.models import model_card, model_deviation, model_pull
 from dpsim.errors import ConfigError
 
 _LABELS = {"type_map": "type map", "written_by": "written by", "observed_types": "observed types"}
@@ -26,7 +26,7 @@ model.add_command(model_pull.command)
 
 
 @model.command("show")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=ModelPath(exists=False))
 @_HEAD
 @json_option
 def show(file: Path, head: str | None, as_json: bool) -> None:
@@ -47,7 +47,7 @@ def show(file: Path, head: str | None, as_json: bool) -> None:
 
 
 @model.command("convert")
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("source", metavar="IN", type=ModelPath(exists=False))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path, dir_okay=False))
 @_HEAD
 def convert(source: Path, output: Path, head: str | None) -> None:
@@ -83,7 +83,7 @@ def _is_number(word: str) -> bool:
 
 
 @model.command("change-bias", cls=_Numbers)
-@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", metavar="MODEL", type=ModelPath(exists=False))
 @click.argument("systems", metavar="[SYSTEM]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-m", "--mode", type=click.Choice(["change", "set"]),
               help="Add what the model leaves of the labels, or take what they say  [default: change]")  # fmt: skip
@@ -114,8 +114,11 @@ def change_bias(
     if values and (mode or frames):
         raise ConfigError("--mode and --frames say how data are used, and --bias gives numbers instead: leave them out")
 
+    from dpsim.model.pretrained import is_kept
     from dpsim.train.start import bias
 
+    if output is None and is_kept(file):
+        output = Path(f"{file.stem}_updated.safetensors")
     path, change = bias.change_bias(
         file,
         list(systems) or None,
@@ -134,7 +137,7 @@ def change_bias(
 
 
 @model.command("mem")
-@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", metavar="MODEL", type=ModelPath(exists=False))
 @click.option("--atoms", type=click.IntRange(min=1), help="Number of atoms  [default: those of STRUCTURE]")
 @click.option("--structure", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="What the neighbourhoods are like; any format of ASE.")  # fmt: skip

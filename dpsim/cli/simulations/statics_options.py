@@ -8,22 +8,21 @@ from typing import Any, TypeVar
 
 import click
 
-from dpsim.cli.common import run_dir_option
+from dpsim.cli.common import ModelPath, run_dir_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def statics_options(function: F) -> F:
     """Add the model, the structures, and what every such command takes."""
-    existing = click.Path(path_type=Path, exists=True, dir_okay=False)
     for decorate in (
         run_dir_option,
         click.option("--quiet", "-q", is_flag=True, help="No progress."),
         click.option("--print-yaml", is_flag=True, help="Print the workflow that would be run."),
         click.option("--head", help="Branch of a multi-task model."),
         click.option("--index", help="Which structures of the file: 0, -1, : or 2:10  [default: all]"),
-        click.argument("structures", type=existing),
-        click.argument("model", type=existing),
+        click.argument("structures", type=click.Path(path_type=Path, exists=True, dir_okay=False)),
+        click.argument("model", type=ModelPath()),
     ):
         function = decorate(function)
     return function

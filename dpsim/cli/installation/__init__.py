@@ -1,0 +1,1 @@
+"""Commands that look at what is installed, and build what LAMMPS needs."""
