@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dpsim.errors import SetupError
-from dpsim.native.cache import cache_root, locked
+from dpsim.native.cache import cache_root, locked, remove_unused, used
 from dpsim.native.identity import (
     TARGETS,
     Compiler,
@@ -37,6 +37,8 @@ from dpsim.native.identity import (
 Progress = Callable[[str], None]
 
 LIBRARIES: dict[Target, str] = {"ops": "libdpsim_ops.so", "plugin": "dpsimplugin.so"}
+KEPT = 16
+"""Builds of each target that are kept, those last used."""
 _MARK = "build.json"
 _ABOUT = {"ops": "native operators", "plugin": "LAMMPS plugin"}
 
@@ -105,7 +107,10 @@ def ensure(target: Target, *, verbose: bool = False, progress: Progress | None =
     operators = ensure("ops", verbose=verbose, progress=progress, retry=retry) if target == "plugin" else None
     plugin = "ON" if target == "plugin" else "OFF"
     job = Job(_ABOUT[target], LIBRARIES[target], (f"-DDPSIM_BUILD_PLUGIN={plugin}",), {"target": target})
-    return build_at(_folder(target, compiler), job, compiler, operators, say, verbose=verbose, retry=retry)
+    folder = build_at(_folder(target, compiler), job, compiler, operators, say, verbose=verbose, retry=retry)
+    linked = {file.resolve().parent.name for file in cache_dir().glob(f"*/{LIBRARIES['ops']}") if file.is_symlink()}
+    remove_unused(cache_dir(), f"{target}-*-????????", KEPT, linked)  # folders; what lies beside them has longer names
+    return folder
 
 
 def build_at(
@@ -144,14 +149,18 @@ def facts_of(folder: Path) -> dict[str, str]:
 
 
 def _ready(target: Target) -> Path | None:
-    """Finished build by this machine's compiler, or by any where it has none."""
+    """Finished build by this machine's compiler, or by any where it has none; it counts as used now."""
     base = base_key(target)
     try:
         folder = cache_dir() / f"{target}-{base}-{compiler_key(find_compiler())}"
     except SetupError:
         found = (path.parent for path in sorted(cache_dir().glob(f"{target}-{base}-*/{_MARK}")))
         return next(filter(_complete, found), None)
-    return folder if _complete(folder) else None
+    if not _complete(folder):
+        return None
+    used(folder)
+    used((folder / LIBRARIES["ops"]).resolve().parent)  # those that a plugin links
+    return folder
 
 
 def _complete(folder: Path) -> bool:

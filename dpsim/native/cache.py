@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -77,13 +77,16 @@ def used(path: Path) -> None:
         os.utime(path)
 
 
-def remove_unused(folder: Path, pattern: str, keep: int) -> None:
-    """Remove all but the things last used, with their locks."""
+def remove_unused(folder: Path, pattern: str, keep: int, needed: Container[str] = ()) -> None:
+    """Remove all but the things last used, and those of names that others need, with their locks and logs."""
     with contextlib.suppress(OSError):
         found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
         for path in found[:-keep]:
+            if path.name in needed:
+                continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            for suffix in (".lock", ".log"):
+                path.with_suffix(suffix).unlink(missing_ok=True)

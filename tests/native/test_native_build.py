@@ -80,6 +80,27 @@ def test_plugin_links_the_same_operators(project: Path) -> None:
     assert (folder / "libdpsim_ops.so").is_file()
 
 
+def test_builds_that_nobody_used_for_long_are_removed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "KEPT", 3)
+    first = build.ensure("plugin")
+    found = [first]
+    operators = build.ensure("ops")
+    for number in range(4):
+        (project / "small.cpp").write_text(f'extern "C" int answer() {{ return {number}; }}\n')
+        found.append(build.ensure("plugin"))
+        for age, folder in enumerate(reversed(found)):
+            os.utime(folder, ns=(0, 10**9 * (100 - age))) if folder.exists() else None
+        os.utime(first) if first.exists() else None  # as if it had been used
+    monkeypatch.setattr(build, "base_key", lambda target: f"{'0' * 15}{len(found)}")
+    for _ in range(5):
+        found.append(build.ensure("ops"))
+    assert operators.is_dir(), "plugins link to it"
+    assert [folder.is_dir() for folder in found[-5:]] == [False, False, True, True, True]
+    kept = {path.name for path in first.parent.iterdir() if path.name.startswith("plugin-")}
+    left = [first, *found[-7:-5]]
+    assert kept == {folder.name + suffix for folder in left for suffix in ("", ".lock", ".log")}
+
+
 def test_three_processes_build_once(project: Path) -> None:
     command = [sys.executable, "-c", PROCESS, str(project)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
