@@ -29,14 +29,16 @@ class Metric:
     def __init__(self, name: str, loss: AnyLoss) -> None:
         self.name, self.loss = name, loss
         self.quantity, _, self.kind = name.partition(":")
+        self.terms: tuple[str, ...] = ()
+        """Terms of the loss that the data have labels for."""
 
-    def check(self, labels: Mapping[str, int], *, validated: bool) -> None:
-        """Refuse a metric that the data have no labels for.
+    def attach(self, labels: Mapping[str, int], *, validated: bool) -> None:
+        """Take the data that the best model is chosen by; refuse a metric that they have no labels for.
 
         Parameters
         ----------
         labels
-            Number of frames that have each field, of the data that the best model is chosen by.
+            Number of frames that have each field.
         validated
             Whether these are validation data.
 
@@ -46,6 +48,7 @@ class Metric:
             Naming what there is.
         """
         if self.name == "loss":
+            self.terms = tuple(term for term in self.loss.config.active if all(map(labels.get, self.fields(term))))
             return
         if self.quantity not in self.loss.quantities:
             raise ConfigError(
@@ -63,19 +66,28 @@ class Metric:
                 f"validation_metric: {self.name} needs validation data: add them, or write {self.quantity}:rmse"
             )
 
+    def fields(self, term: str = "") -> tuple[str, ...]:
+        """Labels that a term of the loss needs; without one, those of all that counts here."""
+        if term:
+            return tuple(self.loss.config.needs(term, self.loss.model.output))
+        return tuple(field for one in self.terms for field in self.fields(one)) or (self.quantity,)
+
     def add(self, sums: Running, predicted: Any, batch: Batch) -> None:
         """Add what the metric needs of a batch beside terms and squared errors."""
         if self.kind == "mae":
             sums.add(self.loss.errors(predicted, batch, 1), _ABSOLUTE)
 
-    def of(self, sums: Running) -> float:
-        """Value for these sums; NaN if there was no label."""
+    def of(self, sums: Running) -> float | None:
+        """Value for these sums; None if a label that counts was in none of the frames."""
         if self.kind:
-            found = sums.root(self.quantity) if self.kind == "rmse" else sums.mean(_ABSOLUTE + self.quantity)
-            return float("nan") if found is None else found
-        limits = {name: limit for name, (_, limit) in self.loss.config.active.items()}
-        means = {name: sums.mean(f"term.{name}") for name in limits}
-        return sum(limits[name] * mean for name, mean in means.items() if mean is not None)
+            return sums.root(self.quantity) if self.kind == "rmse" else sums.mean(_ABSOLUTE + self.quantity)
+        total = 0.0
+        for name in self.terms:
+            mean = sums.mean(f"term.{name}")
+            if mean is None:
+                return None
+            total += self.loss.config.active[name][1] * mean
+        return total
 
 
 def evaluate(

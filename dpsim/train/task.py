@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dpsim.errors import ConfigError
 from dpsim.model.base import Model
 from dpsim.train.batches.balance import EdgeCounts, divide
 from dpsim.train.batches.drawing import drawing
@@ -25,6 +26,7 @@ from dpsim.train.records.result import data_facts
 from dpsim.train.records.running import Running
 from dpsim.train.settings.data import size_of
 from dpsim.train.settings.standard_model import ElementBias
+from dpsim.train.start.given_bias import BIASED
 from dpsim.train.start.setup import check_validation, check_widths
 
 log = logging.getLogger("dpsim.train")
@@ -78,7 +80,7 @@ class Task:
         self.name, self.config, self.frames, self.valid, self.workers = name, config, frames, valid, workers
         check_loss(config.loss, output)
         self.found = workers.once(lambda: scan(frames, output))
-        require_labels(self.found, config.loss, output, "training")
+        require_labels(frames, self.found, config.loss, output, "training")
         self.found_valid = workers.once(lambda: scan(valid, output)) if valid is not None else None
         self.since_row, self.since_check = Running(), Running()
 
@@ -121,10 +123,12 @@ class Task:
         require_parameters(self.found, model.inputs, "training")
         if self.found_valid is not None:
             check_validation(self.found_valid, config, model)
+        if config.change_bias_after_training:
+            self._check_bias()
         self.loss = make_loss(config.loss, model)
         self.metric = Metric(config.validation_metric, self.loss)
         labels = (self.found if self.found_valid is None else self.found_valid).labels
-        self.metric.check(labels, validated=self.found_valid is not None)
+        self.metric.attach(labels, validated=self.found_valid is not None)
         share = cache_bytes * len(self.frames) / self.n_frames
         self.make = BatchMaker.for_model(self.frames, model, self.loss.labels, share)
         self.n_edges = self.make.n_edges if self.workers.alone else EdgeCounts(self.make, self.workers)
@@ -132,6 +136,16 @@ class Task:
         if self.valid is not None:
             self.make_valid = BatchMaker.for_model(self.valid, model, self.loss.labels, cache_bytes - share)
         self.sampler = self._sampler()
+
+    def _check_bias(self) -> None:
+        """Refuse to change a bias after the training that there is not, or that the data say nothing of."""
+        output = self.model.output
+        if output not in ("energy", *BIASED):
+            raise ConfigError(f"change_bias_after_training: a model of the {output} has no output bias: leave it out")
+        if not (self.found.labels.get(output) or self.found.labels.get(f"atomic_{output}")):
+            raise ConfigError(
+                f"change_bias_after_training: no frame of the training data has a label of the {output}: leave it out"
+            )
 
     def _sampler(self) -> Sampler:
         config, frames, full = self.config, self.frames, self._filling(self.make)
@@ -182,22 +196,20 @@ class Task:
             Within, the model is the one that is kept.
         """
         validated = self.make_valid is not None
-        if self.make_valid is not None:
-            sums = self._validate(self.make_valid, averaged)
-        else:
-            sums, self.since_check = self.since_check, Running()
-            if not any(name.startswith("term.") for name in sums.sums):
-                before = sums.mean(_BEFORE)
-                self.since_check = sums
-                return Checked(before, {})
+        sums = self.since_check if self.make_valid is None else self._validate(self.make_valid, averaged)
         metric = self.metric.of(sums)
         if not validated:
+            if metric is None:  # labels of some kind did not come up since the last check: they count until they do
+                return Checked(sums.mean(_BEFORE), {})
+            self.since_check = Running()
             self.since_check.add_value(_BEFORE, metric)
         roots = {self.titled(name): sums.root(name) for name in self.loss.quantities}
         return Checked(metric, {f"rmse_{name}": root for name, root in roots.items() if root is not None})
 
     def _validate(self, maker: BatchMaker, averaged: AbstractContextManager[None]) -> Running:
-        indices = maker.frames.spread(self.config.validation_frames)
+        assert self.found_valid is not None
+        needed = {self.found_valid.first[field] for field in self.metric.fields() if field in self.found_valid.first}
+        indices = sorted({*maker.frames.spread(self.config.validation_frames), *needed})
         plan = in_order(indices, n_atoms=maker.frames.n_atoms, **self._filling(maker))
         with averaged:
             return evaluate(self.metric, maker, plan, self.device, self.workers)

@@ -36,9 +36,9 @@ from dpsim.train.records.curve import Curve
 from dpsim.train.records.folder import training_folder
 from dpsim.train.records.progress import Progress, Reporter, silent
 from dpsim.train.records.result import TrainResult
-from dpsim.train.records.resume import Resume, announce_resume, check_resume, find_resume, origin_of
+from dpsim.train.records.resume import Resume, announce_resume, bring_best, check_resume, find_resume, origin_of
 from dpsim.train.records.running import WAITING, Clock, Running
-from dpsim.train.records.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state
+from dpsim.train.records.state import Best, TrainingState, checkpoint_path, checkpoints, remove_old, save_state, step_of
 from dpsim.train.session import StopSignal, device_of, torch_threads
 from dpsim.train.start.finetune import change_bias_of_result
 from dpsim.train.start.multi import prepare_heads
@@ -168,7 +168,7 @@ class Trainer:
         freeze_parts(self.model, config.frozen)
         factored = restrict(self.model, config) if config.recipe == "lora" else []
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.step, self.best, self.seconds = 0, Best(), 0.0
+        self.step, self.best, self.seconds, self.restarted = 0, Best(), 0.0, ""
         self.clock = Clock()
         losses = [task.loss for task in self.tasks]
         self.make_step = make_step(config, losses[0], self.parameters, self.clock, workers, losses, factored)
@@ -191,7 +191,9 @@ class Trainer:
         self.make_step.load_state_dict(state.optimizer)
         if self.average is not None:
             self.average.load(state.average)
-        self.step, self.best, self.seconds = state.step, state.best, state.seconds
+        self.step, self.best, self.seconds, self.restarted = state.step, state.best, state.seconds, resume.restarted
+        if not self.workers.once(lambda: bring_best(resume, self.folder)):
+            self.best = Best()
         for task in self.tasks:
             task.restore(state.cursors[task.name], state.sums)
         announce_resume(resume, self.config, self.workers.number)
@@ -303,17 +305,20 @@ class Trainer:
         self.clock.lap("validation")
         known = [(found.metric, chance) for found, chance in zip(checked, self.chances, strict=True)
                  if found.metric is not None]  # fmt: skip
-        metric = sum(value * chance for value, chance in known) / sum(chance for _, chance in known)
         errors = {name: value for found in checked for name, value in found.errors.items()}
-        if not math.isfinite(metric):
-            raise StageError(
-                f"step {self.step}: the validation metric is {metric:g}, expected a finite number: "
-                "lower learning_rate.start"
-            )
-        if metric < self.best.metric and len(known) == len(checked):
-            self.best = Best(self.step, metric, errors)
-            if self.workers.first:
-                self._save_model("best", metric)
+        if known:
+            metric = sum(value * chance for value, chance in known) / sum(chance for _, chance in known)
+            if not math.isfinite(metric):
+                raise StageError(
+                    f"step {self.step}: the validation metric is {metric:g}, expected a finite number: "
+                    "lower learning_rate.start"
+                )
+            alike = len(known) == len(checked) or (self.step == self.steps and not self.best.step)
+            if metric < self.best.metric and alike:
+                self.best = Best(self.step, metric, errors)
+                if self.workers.first:
+                    with self._writing():
+                        self._save_model("best", metric)
         shown = [found.errors for task, found in zip(self.tasks, checked, strict=True) if task.valid is not None]
         return {name: value for errors in shown for name, value in errors.items()}
 
@@ -370,11 +375,18 @@ class Trainer:
             seconds=self.seconds,
             average=self.average.values if self.average is not None else {},
             workers=self.workers.number,
+            restarted=self.restarted,
         )
-        try:
+        with self._writing():
             save_state(state, self.folder)
             remove_old(self.folder, self.config.keep_checkpoints)
             self._save_model("last")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within, what cannot be written is an error for the user."""
+        try:
+            yield
         except OSError as error:
             raise StageError(
                 f"step {self.step}: the state cannot be written to {self.folder}: {error}; "
@@ -404,9 +416,12 @@ class Trainer:
     def _made_result(self) -> TrainResult:
         files = {name: self.folder / f"{name}.safetensors" for name in ("best", "last")}
         for name, file in files.items():
-            if not file.is_file():
+            there = step_of(file)
+            if there is None:
                 log.warning("%s is missing: the model of step %d is written there", file, self.step)
-                self._save_model(name)
+            if there is None or (name == "last" and there != self.step):  # a process ended between the two files
+                with self._writing():
+                    self._save_model(name)
         metrics = self._metrics()
         if self.config.change_bias_after_training:
             data = {task.name: (task.frames, task.preset) for task in self.tasks}
@@ -426,6 +441,7 @@ class Trainer:
         )
 
     def _metrics(self) -> dict[str, Any]:
+        metric = self.best.metric if self.best.step else None
         return {
             "step": self.step,
             "steps": self.steps,
@@ -434,7 +450,7 @@ class Trainer:
             "precision": self.model.precision,
             "ranks": self.workers.number,
             **(self.tasks[0].facts() if self.config.heads is None else self._facts_of_heads()),
-            "best": {"step": self.best.step, "metric": self.best.metric, **self.best.errors},
+            "best": {"step": self.best.step, "metric": metric, **self.best.errors},
             "seconds": self.seconds,
             "seconds_per_step": self.seconds / max(self.step, 1),
             "time_shares": self.clock.shares(),

@@ -182,17 +182,18 @@ def test_large_data_are_looked_at_in_part(emt: Path, monkeypatch: pytest.MonkeyP
     assert (whole.n_frames, part.n_frames) == (24, 10)
     assert part.digest != whole.digest
     monkeypatch.setattr("dpsim.train.batches.frames.SCANNED", 3)
-    assert scan(frames).n_frames == 3
+    assert scan(frames).n_frames == 4, "two of each system"
 
 
 def test_missing_labels_are_named(emt_frames: MakeFrames, tmp_path: Path) -> None:
     write_mixed(emt_frames(2, labels=("energy",)), tmp_path / "d", TYPE_MAP)
-    found = scan(FrameSet(tmp_path / "d", None))
-    require_labels(found, EnergyLossConfig(forces="off"), "energy", "training")
+    frames = FrameSet(tmp_path / "d", None)
+    found = scan(frames)
+    require_labels(frames, found, EnergyLossConfig(forces="off"), "energy", "training")
     with pytest.raises(DataError, match=r"loss\.forces: no frame of the training data has the label 'forces'"):
-        require_labels(found, EnergyLossConfig(), "energy", "training")
+        require_labels(frames, found, EnergyLossConfig(), "energy", "training")
     with pytest.raises(DataError, match=r"loss\.weighted_forces: .*'forces'"):
-        require_labels(found, EnergyLossConfig(forces="off", weighted_forces=1), "energy", "training")
+        require_labels(frames, found, EnergyLossConfig(forces="off", weighted_forces=1), "energy", "training")
 
 
 def test_evenly_spaced_frames(emt: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from dpsim.data import Frame, write_mixed
 from dpsim.errors import ConfigError, DataError, Interrupted, ModelError, SetupError, StageError
 from dpsim.model.checkpoint import load_model, read_header, state_digest
+from dpsim.train import trainer
 from dpsim.train.batches.frames import FrameSet
 from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.config import EnergyLossConfig, TrainConfig
@@ -109,7 +110,7 @@ def test_energy_bias_is_logged_and_used(emt: Path, tmp_path: Path, settings: Set
     with caplog.at_level(logging.INFO, logger="dpsim.train"):
         result = run(settings(steps=1), emt, tmp_path / "t", type_map=("Ag", "Au", "Cu"))
     (line,) = [record.message for record in caplog.records if "energy bias" in record.message]
-    assert "Ag none (not in the data)" in line
+    assert "Ag none (in none of these frames)" in line
     bias = result.metrics["energy_bias"]
     assert bias["Ag"] == 0.0
     frames = FrameSet(emt / "train", ("Ag", "Au", "Cu"))
@@ -332,3 +333,53 @@ def test_damaged_checkpoint(tmp_path: Path, emt: Path, settings: Settings) -> No
         run(settings(), emt, tmp_path / "t")
     with pytest.raises(ModelError, match="there is no such checkpoint"):
         run(settings(), emt, tmp_path / "u", restart=tmp_path / "none.ckpt")
+
+
+def test_last_model_after_a_full_disk(
+    tmp_path: Path, emt: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of the last step is there, and its model is not."""
+    config = settings()
+    run(config, emt, tmp_path / "whole")
+    save = trainer.save_model
+
+    def full(model: Any, path: Path, facts: dict[str, Any]) -> Path:
+        if facts["step"] == config.steps:
+            raise OSError(28, "No space left on device")
+        return save(model, path, facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_model", full)
+        with pytest.raises(StageError, match=r"step 8: the state cannot be written .*No space left.*run again"):
+            run(config, emt, tmp_path / "t")
+    run(config, emt, tmp_path / "t")
+    assert same(tmp_path / "whole", tmp_path / "t")
+
+
+def test_restart_again_goes_on(tmp_path: Path, emt: Path, settings: Settings) -> None:
+    """The same call after a stop does not begin at the checkpoint again, whether that is still there or not."""
+    longer = settings(steps=10)
+    start = run(settings(steps=4), emt, tmp_path / "a").checkpoint
+    run(longer, emt, tmp_path / "whole", restart=start)
+    with pytest.raises(Interrupted):
+        run(longer, emt, tmp_path / "b", restart=start, stop=lambda: bool(checkpoints(tmp_path / "b")))
+    assert checkpoints(tmp_path / "b")[-1][0] == 7
+    with pytest.raises(Interrupted):
+        run(longer, emt, tmp_path / "b", restart=start, stop=lambda: True)
+    assert checkpoints(tmp_path / "b")[-1][0] == 8
+    start.unlink()
+    run(longer, emt, tmp_path / "b", restart=start)
+    assert state_digest(load_model(tmp_path / "b" / "last.safetensors")) == state_digest(
+        load_model(tmp_path / "whole" / "last.safetensors")
+    )
+
+
+def test_restart_elsewhere_brings_the_best_model(tmp_path: Path, emt: Path, settings: Settings) -> None:
+    bad = settings(steps=8, learning_rate={"start": 0.5, "stop": 0.5})
+    first = run(bad.model_copy(update={"steps": 4}), emt, tmp_path / "a", stop=lambda: False)
+    assert first.metrics["best"]["step"] == 4
+    result = run(bad, emt, tmp_path / "b", restart=first.checkpoint)
+    assert read_header(result.best)["provenance"]["step"] == result.metrics["best"]["step"]
+    first.best.unlink()
+    result = run(bad, emt, tmp_path / "c", restart=first.checkpoint)
+    assert read_header(result.best)["provenance"]["step"] == result.metrics["best"]["step"] == 8

@@ -37,6 +37,11 @@ class SpinModel(Model):
         return self.backbone.out_bias[: len(self.type_map)]
 
     @property
+    def out_std(self) -> Tensor:  # type: ignore[override]
+        """(n_types,) of the real types, as `out_bias`."""
+        return self.backbone.out_std[: len(self.type_map)]
+
+    @property
     def n_row_types(self) -> int:
         """Types of atoms and virtual atoms."""
         return 2 * len(self.type_map)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dpsim.train.batches.frames import FrameSet
+from dpsim.train.batches.frames import FrameSet, spaced
 from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.parallel.distributed import Workers
 
@@ -67,7 +67,7 @@ class EdgeCounts:
         frames = maker.frames
         pools = frames.pools("systems")
         self._frames, self._starts = frames, np.array([pool[0] for pool in pools])
-        counted = [_spread(pool, math.ceil(_most(frames) * len(pool) / len(frames))) for pool in pools]
+        counted = [spaced(pool, math.ceil(_most(frames) * len(pool) / len(frames))) for pool in pools]
         chosen = sorted(i for some in counted for i in some)
         own = {i: maker.n_edges(i) for i in chosen[workers.rank :: workers.number]}
         self._known = {i: n for found in workers.gather(own) for i, n in found.items()}
@@ -92,9 +92,3 @@ def _most(frames: FrameSet) -> int:
     """Frames that are counted."""
     some = frames.spread(_LOOKED_AT)
     return min(COUNTED, math.ceil(COUNTED_ATOMS * len(some) / sum(map(frames.n_atoms, some))))
-
-
-def _spread(pool: np.ndarray, limit: int) -> list[int]:
-    """At most `limit` frames of a pool, evenly spaced."""
-    n = min(len(pool), limit)
-    return [int(pool[k * len(pool) // n]) for k in range(n)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,10 @@ SCANNED = 50_000
 are drawn."""
 SCANNED_ATOMS = 1_000_000
 """Atoms of these frames, about: a few seconds."""
+_SYSTEMS = 10
+"""Times as many systems as frames are wanted of which each still gives a frame."""
+_EXAMPLES = 10
+"""Frames that are known of each element."""
 
 
 class FrameSet:
@@ -142,7 +147,25 @@ class FrameSet:
     def spread(self, limit: int | None) -> list[int]:
         """At most `limit` frame indices, evenly spaced; all of them if None."""
         n = len(self)
-        return list(range(n)) if limit is None or limit >= n else [i * n // limit for i in range(limit)]
+        return list(range(n)) if limit is None else spaced(range(n), limit)
+
+    def sample(self, number: int) -> list[int]:
+        """About `number` frame indices, evenly spaced within each system, of which each has one at least.
+
+        Of very many systems, those of every second, third... are taken.
+        """
+        n, pools = len(self), self.systems()
+        if number >= n:
+            return list(range(n))
+        if len(pools) > number * _SYSTEMS:
+            return self.spread(number * _SYSTEMS)
+        return [i for pool in pools for i in spaced(pool, math.ceil(number * len(pool) / n))]
+
+
+def spaced(pool: Sequence[int] | np.ndarray, limit: int) -> list[int]:
+    """At most `limit` of some numbers, evenly spaced."""
+    n = min(len(pool), limit)
+    return [int(pool[k * len(pool) // n]) for k in range(n)]
 
 
 @dataclass(frozen=True)
@@ -166,7 +189,20 @@ class Scan:
     forces_std: float
     """Root mean square of the force components, eV/Å; NaN without forces."""
     digest: str
-    """Hex digest of the frames' structures and of these labels."""
+    """Hex digest of what the frames hold."""
+    holding: np.ndarray
+    """(n_types,) number of frames that have atoms of each type."""
+    examples: tuple[tuple[int, ...], ...]
+    """Some of their indices, by type."""
+    first: dict[str, int]
+    """Index of the first frame that has each field."""
+
+    def sample(self, frames: FrameSet, number: int) -> list[int]:
+        """About `number` indices of the frames that were scanned (see `FrameSet.sample`), with those of rare types."""
+        chosen = frames.sample(number)
+        expected = self.holding * (len(chosen) / max(self.n_frames, 1))
+        rare = [examples for n, examples in zip(expected, self.examples, strict=True) if n < _EXAMPLES]
+        return sorted({*chosen, *itertools.chain(*rare)})
 
 
 class _Gatherer:
@@ -181,12 +217,20 @@ class _Gatherer:
         self.of_types: Moments | None = None
         self.parameters: dict[str, Moments] = {}
         self.square = self.components = 0.0
+        self.holding = np.zeros(n_types, dtype=np.int64)
+        self.examples: list[list[int]] = [[] for _ in range(n_types)]
+        self.first: dict[str, int] = {}
 
-    def add(self, frame: Frame) -> None:
+    def add(self, index: int, frame: Frame) -> None:
         counts = composition(frame.types, self.n_types)
         self.atoms += counts
+        for t in np.flatnonzero(counts):
+            self.holding[t] += 1
+            if len(self.examples[t]) < _EXAMPLES:
+                self.examples[t].append(index)
         for name in frame.labels:
             self.labels[name] = self.labels.get(name, 0) + 1
+            self.first.setdefault(name, index)
         if self.output in frame.labels:
             self.compositions.append(counts)
             self.values.append(np.asarray(frame.labels[self.output], dtype=np.float64).reshape(-1))
@@ -219,19 +263,19 @@ def scan(frames: FrameSet, output: str = "energy") -> Scan:
     """
     found = _Gatherer(output, len(frames.type_map))
     digest = hashlib.blake2b(str((len(frames), frames.type_map)).encode(), digest_size=20)
-    indices = frames.spread(_scanned(frames))
+    indices = frames.sample(_scanned(frames))
     for i in indices:
         frame = frames[i]
         try:
-            found.add(frame)
+            found.add(i, frame)
         except ValueError as error:
             raise DataError(f"{frame.source}: {error}") from None
         digest.update(frame.positions.tobytes())
         digest.update(frame.types.tobytes())
         digest.update(b"open" if frame.cell is None else frame.cell.tobytes())
-        for name in (output, f"atomic_{output}") if output != "energy" else (output,):
-            if name in frame.labels:
-                digest.update(np.asarray(frame.labels[name], dtype=np.float64).tobytes())
+        for name in sorted(frame.labels):
+            digest.update(name.encode())
+            digest.update(np.asarray(frame.labels[name], dtype=np.float64).tobytes())
     n_types, width = len(frames.type_map), {len(value) for value in found.values}
     if len(width) > 1:
         raise DataError(f"{output}: frames have {' or '.join(map(str, sorted(width)))} numbers, expected equally many")
@@ -246,6 +290,9 @@ def scan(frames: FrameSet, output: str = "energy") -> Scan:
         parameters=found.parameters,
         forces_std=rms,
         digest=digest.hexdigest(),
+        holding=found.holding,
+        examples=tuple(map(tuple, found.examples)),
+        first=found.first,
     )
 
 
@@ -287,7 +334,7 @@ def check_structure(frame: Frame) -> None:
         )
 
 
-def require_labels(found: Scan, loss: LossConfig, output: str, what: str) -> None:
+def require_labels(frames: FrameSet, found: Scan, loss: LossConfig, output: str, what: str) -> None:
     """Refuse a loss with a term that no frame has labels for.
 
     Raises
@@ -297,7 +344,7 @@ def require_labels(found: Scan, loss: LossConfig, output: str, what: str) -> Non
     """
     for term in loss.active:
         for field in loss.needs(term, output):
-            if not found.labels.get(field):
+            if not found.labels.get(field) and not (found.n_frames < len(frames) and frames.dataset.labels.get(field)):
                 have = ", ".join(found.labels) or "none"
                 raise DataError(
                     f"loss.{term}: no frame of the {what} data has the label {field!r} (labels found: {have}): "

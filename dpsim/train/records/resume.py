@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel
 
+from dpsim.data.files import digest_of, new_file
 from dpsim.errors import ConfigError
 from dpsim.model.base import Model
 from dpsim.model.checkpoint import state_digest
@@ -19,14 +21,17 @@ from dpsim.train.batches.frames import Scan
 from dpsim.train.config import TrainConfig, resolve_model
 from dpsim.train.optimizers.schedule import LearningRate
 from dpsim.train.parallel.distributed import ALONE, Workers
-from dpsim.train.records.state import TrainingState, checkpoints, load_state
+from dpsim.train.records.state import TrainingState, checkpoints, load_state, step_of
 from dpsim.train.settings.heads import multi_config
 from dpsim.train.settings.run import NOT_IN_RESULT
 
 log = logging.getLogger("dpsim.train")
 
+BEST = "best.safetensors"
+
 CHANGEABLE = (
-    "steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "model", *NOT_IN_RESULT,
+    "steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "change_bias_after_training",
+    "model", *NOT_IN_RESULT,
 )  # fmt: skip
 """Settings in which a continued training may differ from its beginning; `model` is compared by itself."""
 
@@ -36,10 +41,14 @@ class Resume(NamedTuple):
 
     path: Path
     state: TrainingState
+    restarted: str = ""
+    """The checkpoint that was asked for, now or earlier."""
 
 
 def find_resume(folder: Path, restart: str | Path | None, workers: Workers = ALONE) -> Resume | None:
     """Checkpoint to go on from: the one asked for, else the newest of the folder, else none.
+
+    Of a folder that went on from the one asked for already, it is the newest: the same call goes on.
 
     Parameters
     ----------
@@ -60,10 +69,34 @@ def find_resume(folder: Path, restart: str | Path | None, workers: Workers = ALO
 
 
 def _found(folder: Path, restart: str | Path | None) -> Resume | None:
+    there = checkpoints(folder)
+    newest = Resume(there[-1][1], load_state(there[-1][1])) if there else None
+    if newest is not None:
+        newest = newest._replace(restarted=newest.state.restarted)
     if restart is None:
-        found = checkpoints(folder)
-        return Resume(found[-1][1], load_state(found[-1][1])) if found else None
-    return Resume(Path(restart), load_state(Path(restart)))
+        return newest
+    path = Path(restart)
+    if newest is not None and newest.restarted and newest.restarted.startswith(mark_of(path)):
+        return newest
+    return Resume(path, load_state(path), mark_of(path))
+
+
+def mark_of(path: Path) -> str:
+    """Name of a checkpoint: its path and, while it is there, what it holds."""
+    return f"{path.resolve()}\0" + (digest_of(path) if path.is_file() else "")
+
+
+def bring_best(resume: Resume, folder: Path) -> bool:
+    """Copy the best model of a training that goes on in another folder; whether it is there."""
+    source, target = resume.path.parent / BEST, folder / BEST
+    if not resume.state.best.step or source.resolve() == target.resolve():
+        return True
+    if step_of(source) != resume.state.best.step:
+        log.warning("%s is not the model of step %d: the best one is looked for anew", source, resume.state.best.step)
+        return False
+    with new_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return True
 
 
 def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], folder: Path) -> None:
@@ -77,7 +110,7 @@ def check_resume(resume: Resume, config: TrainConfig, origin: dict[str, str], fo
     ConfigError
         If settings, data or the initial model differ, or the checkpoint is past the last step.
     """
-    path, state = resume
+    path, state = resume.path, resume.state
     advice = f"train into another folder than {folder}, with the checkpoint as initial model if its weights are wanted"
     before, now = _settings(TrainConfig.model_validate(state.config)), _settings(config)
     changed = [key for key in now if key not in CHANGEABLE and now[key] != before[key]]

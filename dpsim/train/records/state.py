@@ -64,6 +64,8 @@ class TrainingState:
     """Averages of the parameters by name, if there are any."""
     workers: int = 1
     """Processes that trained together."""
+    restarted: str = ""
+    """The checkpoint that was asked for when training went on from one, as `resume.mark_of` names it."""
 
     def build_model(self, where: str, *, averaged: bool = False) -> Model:
         """Make the model with a single head; parameters and errors as those of `build_any`."""
@@ -112,6 +114,7 @@ def save_state(state: TrainingState, folder: Path) -> Path:
         "seconds": state.seconds,
         "average": {name: t.detach().cpu() for name, t in state.average.items()},
         "workers": state.workers,
+        "restarted": state.restarted,
     }
     # By a path instead of a file, the temporary name would be part of the content.
     with new_file(path) as temporary, temporary.open("wb") as file:
@@ -147,8 +150,22 @@ def load_state(path: str | Path) -> TrainingState:
     written = content["cursors"] if "cursors" in content else {"": content["cursor"]}
     cursors = {name: Cursor(one["draws"], tuple(one["taken"])) for name, one in written.items()}
     names = ("step", "config", "model_config", "model", "optimizer", "sums", "origin", "seconds")
-    known = {name: content[name] for name in names} | {"workers": content.get("workers", 1)}
+    known = {name: content[name] for name in names} | {
+        "workers": content.get("workers", 1),
+        "restarted": content.get("restarted", ""),
+    }
     return TrainingState(cursors=cursors, best=Best(**content["best"]), average=content.get("average", {}), **known)
+
+
+def step_of(path: Path) -> int | None:
+    """Step whose model a file that a training wrote holds; None if there is no file, or it says nothing.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged.
+    """
+    return read_header(path).get("provenance", {}).get("step") if path.is_file() else None
 
 
 def remove_old(folder: Path, keep: int) -> None:

@@ -14,19 +14,21 @@ import torch
 from dpsim import ops
 from dpsim.errors import DataError, ModelError
 from dpsim.model.base import Model
-from dpsim.model.checkpoint import load_any, read_header, save_model
+from dpsim.model.checkpoint import read_header, save_model
 from dpsim.model.compose.dplr import DPLRModel
 from dpsim.model.multi_task import MultiTaskModel
 from dpsim.model.statistics import Moments, OutputBias, composition, output_bias, shared_bias
 from dpsim.physics.derivatives import sum_by_frame
-from dpsim.train.batches.frames import SCANNED, DataSource, FrameSet, require_parameters, scan
+from dpsim.train.batches.frames import SCANNED, DataSource, FrameSet, require_parameters, scan, spaced
 from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.batches.sampler import in_order
-from dpsim.train.records.state import heads_in, read_model
+from dpsim.train.config import TrainConfig
+from dpsim.train.records.state import heads_in, load_state, read_any, read_model
+from dpsim.train.settings.heads import head_config
 from dpsim.train.settings.standard_model import ElementBias
 from dpsim.train.start.electrostatics import WithoutElectrostatics
 from dpsim.train.start.given_bias import BIASED, given_bias
-from dpsim.train.start.setup import check_widths, set_parameter_scales
+from dpsim.train.start.setup import check_widths, nonzero_deviations, set_parameter_scales
 
 FloatArray = npt.NDArray[np.float64]
 Mode = Literal["change", "set"]
@@ -78,6 +80,7 @@ def fit_bias(
     *,
     preset: Mapping[str, ElementBias] | None = None,
     indices: Sequence[int] | None = None,
+    most: int = SCANNED,
 ) -> BiasChange:
     """Fit the output bias of a model to data, in place.
 
@@ -90,7 +93,9 @@ def fit_bias(
     preset
         Values of elements that are not fitted.
     indices
-        Frames to look at; by default all, or many evenly spaced ones of large data.
+        Frames to look at; by default all, or of large data many of every system and element.
+    most
+        About so many, then.
 
     Raises
     ------
@@ -104,14 +109,15 @@ def fit_bias(
     found = scan(frames, model.output)
     check_widths(found, model, "given")
     require_parameters(found, model.inputs, "given")
-    chosen = list(frames.spread(SCANNED) if indices is None else indices)
+    chosen = found.sample(frames, most) if indices is None else list(indices)
     labels = _Labels.of(frames, model, chosen)
     before = model.out_bias.detach().cpu().numpy().copy()
     if mode == "set":
         rmse = None
         fit = _fitted(model, labels, None, given)
         bias = fit.bias
-        model.out_std.copy_(torch.from_numpy(fit.std).reshape(model.out_std.shape))
+        std = nonzero_deviations(model, fit.std, labels.values)
+        model.out_std.copy_(torch.from_numpy(std).reshape(model.out_std.shape))
         set_parameter_scales(model, found)
     else:
         predicted = _predictions(model, frames, labels)
@@ -272,7 +278,7 @@ def change_bias(
     _check_output(target, path)
     if (values is None) == (data is None):
         raise ModelError("an output bias follows from data or from given numbers: give one of the two")
-    whole = load_any(path) if path.suffix == ".safetensors" and heads_in(path) else read_model(path, head)
+    whole = read_any(path) if heads_in(path) else read_model(path, head)
     model = whole.head(head, str(path)) if isinstance(whole, MultiTaskModel) else whole
     if values is not None:
         change = give_bias(model, values)
@@ -282,7 +288,7 @@ def change_bias(
         if isinstance(model, DPLRModel):
             frames.changed = WithoutElectrostatics(copy.deepcopy(model))
         chosen = evenly(frames, frames_per_system)
-        change = fit_bias(model, frames, mode, preset=preset_of(path), indices=chosen)
+        change = fit_bias(model, frames, mode, preset=preset_of(path, head), indices=chosen)
     facts = {"bias changed of": path.name, "mode": "given" if values is not None else mode}
     if head is not None:
         facts["head"] = head
@@ -291,11 +297,7 @@ def change_bias(
 
 def evenly(frames: FrameSet, limit: int | None) -> list[int]:
     """Indices of at most `limit` frames of each system, evenly spaced; of all if None."""
-    chosen: list[int] = []
-    for pool in frames.pools("systems"):
-        n = min(len(pool), limit or len(pool))
-        chosen += [int(pool[i * len(pool) // n]) for i in range(n)]
-    return chosen
+    return [i for pool in frames.pools("systems") for i in spaced(pool, limit or len(pool))]
 
 
 def _check_output(target: Path, source: Path) -> None:
@@ -312,7 +314,13 @@ def provenance_of(path: Path) -> dict[str, Any]:
     return dict(read_header(path).get("provenance") or {}) if path.suffix == ".safetensors" else {}
 
 
-def preset_of(path: Path) -> dict[str, ElementBias]:
+def preset_of(path: Path, head: str | None = None) -> dict[str, ElementBias]:
     """Output biases of elements that were given when a model was trained, so that they are not fitted."""
-    section = provenance_of(path).get("training", {}).get("model") or {}
-    return dict(section.get("preset_out_bias") or {})
+    settings = load_state(path).config if path.suffix == ".ckpt" else provenance_of(path).get("training")
+    if not settings:
+        return {}
+    config = TrainConfig.model_validate(settings)
+    for name, one in (config.heads or {}).items():
+        if head == name or head in one.aliases:
+            config = head_config(config, name)
+    return {} if config.model is None else dict(config.model.preset_out_bias)

@@ -150,7 +150,7 @@ def adapted_model(
 
     def take() -> None:
         if unknown:
-            set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
+            set_environment_scales(model, maker or BatchMaker.for_model(frames, model), found)
             inherit(model, pretrained, fitting=not random, seed=config.seed)
         adjust_output(model, frames, found, random=random, preset=preset)
 
@@ -185,8 +185,7 @@ def adjust_output(
     if not len(found.values) and found.of_types is None:
         log.warning("the data have no label of the %s: the output bias of the pretrained model stays", model.output)
     elif model.output in ("energy", *BIASED):
-        indices = frames.spread(BIAS_FRAMES)
-        change = fit_bias(model, frames, "set" if random else "change", preset=preset, indices=indices)
+        change = fit_bias(model, frames, "set" if random else "change", preset=preset, most=BIAS_FRAMES)
         _announce(model, change, "fitted to the labels" if random else "moved by what the pretrained model leaves")
 
 
@@ -214,7 +213,7 @@ class FineTuning:
     def __init__(self, config: TrainConfig, pretrained: Model, old: FrameSet | None) -> None:
         self.config, self.pretrained, self.old = config, pretrained, old
         if old is not None:
-            self.chosen = old.spread(COMPARED_FRAMES)
+            self.chosen = old.sample(COMPARED_FRAMES)
             self.old_before = FrameSet(old.dataset, pretrained.type_map)
             for frames in (old, self.old_before):  # an element that one does not know is found before the first step
                 for i in self.chosen:
@@ -304,7 +303,7 @@ def change_bias_of_result(path: Path, data: Mapping[str, tuple[FrameSet, Mapping
         changes = {}
         for name, (frames, preset) in data.items():
             model = whole.members[name] if isinstance(whole, MultiTaskModel) else whole
-            change = fit_bias(model, frames, preset=preset, indices=frames.spread(BIAS_FRAMES))
+            change = fit_bias(model, frames, preset=preset, most=BIAS_FRAMES)
             _announce(model, change, f"of {name or path.name}, moved by what is left of the training data")
             changes[name] = change.as_dict()
         facts[BIAS_CHANGE] = changes if isinstance(whole, MultiTaskModel) else changes[""]

@@ -199,14 +199,14 @@ def _take_statistics(model: MultiTaskModel, tasks: Sequence[Task], chances: Sequ
 def _set_scales(model: MultiTaskModel, tasks: Sequence[Task], chances: Sequence[float]) -> None:
     """Scales of what heads share, from the data of all of them."""
     heads = model.members
-    makers = {task.name: BatchMaker.for_model(task.frames, heads[task.name]) for task in tasks}
+    data = {task.name: (BatchMaker.for_model(task.frames, heads[task.name]), task.found) for task in tasks}
     for groups in _sharing({name: [(heads[name].get_submodule(block.module), block) for block in blocks_from_data(head)]
                             for name, head in heads.items()}):  # fmt: skip
         first, block = groups[0]
-        scale_environment(heads[first], block, sampled_graphs(makers[name] for name, _ in groups))
+        scale_environment(heads[first], block, sampled_graphs(data[name] for name, _ in groups))
     for own in _sharing({name: [(m, None) for m in head.modules() if isinstance(m, LocFrame)]
                          for name, head in heads.items()}):  # fmt: skip
-        set_component_scales(heads[own[0][0]], sampled_graphs(makers[name] for name, _ in own))
+        set_component_scales(heads[own[0][0]], sampled_graphs(data[name] for name, _ in own))
     found = {task.name: (task.found, chance) for task, chance in zip(tasks, chances, strict=True)}
     for nets in _sharing({name: [(m.networks, None) for m in head.modules() if isinstance(m, FittingNetwork)]
                           for name, head in heads.items()}):  # fmt: skip

@@ -40,8 +40,10 @@ log = logging.getLogger("dpsim.train")
 
 SMALLEST_DEVIATION = 1e-2
 """Parameters whose standard deviation is less are scaled with this instead."""
+_FLAT = 1e-10
+"""Deviation of a property, relative to its labels, that is rounding only."""
 STATISTICS_FRAMES = 100
-"""Frames, evenly spaced, from which environment scales are computed."""
+"""Frames, about, from which environment scales are computed."""
 
 ModelSource = str | Path | Model | MultiTaskModel
 FloatArray = npt.NDArray[np.float64]
@@ -121,7 +123,7 @@ def new_model(config: TrainConfig, frames: FrameSet, found: Scan, maker: BatchMa
     preset = config.model.preset_out_bias if config.model is not None else {}
 
     def take() -> None:
-        set_environment_scales(model, maker or BatchMaker.for_model(frames, model))
+        set_environment_scales(model, maker or BatchMaker.for_model(frames, model), found)
         set_parameter_scales(model, found)
         set_output(model, found, preset)
 
@@ -156,7 +158,7 @@ def _set_energy_bias(model: Model, found: Scan, given: Mapping[int, FloatArray])
     fit = output_bias(found.compositions, found.values, model.atom_exclude_types, preset=given)
     model.out_bias.copy_(torch.from_numpy(fit.bias[:, 0]))
     per_element = ", ".join(
-        f"{name} {bias:.4f}" if count or t in given else f"{name} none (not in the data)"
+        f"{name} {bias:.4f}" if count or t in given else f"{name} none (in none of these frames)"
         for t, (name, bias, count) in enumerate(zip(model.type_map, fit.bias[:, 0], found.atoms, strict=True))
     )
     log.info(
@@ -178,10 +180,23 @@ def _set_output_bias(model: Model, found: Scan, given: Mapping[int, FloatArray])
             fit = shared_bias(found.compositions, found.values, excluded, mean=model.intensive)
         else:
             fit = output_bias(found.compositions, found.values, excluded, preset=given, mean=model.intensive)
-        bias, std, source = fit.bias, fit.std, f"{fit.n_frames} frames"
+        bias, std, source = fit.bias, nonzero_deviations(model, fit.std, found.values), f"{fit.n_frames} frames"
     model.out_bias.copy_(torch.from_numpy(bias).reshape(model.out_bias.shape))
     model.out_std.copy_(torch.from_numpy(std).reshape(model.out_std.shape))
     log.info("%s: bias of the elements from %s", model.output, source)
+
+
+def nonzero_deviations(model: Model, std: FloatArray, values: FloatArray) -> FloatArray:
+    """Deviations of the labels of a property, which its error is divided by: 1 where all labels are the same."""
+    flat = std < _FLAT * max(1.0, float(np.abs(values).max(initial=0.0)))
+    if model.output != "property" or not flat.any():
+        return std
+    components = ", ".join(map(str, np.flatnonzero(flat.any(0)) + 1))
+    log.warning(
+        "%s: the labels leave no deviation of component %s (all are the same, or there are no more frames than "
+        "elements): 1 is taken", model.property_name or model.output, components,
+    )  # fmt: skip
+    return np.where(flat, 1.0, std)
 
 
 def set_parameter_scales(model: Model, found: Scan) -> None:
@@ -217,17 +232,17 @@ def check_widths(found: Scan, model: Model, what: str) -> None:
             raise DataError(f"{name} has {there} numbers in the {what} data, and {expected} in the model's settings")
 
 
-def set_environment_scales(model: Model, maker: BatchMaker) -> None:
+def set_environment_scales(model: Model, maker: BatchMaker, found: Scan) -> None:
     """Scales of environments from the frames of a maker, for every descriptor of a model."""
     for block in blocks_from_data(model):
-        scale_environment(model, block, sampled_graphs([maker]))
-    for name in set_component_scales(model, sampled_graphs([maker])):
+        scale_environment(model, block, sampled_graphs([(maker, found)]))
+    for name in set_component_scales(model, sampled_graphs([(maker, found)])):
         log.info("%s: scales of all components are set", name)
 
 
-def sampled_graphs(makers: Iterable[BatchMaker]) -> Iterator[FrameGraph]:
-    """Neighbourhoods of some frames, evenly spaced, of each maker."""
-    return (maker.graph(i) for maker in makers for i in maker.frames.spread(STATISTICS_FRAMES))
+def sampled_graphs(data: Iterable[tuple[BatchMaker, Scan]]) -> Iterator[FrameGraph]:
+    """Neighbourhoods of some frames of each maker, of all its systems and elements."""
+    return (maker.graph(i) for maker, found in data for i in found.sample(maker.frames, STATISTICS_FRAMES))
 
 
 def blocks_from_data(model: Model) -> list[EnvironmentBlock]:
