@@ -14,6 +14,7 @@ import pytest
 
 from dpsim.errors import DataError
 from dpsim.workflow.context import Artifact, Context, Granted
+from dpsim.workflow.planning.files import match_files, near
 from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.files import read_json
 from dpsim.workflow.stage import Stage
@@ -75,6 +76,22 @@ def test_an_unknown_type_is_looked_for_in_packages(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group, name: [Entry()] if name == "mine" else [])
     assert find_stage_type("mine") is CommandStage
     assert find_stage_type("yours") is None
+
+
+def test_the_home_folder(tmp_path: Path, context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is it when a file is looked for, and when it is read."""
+    from ase.build import bulk
+    from ase.io import write
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    copper = bulk("Cu")
+    copper.info["REF_energy"] = -1.0
+    write(tmp_path / "frames.extxyz", [copper] * 3)
+    found = match_files(tmp_path / "elsewhere", ["~/frames.extxyz"])
+    convert = stage("convert", **{"from": {"path": "~/frames.extxyz", "index": ":2"}}, format="extxyz")
+    convert.execute(context(**{"from": Artifact(tuple(found), "from")}))
+    assert (tmp_path / "out" / "frames.extxyz").read_text().count("Lattice") == 2
+    assert near(tmp_path / "elsewhere", "~/frame.extxyz") == "~/frames.extxyz"
 
 
 def test_label_convert_inspect_for_real(tmp_path: Path, context: Callable[..., Context]) -> None:
