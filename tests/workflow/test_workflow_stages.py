@@ -19,6 +19,7 @@ from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.files import read_json
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
+from dpsim.workflow.stages.md import MDStage
 
 
 def stage(uses: str, **options: Any) -> Stage:
@@ -259,7 +260,8 @@ def test_what_md_starts_from(
     assert run_md.call_args.kwargs["reference"] == files
 
 
-def test_a_change_of_the_analysis_keeps_the_trajectory() -> None:
+def test_a_change_of_the_analysis_keeps_the_trajectory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the workflow, or in a later dpsim."""
     from dpsim.workflow.planning.key import make_key
 
     segment = {"ensemble": "nvt", "temperature": "300 K", "time": "1 ps"}
@@ -272,6 +274,9 @@ def test_a_change_of_the_analysis_keeps_the_trajectory() -> None:
     plain, analysed, longer = of(segment), of(segment, analyse=["rdf"]), of({**segment, "time": "2 ps"})
     assert plain[0] != analysed[0]
     assert plain[1] == analysed[1] != longer[1]
+    monkeypatch.setattr(MDStage, "result_version", MDStage.result_version + 1)
+    assert of(segment)[0] != plain[0]
+    assert of(segment)[1] == plain[1]
 
 
 def test_report(tmp_path: Path, context: Callable[..., Context], library: Callable[..., MagicMock]) -> None:
