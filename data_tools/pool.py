@@ -96,7 +96,7 @@ def run_tasks(
     waiting = deque(tasks)
     attempts: dict[int, int] = {}
     answers: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
-    command = [sys.executable, "-m", "data_tools.worker", str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "data_tools.worker", str(os.getpid())]
     crew: list[_Worker] = []
 
     def employ(worker: _Worker) -> None:

@@ -134,7 +134,7 @@ class PrototypeConfig(Perturbed):
 
 
 class FileConfig(Perturbed):
-    """Structures read from files."""
+    """Structures read from files: elements, positions and cell, without labels, velocities and constraints."""
 
     path: str = Field(min_length=1)
     """A file or glob of any format that ASE reads."""

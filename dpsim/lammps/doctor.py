@@ -173,7 +173,7 @@ def _mpi4py() -> Found:
         "from mpi4py import MPI; print(MPI.Get_library_version())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         env=program_environment(None, 1), capture_output=True, text=True, timeout=_TIMEOUT, check=False,
     )  # fmt: skip
     lines = done.stdout.strip().splitlines() or ["does not start: " + (done.stderr.strip().splitlines() or ["?"])[-1]]

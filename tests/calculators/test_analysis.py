@@ -150,6 +150,20 @@ def test_flight_at_constant_speed_and_drift() -> None:
     assert np.allclose(msd(positions, ["H", "H"], 1.0).values["H"], np.arange(10) ** 2)
 
 
+def test_what_only_vibrates_does_not_diffuse() -> None:
+    """Light atoms walk through heavy ones; the lattice that holds the centre of mass is no reason to correct much."""
+    rng, pairs = np.random.default_rng(0), 32
+    walk = np.cumsum(rng.normal(scale=0.3, size=(200, pairs, 3)), axis=0)
+    positions = np.concatenate([walk, rng.normal(scale=0.05, size=(200, pairs, 3))], axis=1)
+    symbols, masses = ["H"] * pairs + ["Pd"] * pairs, np.array([1.008] * pairs + [106.42] * pairs)
+    found = msd(positions, symbols, 0.01)
+    assert abs(found.diffusion["Pd"][0]) < 1e-3 * found.diffusion["H"][0]
+    assert found.values["H"][50] == pytest.approx(msd(walk, ["H"] * pairs, 0.01).values["H"][50], rel=0.1)
+    np.testing.assert_allclose(found.values["H"], msd(positions, symbols, 0.01, masses=masses).values["H"])
+    equal = msd(positions, symbols, 0.01, masses=np.ones(2 * pairs))
+    assert equal.diffusion["Pd"][0] > 1e-3 * found.diffusion["H"][0]
+
+
 def test_what_msd_refuses() -> None:
     with pytest.raises(DataError, match="at least 4 frames, found 2"):
         msd(np.zeros((2, 1, 3)), ["H"], 1.0)

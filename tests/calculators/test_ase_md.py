@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixCartesian, Hookean
 from ase.io import read
 from test_md_run import config, copper, rows, same_outputs
 
@@ -21,7 +22,7 @@ from dpsim.calculators.md.config import MDConfig
 from dpsim.calculators.md.integrators import BAR_PER_EV_A3, Evaluated, Integrator, State
 from dpsim.calculators.md.lammps import run_lammps
 from dpsim.calculators.md.segments import NPTSegment
-from dpsim.errors import ConfigError, Interrupted, StageError
+from dpsim.errors import ConfigError, DataError, Interrupted, StageError
 
 Launcher = Callable[..., tuple[list[str], dict[str, str]]]
 
@@ -220,6 +221,15 @@ def test_conditions_and_wrong_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\[0\]: npt needs the stress, which this calculator does not give"):
         run(npt, atoms, Springs(), tmp_path)
     short = config({"ensemble": "nvt", "temperature": 300, "steps": 4000}, walltime="0.5 s")
+    held = copper(2)
+    held.set_constraint([FixCartesian([0], mask=[False] * 3), FixAtoms([3])])
+    with pytest.raises(DataError, match=r"atoms that are held \(FixAtoms\), which molecular dynamics does not know"):
+        run(short, held, EMT(), tmp_path / "held")
+    held.set_constraint(Hookean(0, 1, 1.0, rt=2.0))
+    with pytest.raises(DataError, match=r"held \(Hookean\)"):
+        run(short, held, EMT(), tmp_path / "held")
+    held.set_constraint(FixAtoms([]))
+    run(config({"ensemble": "nve", "temperature": 300, "steps": 1}), held, EMT(), tmp_path / "free")
     with pytest.raises(Interrupted, match=r"the walltime of 0\.5 s is over at step \d+ of 4000; run again to go on"):
         run(short, atoms, EMT(), tmp_path / "short")
     melting = config(

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from dpsim.calculators.md.analysis import compare_rdf
@@ -416,6 +417,11 @@ def test_wrong_starts(tmp_path: Path, launcher: Launcher, copper_lines: list[str
         run_lammps(cfg, copper(), copper_lines, tmp_path / "w", tmp_path / "o", **arguments)
     with pytest.raises(DataError, match="no atoms"):
         run_lammps(cfg, Atoms(), copper_lines, tmp_path / "w", tmp_path / "o", **arguments)
+    held = copper()
+    held.set_velocities(np.ones((len(held), 3)))
+    held.set_constraint(FixAtoms([0]))
+    with pytest.raises(DataError, match=r"held \(FixAtoms\), which .* does not know: start: \{path: FILE\} takes"):
+        run_lammps(cfg, held, copper_lines, tmp_path / "w", tmp_path / "o", **arguments)
     with pytest.raises(ModelError, match="does not exist"):
         run_md(cfg, copper(), [tmp_path / "no.pt2"], tmp_path / "w", tmp_path / "o", type_map=["Cu"])
     with pytest.raises(ConfigError, match="2 models are given"):

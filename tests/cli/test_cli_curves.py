@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dpsim.calculators.statics.properties_run import Properties, write_properties
 from dpsim.cli import main as cli
 from dpsim.cli.workflows.curves import curves_of, main_curves
 from dpsim.cli.workflows.text_plot import Curves, draw
@@ -84,7 +85,8 @@ def test_what_holds_curves(tmp_path: Path) -> None:
     (deviation,) = write("model_devi.out", "# step max_devi_f avg_devi_f\n0 1 0.5\n10 2 0.5\n0 1 0.5\n")
     assert (deviation.x_name, list(deviation.x)) == ("row", [0, 1, 2])
     eos = {"volumes_A3_atom": [1, 2, 3], "energies_eV_atom": [3, 1, 2]}
-    (energies,) = write("properties.json", json.dumps({"copper": {"eos": eos}}))
+    write_properties(Properties(details={"copper": {"eos": eos}}), tmp_path)
+    (energies,) = curves_of(tmp_path / "properties.json")
     assert (energies.title, list(energies.x)) == ("energy of copper (eV/atom)", [1, 2, 3])
     assert write("other.csv", "a,b\n1,2\n2,3\n") == []
     assert write("rdf.csv", "") == write("rdf.csv", "r_A,Cu-Cu\n") == []

@@ -335,6 +335,24 @@ def test_report_of_a_run(dpsim: Callable[..., tuple[int, str, str]], monkeypatch
     assert Path("runs/demo/report/index.html").read_text() == "a b"
 
 
+def test_the_report_that_is_named_is_that_of_the_run(dpsim: Callable[..., tuple[int, str, str]]) -> None:
+    """Also after ``dpsim report`` put a page of its own there; files of others stay."""
+    workflow = WORKFLOW + "  r: {uses: report, from: [a]}\n"
+    report, page = Path("runs/demo/report"), "report: runs/demo/{}/index.html"
+    Path("w.yaml").write_text(workflow)
+    assert dpsim("run", "w.yaml")[1].splitlines()[-1] == page.format("report")
+    dpsim("report")
+    assert not report.is_symlink()
+    Path("w.yaml").write_text(workflow.replace("echo one", "echo two"))
+    assert dpsim("run", "w.yaml")[1].splitlines()[-1] == page.format("report")
+    assert report.resolve() == Path("runs/demo/stages/r/out").resolve()
+    dpsim("report")
+    (report / "notes.txt").write_text("mine")
+    assert dpsim("run", "w.yaml")[1].splitlines()[-1] == page.format("stages/r/out")
+    assert (report / "notes.txt").read_text() == "mine"
+    assert "report:" not in dpsim("run", "w.yaml", "--only", "b")[1]
+
+
 def test_a_bug_keeps_its_traceback(
     dpsim: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

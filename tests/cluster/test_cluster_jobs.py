@@ -356,6 +356,16 @@ def test_what_a_scheduler_refused() -> None:
     assert refused("no such file") == "no such file"
 
 
+def test_the_signal_of_a_scheduler_reaches_the_stage_in_any_folder(tmp_path: Path) -> None:
+    from dpsim.workflow.executors.dispatch import _trap
+
+    file = tmp_path / "it's a folder" / "pid"
+    file.parent.mkdir()
+    script = f'sleep 60 & echo $! > "$1"; {_trap(str(file))}; kill -TERM $$; wait $!; echo $?'
+    done = subprocess.run(["bash", "-c", script, "bash", file], capture_output=True, text=True, timeout=30, check=True)
+    assert (done.stdout, done.stderr) == (f"{128 + signal.SIGTERM}\n", "")
+
+
 def test_locks_of_jobs_that_are_over(tmp_path: Path) -> None:
     entry = Entry(tmp_path / "store" / "ab" / ("ab" * 20))
     entry.path.mkdir(parents=True)

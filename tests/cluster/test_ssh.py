@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -148,7 +148,7 @@ def test_no_login(tmp_path: Path, server: dict[str, Any]) -> None:
     assert "Traceback" not in output
 
 
-def test_files_that_options_name_are_sent(tmp_path: Path) -> None:
+def test_files_that_options_name_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dpsim.workflow.executors.remote import _with_files
 
     base = tmp_path / "base"
@@ -166,3 +166,21 @@ def test_files_that_options_name_are_sent(tmp_path: Path) -> None:
     assert changed["more"] == ["300 K", names[3]]
     assert names[3].endswith("/far.txt")
     assert changed["start"] == options["start"]
+    monkeypatch.setenv("HOME", str(base))
+    for name in (str(base / "stats.npz"), "~/stats.npz"):
+        assert _with_files({"statistics_file": name}, base)[0] == {"statistics_file": "stats.npz"}
+
+
+def test_programs_are_those_of_the_other_machine(tmp_path: Path) -> None:
+    """But for scripts beside the workflow, by their full path."""
+    from dpsim.workflow.executors.remote import _options_there
+
+    script, data = tmp_path / "tool.py", tmp_path / "data.txt"
+    script.touch()
+    data.touch()
+    run = ["/bin/sh", str(script), "tool.py", f"{tmp_path}/../{tmp_path.name}/tool.py", "{inputs.i}", "a\0b"]
+    options = {"run": run, "inputs": {"i": {"path": "data.txt"}}}
+    described = {"type": "command", "base": str(tmp_path), "options": options}
+    changed, found = _options_there(described, PurePosixPath("/there/base"))
+    assert changed == {**options, "run": [run[0], "/there/base/tool.py", *run[2:]]}
+    assert found == [(data, "data.txt"), (script, "tool.py")]

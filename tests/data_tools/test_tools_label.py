@@ -39,6 +39,12 @@ def copper(count: int = 4, seed: int = 0, **keys: Any) -> list[Atoms]:
     return build_structures(CONFIG.validate_python(declared), seed)
 
 
+def test_scripts_where_it_is_started_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ase.py").write_text("raise SystemExit('this script was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    assert label(copper(1), EMTConfig(), tmp_path / "out", workers=1).n_failed == 0
+
+
 def test_labels_are_those_of_the_calculator_in_the_order_of_the_structures(tmp_path: Path) -> None:
     structures = copper(6)
     seen: list[tuple[int, int]] = []

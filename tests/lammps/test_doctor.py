@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from ensembles import with_header
 
-from dpsim.lammps import Check, diagnose
+from dpsim.lammps import Check, diagnose, doctor
 from dpsim.lammps.builds import _sources_key
 from dpsim.lammps.packages import lammps_program, mpich_file
 from dpsim.native.identity import torch_build
@@ -199,6 +199,13 @@ def test_a_broken_lammps_of_the_user(
 
 
 # ---- the packages, broken -----------------------------------------------------------------------
+
+
+def test_mpi4py_is_the_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = doctor._mpi4py()
+    (tmp_path / "mpi4py.py").write_text("raise SystemExit('this script was imported')\n")
+    monkeypatch.chdir(tmp_path)
+    assert doctor._mpi4py() == found
 
 
 def test_a_plugin_that_an_earlier_torch_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

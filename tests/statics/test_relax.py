@@ -211,6 +211,26 @@ def test_a_stopped_run_goes_on_behind_what_is_done(tmp_path: Path) -> None:
         assert one.after.energy == other.after.energy  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("good", [0, 3])
+def test_a_calculation_that_failed_is_done_again(good: int, tmp_path: Path) -> None:
+    """A failure has a cause that may be gone, at the first structure or on the way; too few steps stay too few."""
+    folders = {"out": tmp_path / "out", "work": tmp_path / "work"}
+    with pytest.raises(StageError, match="no self-consistency"):
+        run_relax(config(cell="full"), [rattled()], lambda atoms: Failing(good, "raise"), **folders)
+    assert run_relax(config(cell="full"), [rattled()], lambda atoms: EMT(), **folders)[0].converged
+    made: list[int] = []
+
+    def source(atoms: Any) -> Any:
+        made.append(len(atoms))
+        return EMT()
+
+    folders["work"] = tmp_path / "short"
+    for calculators in (2, 3):  # the check of each attempt, and the calculator of the first
+        with pytest.raises(StageError, match="not converged in 2 steps"):
+            run_relax(config(fmax=1e-6, max_steps=2), [rattled()], source, **folders)
+        assert len(made) == calculators
+
+
 def test_a_model_and_what_it_does_not_know(pair_model: Path, tmp_path: Path) -> None:
     """Lennard-Jones has its minimum at a known distance; the potential, its file and a calculator say the same."""
     source = model_source(pair_model)

@@ -190,7 +190,9 @@ def test_old_packages_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_failure_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless it is asked for again; the process that compiles says why it could not."""
+    """Unless it is asked for again; the process that compiles says why, whatever scripts lie where it is started."""
+    (tmp_path / "random.py").write_text("raise SystemExit('this script was imported')\n")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(package, "steps_dir", lambda: tmp_path)
     request = request_for(of_energies(), True, "full")
     wrong = request.model_copy(update={"tensors": request.tensors[1:]})

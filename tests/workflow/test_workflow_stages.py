@@ -14,10 +14,12 @@ import pytest
 
 from dpsim.errors import DataError
 from dpsim.workflow.context import Artifact, Context, Granted
+from dpsim.workflow.planning.files import match_files, near
 from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.files import read_json
 from dpsim.workflow.stage import Stage
 from dpsim.workflow.stages import STAGE_TYPES, find_stage_type
+from dpsim.workflow.stages.md import MDStage
 
 
 def stage(uses: str, **options: Any) -> Stage:
@@ -75,6 +77,22 @@ def test_an_unknown_type_is_looked_for_in_packages(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group, name: [Entry()] if name == "mine" else [])
     assert find_stage_type("mine") is CommandStage
     assert find_stage_type("yours") is None
+
+
+def test_the_home_folder(tmp_path: Path, context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is it when a file is looked for, and when it is read."""
+    from ase.build import bulk
+    from ase.io import write
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    copper = bulk("Cu")
+    copper.info["REF_energy"] = -1.0
+    write(tmp_path / "frames.extxyz", [copper] * 3)
+    found = match_files(tmp_path / "elsewhere", ["~/frames.extxyz"])
+    convert = stage("convert", **{"from": {"path": "~/frames.extxyz", "index": ":2"}}, format="extxyz")
+    convert.execute(context(**{"from": Artifact(tuple(found), "from")}))
+    assert (tmp_path / "out" / "frames.extxyz").read_text().count("Lattice") == 2
+    assert near(tmp_path / "elsewhere", "~/frame.extxyz") == "~/frames.extxyz"
 
 
 def test_label_convert_inspect_for_real(tmp_path: Path, context: Callable[..., Context]) -> None:
@@ -242,7 +260,8 @@ def test_what_md_starts_from(
     assert run_md.call_args.kwargs["reference"] == files
 
 
-def test_a_change_of_the_analysis_keeps_the_trajectory() -> None:
+def test_a_change_of_the_analysis_keeps_the_trajectory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the workflow, or in a later dpsim."""
     from dpsim.workflow.planning.key import make_key
 
     segment = {"ensemble": "nvt", "temperature": "300 K", "time": "1 ps"}
@@ -255,6 +274,9 @@ def test_a_change_of_the_analysis_keeps_the_trajectory() -> None:
     plain, analysed, longer = of(segment), of(segment, analyse=["rdf"]), of({**segment, "time": "2 ps"})
     assert plain[0] != analysed[0]
     assert plain[1] == analysed[1] != longer[1]
+    monkeypatch.setattr(MDStage, "result_version", MDStage.result_version + 1)
+    assert of(segment)[0] != plain[0]
+    assert of(segment)[1] == plain[1]
 
 
 def test_report(tmp_path: Path, context: Callable[..., Context], library: Callable[..., MagicMock]) -> None:

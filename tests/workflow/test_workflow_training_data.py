@@ -67,6 +67,18 @@ def test_systems_are_taken_as_they_are(tmp_path: Path) -> None:
         resolved(tmp_path, path="data", match=["x*"])
 
 
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ase.io import write
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (system,) = systems(tmp_path / "data")
+    write(tmp_path / "f.extxyz", copper(2))
+    elsewhere = {"folder": tmp_path / "work"}
+    assert resolved(tmp_path / "base", path="~/data", match=["4"], **elsewhere) == [system]
+    (made,) = resolved(tmp_path / "base", path="~/f.extxyz", **elsewhere)
+    assert len(open_dataset([made])) == 2
+
+
 def test_groups_of_hdf5(tmp_path: Path) -> None:
     (folder,) = systems(tmp_path / "d")
     with h5py.File(tmp_path / "all.hdf5", "w") as file:

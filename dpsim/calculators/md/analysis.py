@@ -256,13 +256,14 @@ def msd(
     species: Sequence[str] | None = None,
     fit: tuple[float, float] = (0.2, 0.5),
     blocks: int = 5,
+    masses: Array | None = None,
 ) -> Msd:
     """Mean squared displacement, averaged over atoms and over all time origins.
 
     Parameters
     ----------
     positions
-        (frames, n_atoms, 3) Å, unwrapped, evenly spaced in time. The drift of their mean is taken out.
+        (frames, n_atoms, 3) Å, unwrapped, evenly spaced in time. The drift of their centre of mass is taken out.
     symbols
         Element of each atom.
     interval
@@ -275,6 +276,8 @@ def msd(
     blocks
         Pieces that the trajectory is cut into for the block error. Each is evaluated like the whole, so its time
         differences are shorter: where a piece does not reach diffusion, the error says so by being large.
+    masses
+        (n_atoms,) amu; if None, the standard ones of the elements.
 
     Raises
     ------
@@ -290,7 +293,8 @@ def msd(
             f"msd needs at least 4 frames, found {len(positions)}: write frames more often (dump.every) or run longer"
         )
     chosen = list(dict.fromkeys(symbols)) if species is None else list(species)
-    centred = positions - positions.mean(axis=1, keepdims=True)
+    weights = _standard_masses(symbols) if masses is None else masses
+    centred = positions - np.average(positions, axis=1, weights=weights)[:, None]
     time: Array = np.arange(len(positions), dtype=np.float64) * np.float64(interval)
     values, diffusion, errors = {}, {}, {}
     for element in chosen:
@@ -302,6 +306,13 @@ def msd(
         diffusion[element] = _diffusion(time, each, fit)
         errors[element] = _block_error(centred[:, members], interval, fit, blocks)
     return Msd(time, values, diffusion, errors)
+
+
+def _standard_masses(symbols: Sequence[str]) -> Array:
+    from ase.data import atomic_masses, atomic_numbers
+
+    found: Array = atomic_masses[[atomic_numbers[symbol] for symbol in symbols]]
+    return found
 
 
 def _block_error(positions: Array, interval: float, fit: tuple[float, float], blocks: int) -> float:

@@ -24,10 +24,10 @@ from dpsim.calculators.md.integrators import BAR_PER_EV_A3, Evaluated, Integrato
 from dpsim.calculators.md.output import ThermoRow
 from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
 from dpsim.calculators.md.segments import Dynamics, MinimizeSegment, NPTSegment, NVESegment, interval_steps
-from dpsim.calculators.md.start import model_files
+from dpsim.calculators.md.start import check_start, model_files
 from dpsim.calculators.md.stop import Watch
 from dpsim.data.files import read_json, write_json
-from dpsim.errors import ConfigError, DataError, Interrupted, StageError
+from dpsim.errors import ConfigError, Interrupted, StageError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -78,10 +78,7 @@ def run_ase(
     Interrupted
         From `progress`, with the state saved; calling again continues.
     """
-    if not len(start_atoms):
-        raise DataError("the start structure has no atoms")
-    if config.velocities == "keep" and not start_atoms.has("momenta"):
-        raise ConfigError("velocities: keep needs a start frame with velocities, this one has none: use create")
+    check_start(config, start_atoms)
     if "stress" not in calculator.implemented_properties:
         for index, segment in enumerate(config.run):
             if isinstance(segment, NPTSegment):
@@ -157,7 +154,6 @@ class _Run:
         self.watch = Watch(config, start)
         self.finished, self.starts, self._key = False, 0, ""
         self.atoms: Atoms = start.copy()
-        self.atoms.set_constraint()
         self.atoms.calc = calculator
         self.full = bool(start.pbc.all())
 

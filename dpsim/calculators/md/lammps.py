@@ -36,10 +36,10 @@ from dpsim.calculators.md.output import DumpFollower, LogFollower, Trajectory, l
 from dpsim.calculators.md.process import LammpsProcess
 from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
 from dpsim.calculators.md.segments import MinimizeSegment, NPTSegment
-from dpsim.calculators.md.start import model_files
+from dpsim.calculators.md.start import check_start, model_files
 from dpsim.calculators.md.stop import Watch
 from dpsim.data.files import read_json, write_json, write_text
-from dpsim.errors import ConfigError, DataError, StageError
+from dpsim.errors import StageError
 from dpsim.export.metadata import read_metadata
 
 if TYPE_CHECKING:
@@ -175,10 +175,7 @@ def run_lammps(
     mpi
         As in `run_md`; None for pair styles other than dpsim's.
     """
-    if not len(start_atoms):
-        raise DataError("the start structure has no atoms")
-    if config.velocities == "keep" and not start_atoms.has("momenta"):
-        raise ConfigError("velocities: keep needs a start frame with velocities, this one has none: use create")
+    check_start(config, start_atoms)
     check_box(config, start_atoms.pbc)
     check_analyses(config, start_atoms)
     box = lammps_box(start_atoms)

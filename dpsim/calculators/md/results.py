@@ -357,8 +357,8 @@ def _msd_outputs(config: MDConfig, record: Record, out: Path) -> dict[str, Any]:
     frames = list(record.frames(segments))
     interval = _spacing("msd", segments, frames)
     positions = np.array([frame.atoms.positions for frame in frames])
-    symbols = record.start.get_chemical_symbols()
-    found = msd(positions, symbols, interval, settings.species, settings.fit, settings.blocks)
+    symbols, masses = record.start.get_chemical_symbols(), record.start.get_masses()
+    found = msd(positions, symbols, interval, settings.species, settings.fit, settings.blocks, masses)
     write_msd(out / "msd.csv", found)
     species = {
         element: {

@@ -100,6 +100,31 @@ def _frame(start: FramesStart, path: Path, type_map: Sequence[str]) -> Atoms:
     return atoms.repeat(start.supercell)
 
 
+def check_start(config: MDConfig, atoms: Atoms) -> None:
+    """Refuse a structure that no engine starts from.
+
+    Raises
+    ------
+    ConfigError
+        If velocities are to be kept and there are none.
+    DataError
+        If it has no atoms, or some are held.
+    """
+    from ase.constraints import FixAtoms, FixCartesian
+
+    if not len(atoms):
+        raise DataError("the start structure has no atoms")
+    if config.velocities == "keep" and not atoms.has("momenta"):
+        raise ConfigError("velocities: keep needs a start frame with velocities, this one has none: use create")
+    for constraint in atoms.constraints:
+        # ASE reads a file that marks all atoms as free as constraints that hold none.
+        if not isinstance(constraint, FixAtoms | FixCartesian) or constraint.get_removed_dof(atoms):
+            raise DataError(
+                f"the start structure has atoms that are held ({type(constraint).__name__}), which molecular dynamics "
+                "does not know: start: {path: FILE} takes a file without its constraints"
+            )
+
+
 def model_files(config: MDConfig, potentials: Sequence[Path]) -> list[Path]:
     """Resolve the model files of a run, of which there must be as many as the settings say.
 

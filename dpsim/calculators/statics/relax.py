@@ -61,6 +61,8 @@ class Relaxed:
         Steps taken.
     reason
         Why it did not converge.
+    broken
+        Whether a calculation failed on the way, so that another attempt may come further.
     """
 
     atoms: Atoms
@@ -69,6 +71,7 @@ class Relaxed:
     converged: bool
     steps: int
     reason: str = ""
+    broken: bool = False
 
 
 def relax(
@@ -110,7 +113,7 @@ def relax(
     before = state = state_of(moving, evaluate(moving, moving.calc))
     if settings.cell != "fixed" and before.stress is None:
         raise StageError(f"{name_of(atoms)}: no stress is given, which a cell that moves needs: use cell: fixed")
-    steps, reason, done = 0, "", moving.copy()
+    steps, reason, broken, done = 0, "", False, moving.copy()
     try:
         for steps, _ in enumerate(_optimizer(moving, settings).irun(fmax=0.0, steps=settings.max_steps)):
             state, done = _measured(moving), moving.copy()
@@ -124,13 +127,13 @@ def relax(
         else:
             reason = f"not converged in {settings.max_steps} steps"
     except (StageError, DataError) as error:
-        reason = str(error)
+        reason, broken = str(error), True
     except DpsimError:
         raise
     except Exception as error:  # calculators raise whatever they meet
-        reason = f"{type(error).__name__}: {error}"
+        reason, broken = f"{type(error).__name__}: {error}", True
     done.set_constraint(atoms.constraints)
-    return Relaxed(done, before, state, not reason and is_relaxed(state, settings), steps, reason)
+    return Relaxed(done, before, state, not reason and is_relaxed(state, settings), steps, reason, broken)
 
 
 def relaxed_or_error(atoms: Atoms, source: Any, settings: RelaxSettings) -> Relaxed:

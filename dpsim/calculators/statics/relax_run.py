@@ -51,7 +51,7 @@ def run_relax(
     out
         Folder for the outputs.
     work
-        Folder kept between attempts: structures that are done are not relaxed again.
+        Folder kept between attempts: structures that are done are not relaxed again, those that failed are.
     model, ranks
         The frozen model and the number of MPI ranks, for ``engine: lammps``.
     progress
@@ -82,7 +82,7 @@ def run_relax(
         result = recall_relaxed(kept) if kept is not None else None
         if result is None:
             result = _relaxed(one, atoms, _reporter(progress, number, len(structures), atoms))
-            if kept is not None:
+            if kept is not None and not result.broken:
                 keep_relaxed(kept, result)
         found.append(result)
     if progress is not None:
@@ -110,7 +110,7 @@ def _relaxed(one: Callable[..., Relaxed], atoms: Atoms, on_step: OnStep | None) 
     try:
         return one(atoms, on_step=on_step)
     except StageError as error:
-        return Relaxed(atoms.copy(), None, None, False, 0, str(error))
+        return Relaxed(atoms.copy(), None, None, False, 0, str(error), broken=True)
 
 
 def _judge(found: Sequence[Relaxed], config: RelaxConfig) -> None:

@@ -93,7 +93,8 @@ def _training(columns: Columns) -> Iterator[Curves]:
 
 def _equations_of_state(path: Path) -> Iterator[Curves]:
     found: Any = json.loads(path.read_text(encoding="utf-8"))
-    for name, one in found.items() if isinstance(found, dict) else ():
+    details = found.get("details") if isinstance(found, dict) else None
+    for name, one in details.items() if isinstance(details, dict) else ():
         eos = one.get("eos") if isinstance(one, dict) else None
         if isinstance(eos, dict) and {"volumes_A3_atom", "energies_eV_atom"} <= eos.keys():
             yield Curves(f"energy of {name} (eV/atom)", "volume (Å³/atom)", eos["volumes_A3_atom"],

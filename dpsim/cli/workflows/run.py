@@ -169,9 +169,19 @@ def print_outcome(plan: Plan, folder: Path, outcome: Outcome) -> None:
         click.echo(f"left out: {name} ({reason})")
     if outcome.code in (75, 130):
         click.echo("interrupted; the same command goes on from here")
-    index = folder / "report" / "index.html"
-    if index.is_file():
-        click.echo(f"report: {shown(index)}")
+    if page := _report(plan, folder, outcome):
+        click.echo(f"report: {shown(page)}")
+
+
+def _report(plan: Plan, folder: Path, outcome: Outcome) -> Path | None:
+    """Return the page of the last report stage that is done; None if there is none."""
+    tasks = plan.workflow.tasks
+    made = [name for name in plan.order if tasks[name].config.uses == "report"
+            and outcome.states.get(name) in ("done", "cached")]  # fmt: skip
+    if not made:
+        return None
+    link = folder / "report"
+    return (link if link.is_symlink() else folder / "stages" / made[-1] / "out") / "index.html"
 
 
 def _again(plan: Plan, folder: Path, task: str) -> str:

@@ -146,7 +146,7 @@ def _compile(request: Request, path: Path, say: Say) -> None:
     log, begin = path.with_suffix(".log"), time.monotonic()
     for left in path.parent.glob(f".{path.stem}-*"):  # of a process that was killed; nobody else holds the lock
         shutil.rmtree(left, ignore_errors=True)
-    command = [sys.executable, "-W", "ignore", "-m", "dpsim.train.compile.worker", str(path)]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "dpsim.train.compile.worker", str(path)]
     pipe = subprocess.PIPE
     with (
         log.open("w") as file,

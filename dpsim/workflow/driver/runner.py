@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import selectors
+import shutil
 import signal
 import time
 from collections.abc import Collection
@@ -435,10 +436,13 @@ class Runner:
         self.view.message(message)
 
     def _link_report(self, entry: Entry) -> None:
+        """Let ``report`` lead to a page; one that ``dpsim report`` wrote gives way, but not what else lies there."""
         link = self.store.run_dir / "report"
-        if link.exists() and not link.is_symlink():
-            return
-        link_folder(link, entry.out)
+        written = link.is_dir() and not link.is_symlink()
+        if written and {path.name for path in link.iterdir()} <= {path.name for path in entry.out.iterdir()}:
+            shutil.rmtree(link)
+        if link.is_symlink() or not link.exists():
+            link_folder(link, entry.out)
 
     def _fail(self, name: str, failure: Failure, entry: Entry | None = None) -> None:
         self.failures.append(failure)

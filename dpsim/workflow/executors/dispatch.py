@@ -191,9 +191,6 @@ class DispatchExecutor:
         memory = None if job.granted.memory is None else job.granted.memory * 2 ** job.counts.get("oom", 0)
         base = dict(self.chosen.resources)
         entry = self.place.path(job.entry)
-        pid = shlex.quote(f"{entry}/job/{ticket.ticket}/pid")
-        # The script's shell gets the signal before the end of the time. It passes it on, and waits until all is saved.
-        trap = f"trap 'p=$(cat {pid}) && kill -TERM $p; while kill -0 $p 2>/dev/null; do sleep 1; done' TERM"
         resources = library.Resources(
             **{
                 **base,
@@ -206,7 +203,7 @@ class DispatchExecutor:
                     *base.get("custom_flags", ()),
                     *head_lines(self.batch, job.resources, ticket.ticket, memory),
                 ],
-                "prepend_script": [*base.get("prepend_script", ()), trap],
+                "prepend_script": [*base.get("prepend_script", ()), _trap(f"{entry}/job/{ticket.ticket}/pid")],
             }
         )
         python = self.chosen.profile.python or sys.executable
@@ -415,3 +412,9 @@ class DispatchExecutor:
             handle.error = {"message": f"{handle.name} ended{how} without saying how"}
         codes = {"oom": 7, "walltime": Interrupted.exit_code, "cancelled": Interrupted.exit_code}
         handle.code = codes.get(handle.ending, StageError.exit_code)
+
+
+def _trap(pid_file: str) -> str:
+    """Return a line for the script of a job: told that its time is over, its shell tells the stage and waits."""
+    body = f"p=$(cat {shlex.quote(pid_file)}) && kill -TERM $p; while kill -0 $p 2>/dev/null; do sleep 1; done"
+    return f"trap {shlex.quote(body)} TERM"

@@ -90,7 +90,7 @@ class RemotePlace:
             new += [] if sent else [record["digest"]]
         home = self._relative(entry.path)
         members.append((entry.path / FILE, f"{home}/{FILE}"))
-        options, named = _with_files(described["options"], Path(described["base"]))
+        options, named = _options_there(described, self._root / "base")
         members += [(source, f"base/{name}") for source, name in named]
         stage = json.dumps({**described, "options": options, "base": str(self._root / "base")}, indent=1).encode()
         if "work" not in there and (self._run_dir / work).is_dir():
@@ -205,6 +205,26 @@ class RemotePlace:
         return session.exec_command(command)
 
 
+def _options_there(described: Mapping[str, Any], there: PurePosixPath) -> tuple[Any, list[tuple[Path, str]]]:
+    """Return the options of a stage whose workflow lies in folder `there`, and the files to put there, by name.
+
+    Of the words that a command stage runs, only full paths of files beside the workflow are such files; its programs
+    are those of the other machine.
+    """
+    base, options = Path(described["base"]), described["options"]
+    if described["type"] != "command":
+        return _with_files(options, base)
+    rest, found = _with_files({key: value for key, value in options.items() if key != "run"}, base)
+    own = {word: Path(word).relative_to(base).as_posix() for word in options["run"] if _is_file_below(base, word)}
+    run = [str(there / own[word]) if word in own else word for word in options["run"]]
+    return {**rest, "run": run}, [*found, *((Path(word), name) for word, name in own.items())]
+
+
+def _is_file_below(base: Path, word: str) -> bool:
+    path = Path(word)
+    return path.is_absolute() and path.is_relative_to(base) and ".." not in path.parts and os.path.isfile(word)
+
+
 def _with_files(options: Any, base: Path) -> tuple[Any, list[tuple[Path, str]]]:
     """Return options that name files relative to another folder, and those files with their names there.
 
@@ -224,7 +244,8 @@ def _with_files(options: Any, base: Path) -> tuple[Any, list[tuple[Path, str]]]:
                 inside = path.is_relative_to(base) and ".." not in Path(value).parts
                 name = path.relative_to(base).as_posix() if inside else f"elsewhere/{_mark(path.parent)}/{path.name}"
                 found.append((path, name))
-                if not inside and not glob.has_magic(value):
+                full = not inside or os.path.isabs(os.path.expanduser(value))
+                if full and not glob.has_magic(value):
                     return name
         return value
 

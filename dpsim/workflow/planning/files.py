@@ -10,6 +10,7 @@ from pathlib import Path
 from dpsim.model.pretrained import HUB, hub_file
 from dpsim.workflow.language.patterns import expand
 from dpsim.workflow.language.problems import closest
+from dpsim.workflow.records.files import full_path
 
 
 def match_files(base: Path, patterns: Sequence[str]) -> list[Path]:
@@ -23,7 +24,7 @@ def match_files(base: Path, patterns: Sequence[str]) -> list[Path]:
         If a pattern leads past too many files.
     """
     for pattern in patterns:
-        full = str(hub_file(pattern)) if pattern.startswith(HUB) else os.path.join(base, os.path.expanduser(pattern))
+        full = str(hub_file(pattern) if pattern.startswith(HUB) else full_path(base, pattern))
         found = [full] if "\0" not in full and os.path.exists(full) else expand(full)
         if found:
             return [Path(path) for path in found]
@@ -32,7 +33,7 @@ def match_files(base: Path, patterns: Sequence[str]) -> list[Path]:
 
 def near(base: Path, pattern: str) -> str:
     """Return the file that was perhaps meant by a pattern that fits none; empty if there is nothing like it."""
-    parent = Path(os.path.join(base, pattern)).parent
+    parent = full_path(base, pattern).parent
     try:
         if glob.has_magic(pattern) or not parent.is_dir():
             return ""

@@ -59,6 +59,11 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def full_path(base: Path, path: str) -> Path:
+    """Return where a path leads that a workflow names: ``~`` is the home folder, a relative one begins at `base`."""
+    return base / os.path.expanduser(path)
+
+
 def link_folder(link: Path, target: Path) -> None:
     """Make `link` a relative symbolic link to a folder, replacing an older link at once."""
     text = os.path.relpath(target, link.parent)

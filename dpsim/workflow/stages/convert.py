@@ -13,6 +13,7 @@ from data_tools.sources import Source as FileSource
 from dpsim.config import Config, Fraction
 from dpsim.errors import DataError
 from dpsim.model.pretrained import HUB
+from dpsim.workflow.records.files import full_path
 from dpsim.workflow.stage import Files, Output, Reference, SeededStage, Slot, dotted
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class ConvertStage(SeededStage):
             value = declared[artifact.place]
             if isinstance(value, SourceFiles):
                 names.append(value.path)
-                settings = value.model_dump() | {"path": str(context.base / value.path)}
+                settings = value.model_dump() | {"path": str(full_path(context.base, value.path))}
                 sources.append(FileSource.model_validate(settings))
                 continue
             kept = self.split is not None and value == self.split.keep

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _ONE_PROCESS = "engine: ase runs in one process: give cpus instead, or use engine: lammps"
 _ANALYSIS = ("analyse", "reference", "stop_if")
+_TRAJECTORY_VERSION = 2
+"""Of what the runs themselves give; `MDStage.result_version` counts changes of their analysis too."""
 _LATER: dict[str, dict[str, Any]] = {
     "stop_if": {"max_deviation_force": None, "max_bond_stretch": None, "then": "end"},
     "analyse": {"vdos": None, "density": None, "drift": None},
@@ -52,7 +54,7 @@ class MDStage(MDConfig, SeededStage):
         "analysis": Output("analysis.json", "metrics"),
     }
     main: ClassVar[str] = "frames"
-    result_version: ClassVar[int] = 2
+    result_version: ClassVar[int] = 3
     uses_type_map: ClassVar[bool] = True
     wants: ClassVar[Resources] = Resources(ranks=2, cpus=2, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("lammps", "torch", "mpich")
@@ -135,10 +137,10 @@ class MDStage(MDConfig, SeededStage):
         return options
 
     def work_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
-        """Keep the trajectory when only its analysis changes; `run_md` compares everything else."""
+        """Keep the trajectory when only its analysis changes, here or in dpsim; `run_md` compares everything else."""
         options = {name: value for name, value in parts["options"].items() if name not in _ANALYSIS}
         inputs = {place: digest for place, digest in parts["inputs"].items() if place.split(".")[0] != "reference"}
-        return {**parts, "options": options, "inputs": inputs}
+        return {**parts, "options": options, "inputs": inputs, "result_version": _TRAJECTORY_VERSION}
 
     def execute(self, context: Context) -> None:
         """Run in the work folder, from the newest checkpoint there is; from several starts, one after the other."""

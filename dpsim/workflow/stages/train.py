@@ -14,6 +14,7 @@ from dpsim.train.config import TrainConfig
 from dpsim.train.settings.dplr_model import DPLRModel
 from dpsim.train.settings.heads import HeadName, HeadSettings
 from dpsim.train.settings.run import NOT_IN_RESULT
+from dpsim.workflow.records.files import full_path
 from dpsim.workflow.stage import (
     MAX_MEMBERS,
     Input,
@@ -146,7 +147,7 @@ class TrainStage(TrainConfig, SeededStage):
         if isinstance(self.model, DPLRModel):
             settings["model"] = self.model.model_copy(update={"dipole": str(context.input("dipole"))})
         if self.statistics_file is not None:
-            settings["statistics_file"] = str(context.base / self.statistics_file)
+            settings["statistics_file"] = str(full_path(context.base, self.statistics_file))
         config = TrainConfig.model_validate(settings | {"seed": context.seed})
         data, valid = self._data(context)
         ranks = context.resources.ranks

@@ -13,6 +13,7 @@ from data_tools.sources import OWN_FORMATS
 from data_tools.sources import Source as FileSource
 from dpsim.errors import DataError
 from dpsim.workflow.records.digest import canonical_json, digest_bytes
+from dpsim.workflow.records.files import full_path
 from dpsim.workflow.stage import Reference, Stage, dotted
 from dpsim.workflow.stages.convert import SourceFiles
 
@@ -112,7 +113,7 @@ def data_paths(
         _refuse_folders_without_data(files, base, matches)
         return [_converted(files, base, matches, folder, type_map)]
     if files.match:
-        return [one.path for one in find_all([base / files.path], files.match)]
+        return [one.path for one in find_all([full_path(base, files.path)], files.match)]
     _, mark, group = files.path.partition("#")
     return [Path(f"{path}{mark}{group}") if mark and not path.is_dir() else path for path in _holders(matches)]
 
@@ -134,7 +135,7 @@ def _refuse_folders_without_data(files: DataFiles, base: Path, matches: Sequence
 
     if files.format is None and all(path.is_dir() for path in matches):
         try:
-            find_files(FileSource(path=str(base / files.path)))
+            find_files(FileSource(path=str(full_path(base, files.path))))
         except DataError:
             find_all(matches)
             raise
@@ -158,7 +159,7 @@ def _converted(
     if output.is_dir():
         log.info("%s was converted before: %s", files.path, output)
         return output
-    source = FileSource.model_validate(settings | {"path": str(base / files.path)})
+    source = FileSource.model_validate(settings | {"path": str(full_path(base, files.path))})
     report = convert([source], output, type_map=type_map or None)
     log.info("%s is converted to %s\n%s", files.path, output, report.table())
     return output
