@@ -97,6 +97,7 @@ void PairDPSim::settings(int narg, char **arg)
     error->all(FLERR, "pair_style dpsim: model file {} predicts no energy but {}; give a potential, or use "
                "\"compute ID group dpsim/tensor/atom {} ...\"", models[0], info.output, models[0]);
   impl->loaded = true;
+  impl->scale = 1.0;
   impl->deviation.choose(impl->model.keywords().deviation, impl->model.size(), info.has_spin());
   comm_forward = impl->model.comm_size();
   comm_reverse = impl->deviation.comm_size();
@@ -111,6 +112,7 @@ void PairDPSim::coeff(int narg, char **arg)
                "for example: pair_coeff * * O H", atom->ntypes);
   if (!allocated) allocate();
   impl->model.map_types("pair_coeff", arg + 2, force->pair != this);
+  impl->masses_checked = false;
   map_element2type(narg - 2, arg + 2);
 }
 

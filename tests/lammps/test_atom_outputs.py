@@ -145,6 +145,18 @@ def test_scale(model64: Path, eager, tmp_path: Path) -> None:
         np.testing.assert_allclose(frame[:, 4:7], forces, rtol=0, atol=1e-10 * np.abs(forces).max())
 
 
+def test_another_pair_style_begins_anew(model64: Path, eager, tmp_path: Path) -> None:
+    """Neither a scale that ``fix adapt`` has left nor what was said of masses goes over to it."""
+    scaled = "variable s equal 0.5\nfix a all adapt 1 pair dpsim scale * * v_s\nrun 0\nunfix a\n"
+    again = _pair(model64).replace("O H", "H O") + "run 0\n"
+    decks = {"two": lambda f: _start(f) + _pair(model64) + "thermo_modify format float %.15g\n" + scaled + again}
+    done = run_decks(decks, 1, tmp_path)["two"]
+    turned = System(SYSTEM.positions, tuple({"O": "H", "H": "O"}[s] for s in SYSTEM.symbols), SYSTEM.cell)
+    expected = [0.5 * predict(eager, SYSTEM).energy, predict(eager, turned).energy]
+    np.testing.assert_allclose(done.thermo()[:, 2], expected, rtol=1e-10)
+    assert done.log.count("is mapped to") == 2
+
+
 def test_data_and_restart_files(model64: Path, tmp_path: Path) -> None:
     """A file of data or a restart asks for the pair style again, and goes on with the same energy."""
 
