@@ -368,9 +368,14 @@ ModelOutput ExportedModel::pull(const GraphTensors &graph, std::int64_t plan, co
   });
 }
 
-void set_threads(int n)
+Threads::Threads(int n) : before_(at::get_num_threads())
 {
-  if (n > 0) at::set_num_threads(n);
+  if (n > 0 && n != before_) at::set_num_threads(n);
+}
+
+Threads::~Threads()
+{
+  if (at::get_num_threads() != before_) at::set_num_threads(before_);
 }
 
 }    // namespace dpsim
