@@ -49,7 +49,7 @@ def _heat(frame: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_heat_flux(ranks: int, model64: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """It is the sum over the atoms' parts and, in an open box, the rate at which energy moves: of a model without
-    messages exactly, as the energy of an atom then depends on its neighbours alone."""
+    messages exactly, as the energy of an atom then depends on its neighbours alone; of another there is a warning."""
     classic = freeze(["se_e2_a-ener"], request.config.cache.mkdir("dpsim-models"))["se_e2_a-ener"]
     cluster = System(grid(24, (7.0,) * 3, 5), symbols(24, 5), np.eye(3) * 7.0, "s s s")
     timestep = 2e-5
@@ -62,6 +62,9 @@ def test_heat_flux(ranks: int, model64: Path, request: pytest.FixtureRequest, tm
         ranks,
         tmp_path,
     )
+    assert {name: one.log.count("do not give the exact heat flux") for name, one in done.items()} == {
+        "bulk": 1, "cluster": 0,
+    }  # fmt: skip
     for one in done.values():
         flux, frame = one.thermo()[1, 2:5], one.frames()[1]
         v, energy, stress = frame[:, 4:7], frame[:, 7] + frame[:, 8], frame[:, 9:18]
