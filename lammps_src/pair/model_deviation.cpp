@@ -7,6 +7,7 @@
 #include "atom.h"
 #include "comm.h"
 #include "error.h"
+#include "universe.h"
 #include "update.h"
 
 #include <algorithm>
@@ -58,6 +59,7 @@ void ModelDeviation::choose(const dpsim::DeviationKeywords &keywords, int n_mode
   if (file_) fclose(file_);
   file_ = nullptr;
   keywords_ = keywords;
+  if (universe->nworlds > 1) keywords_.file += "." + std::to_string(universe->iworld);    // as LAMMPS names its logs
   n_models_ = n_models;
   magnetic_ = magnetic;
   forces_.assign(n_models, {});

@@ -5,6 +5,7 @@
 // Virials are divided by the number of atoms. Spin models have the columns fm for magnetic forces (eV per Bohr
 // magneton), and their forces are called fr. With "atomic" the deviations of the forces on all atoms follow, by id;
 // atoms that no model sees have 0, and do not count elsewhere. Units are those of the input; relative ones have none.
+// With several partitions each has its own file, and its name ends in the number of the partition: model_devi.out.0.
 #pragma once
 
 #include "pair/lammps_units.h"
