@@ -230,6 +230,24 @@ def test_wrong_input(models: Mapping[str, Path], request: pytest.FixtureRequest,
     assert wrong == {}
 
 
+def test_minimization(models: Mapping[str, Path], potentials, tmp_path: Path) -> None:
+    """A step has the line of the positions that it ends with, not those of all that the line search tries."""
+    system = liquid()
+    pair = f"pair_style dpsim {models['A']} {models['SWAPPED']} out_freq 2\npair_coeff * * O H\n"
+    dump = "dump d all custom 2 x.dump id xu yu zu\ndump_modify d sort id format float %.17g\n"
+    ending = "minimize 0 0 5 60\nundump d\nrun 0\n"
+    deck = lambda f: head(system, system.write(f / "s.data", ("O", "H"))) + pair + dump + ending  # noqa: E731
+    done = run_decks({"minimize": deck}, 2, tmp_path)["minimize"]
+    evaluations = re.search(r"Iterations, force evaluations = 5 (\d+)", done.log)
+    assert evaluations
+    assert int(evaluations[1]) > 7
+    table = np.loadtxt(done.folder / "model_devi.out")
+    frames = [{"positions": x[:, 1:4], "types": system.symbols, "cell": system.cell} for x in done.frames()]
+    expected = np.array([one.columns for one in model_deviation([potentials[m] for m in ("A", "SWAPPED")], frames)])
+    assert table[:, 0].tolist() == [0, 2, 4]
+    np.testing.assert_allclose(table[:, 1:], expected[:3], rtol=0, atol=TOLERANCE * expected.max())
+
+
 def test_partitions(models: Mapping[str, Path], tmp_path: Path) -> None:
     """Each writes a file of its own."""
     system = liquid(20, 7.0)
