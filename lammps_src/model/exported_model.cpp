@@ -125,7 +125,7 @@ struct Package {
   at::Device device = at::kCPU;
   std::unique_ptr<PackageFolder> folder;    // GPU code is read from it when a kernel runs first
 
-  // Kernels of tensors without members do not run.
+  // When all graphs have run; kernels of tensors without members do not run.
   void has_run(const std::vector<at::Tensor> &inputs)
   {
     if (folder && std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor &t) { return t.numel() > 0; }))
@@ -266,7 +266,7 @@ ModelOutput ExportedModel::State::evaluate(const GraphTensors &graph, std::int64
   out.atomic = found[0].to(at::kDouble);
   if (expected == 2) out.edge_gradient = found[1].to(at::kDouble);
   if (electrostatics) out.dipoles = package->dipole->run(given).at(0).to(at::kDouble);
-  package->has_run(given);
+  if (!electrostatics) package->has_run(given);    // else one graph is still to run, in pull()
   return out;
 }
 
@@ -276,6 +276,7 @@ ModelOutput ExportedModel::State::pull(const GraphTensors &graph, std::int64_t p
   given.push_back(centroid_forces);
   ModelOutput out;
   out.edge_gradient = package->dipole_gradient->run(given).at(0).to(at::kDouble).neg();
+  package->has_run(given);
   return out;
 }
 
