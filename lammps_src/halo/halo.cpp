@@ -43,6 +43,16 @@ void synchronize(const at::Device &device)
   guard.getStream(device).synchronize();
 }
 
+// Whether `action` returns true; an exception is a no.
+template <typename F> bool succeeds(F action)
+{
+  try {
+    return action();
+  } catch (const std::exception &) {
+    return false;
+  }
+}
+
 // A buffer that grows and is never given back; views of its beginning are handed out.
 class Buffer {
  public:
@@ -250,16 +260,23 @@ void Halo::Exchange::transfer(const at::Tensor &sent, const Parcels &to, const a
   bytes_ += sent_.back() = to.rows * row_bytes;
 }
 
-// Sends one small buffer of device memory around the ranks and looks whether it arrives.
+// Sends one small buffer of device memory around the ranks and looks whether it arrives on all. A device that fails
+// on one rank must not keep it from what is collective.
 bool Halo::Exchange::trial(const at::Device &device)
 {
-  const auto options = at::TensorOptions().dtype(at::kInt).device(device);
-  at::Tensor sent = at::full({8}, me_, options), received = at::full({8}, -1, options);
-  synchronize(device);
   const int next = (me_ + 1) % size_, previous = (me_ + size_ - 1) % size_;
+  at::Tensor sent, received;
+  const bool made = on_all_ranks(succeeds([&] {
+    const auto options = at::TensorOptions().dtype(at::kInt).device(device);
+    sent = at::full({8}, me_, options);
+    received = at::full({8}, -1, options);
+    synchronize(device);
+    return true;
+  }));
+  if (!made) return false;
   MPI_Sendrecv(sent.data_ptr(), 8, MPI_INT, next, TAG, received.data_ptr(), 8, MPI_INT, previous,
                TAG, comm_, MPI_STATUS_IGNORE);
-  return received.eq(previous).all().item<bool>();
+  return on_all_ranks(succeeds([&] { return received.eq(previous).all().item<bool>(); }));
 }
 
 bool Halo::Exchange::on_all_ranks(bool yes) const
@@ -287,7 +304,7 @@ std::string Halo::choose_route(HaloRoute wanted, const std::string &device_name)
   if (wanted == HaloRoute::device && !claimed)
     throw std::runtime_error("\"mpi device\" needs an MPI library that takes GPU memory, this one "
                              "says that it does not; use \"mpi host\"");
-  const bool intact = claimed && exchange_->on_all_ranks(exchange_->trial(device));
+  const bool intact = claimed && exchange_->trial(device);
   if (wanted == HaloRoute::device && !intact)
     throw std::runtime_error("\"mpi device\" failed: a trial message from GPU memory did not "
                              "arrive intact; use \"mpi host\"");

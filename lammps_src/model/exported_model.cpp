@@ -2,9 +2,11 @@
 
 #include "model/device_choice.h"
 #include "model/electrostatics.h"
+#include "model/error_words.h"
 #include "model/graph_tensors.h"
 #include "model/json_value.h"
 #include "model/package_folder.h"
+#include "system/surroundings.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -16,6 +18,7 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <dlfcn.h>
 #include <fstream>
@@ -97,8 +100,8 @@ template <typename F> auto about(const std::string &path, F action)
 {
   try {
     return action();
-  } catch (const std::exception &e) {
-    fail(path, e.what());
+  } catch (const std::exception &) {
+    fail(path, error_words());
   }
 }
 
@@ -122,7 +125,7 @@ struct Package {
   at::Device device = at::kCPU;
   std::unique_ptr<PackageFolder> folder;    // GPU code is read from it when a kernel runs first
 
-  // Kernels of tensors without members do not run.
+  // When all graphs have run; kernels of tensors without members do not run.
   void has_run(const std::vector<at::Tensor> &inputs)
   {
     if (folder && std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor &t) { return t.numel() > 0; }))
@@ -168,10 +171,8 @@ std::shared_ptr<Package> load_package(const std::string &path, const std::string
       package->dipole = load("dipole");
       package->dipole_gradient = load("dipole_gradient");
     }
-  } catch (const c10::Error &e) {
-    fail(path, std::string("cannot be loaded: ") + e.what_without_backtrace());
-  } catch (const std::exception &e) {
-    fail(path, std::string("cannot be loaded: ") + e.what());
+  } catch (const std::exception &) {
+    fail(path, "cannot be loaded: " + error_words());
   }
   if (on_cpu) package->folder.reset();    // everything is in memory now
   return package;
@@ -231,6 +232,7 @@ struct ExportedModel::State {
   const at::Tensor &atomic_parameters(std::int64_t n);
   std::vector<at::Tensor> inputs(const GraphTensors &graph, std::int64_t plan);
   ModelOutput evaluate(const GraphTensors &graph, std::int64_t plan);
+  ModelOutput pull(const GraphTensors &graph, std::int64_t plan, const at::Tensor &centroid_forces);
 };
 
 // Virtual atoms of a spin model, the second half of its rows, have parameters of zero.
@@ -264,13 +266,23 @@ ModelOutput ExportedModel::State::evaluate(const GraphTensors &graph, std::int64
   out.atomic = found[0].to(at::kDouble);
   if (expected == 2) out.edge_gradient = found[1].to(at::kDouble);
   if (electrostatics) out.dipoles = package->dipole->run(given).at(0).to(at::kDouble);
+  if (!electrostatics) package->has_run(given);    // else one graph is still to run, in pull()
+  return out;
+}
+
+ModelOutput ExportedModel::State::pull(const GraphTensors &graph, std::int64_t plan, const at::Tensor &centroid_forces)
+{
+  auto given = inputs(graph, plan);
+  given.push_back(centroid_forces);
+  ModelOutput out;
+  out.edge_gradient = package->dipole_gradient->run(given).at(0).to(at::kDouble).neg();
   package->has_run(given);
   return out;
 }
 
 namespace {
 
-// How much there was to do, and what makes it less.
+// How much there was to do, and what makes it less: of a graph, and of electrostatics.
 std::string too_much(const GraphTensors &graph, const ModelInfo &info)
 {
   const std::int64_t n = graph.types.size(0);
@@ -280,22 +292,28 @@ std::string too_much(const GraphTensors &graph, const ModelInfo &info)
       "\" or less behind the model, use more ranks on more machines or fewer atoms";
 }
 
-// What `action` gives. A failure of the package, whose runtime throws plain text, is told as a sentence about its file.
-template <typename F>
-auto told(const std::string &path, const ModelInfo &info, const GraphTensors &graph, F action)
+std::string too_much(const at::Tensor &types, const Surroundings &around)
 {
-  std::string text;
+  std::ostringstream out;
+  out << "electrostatics of " << types.size(0) << " atoms of one rank, in a box of";
+  for (int k = 0; k < 9; k += 3)
+    out << (k > 0 ? " x " : " ") << std::hypot(around.cell[k], around.cell[k + 1], around.cell[k + 2]);
+  out << " A; use a smaller box, fewer ranks on a machine or a model with a larger ewald_h";
+  return out.str();
+}
+
+// What `action` gives. Where memory ends, `need` says for what.
+template <typename N, typename F>
+auto told(const std::string &path, N need, const std::string &advice, F action)
+{
+  std::string words;
   try {
     return action();
-  } catch (const c10::Error &e) {
-    text = e.what_without_backtrace();
-  } catch (const std::exception &e) {
-    text = e.what();
+  } catch (const std::exception &) {
+    words = error_words();
   }
-  for (const char *sign : {"out of memory", "can't allocate memory", "bad_alloc"})
-    if (text.find(sign) != std::string::npos)
-      fail(path, "needs more memory than there is for the " + too_much(graph, info));
-  fail(path, "failed: " + text + FROZEN_ELSEWHERE);
+  if (tells_of_memory(words)) fail(path, "needs more memory than there is for the " + need());
+  fail(path, "failed: " + words + advice);
 }
 
 }    // namespace
@@ -347,30 +365,35 @@ void ExportedModel::set_atomic_parameters(const std::vector<double> &values)
 ModelOutput ExportedModel::evaluate(const GraphTensors &graph, std::int64_t plan)
 {
   const c10::InferenceMode inference;
-  return told(state_->path, info(), graph, [&] { return state_->evaluate(graph, plan); });
+  return told(
+      state_->path, [&] { return too_much(graph, info()); }, FROZEN_ELSEWHERE,
+      [&] { return state_->evaluate(graph, plan); });
 }
 
 LongRange ExportedModel::electrostatics(const at::Tensor &types, const at::Tensor &dipoles, const Surroundings &around)
 {
   const c10::InferenceMode inference;
-  return about(state_->path, [&] { return state_->electrostatics->evaluate(types, dipoles, around); });
+  return told(
+      state_->path, [&] { return too_much(types, around); }, "",
+      [&] { return state_->electrostatics->evaluate(types, dipoles, around); });
 }
 
 ModelOutput ExportedModel::pull(const GraphTensors &graph, std::int64_t plan, const at::Tensor &centroid_forces)
 {
   const c10::InferenceMode inference;
-  return told(state_->path, info(), graph, [&] {
-    auto inputs = state_->inputs(graph, plan);
-    inputs.push_back(centroid_forces);
-    ModelOutput out;
-    out.edge_gradient = state_->package->dipole_gradient->run(inputs).at(0).to(at::kDouble).neg();
-    return out;
-  });
+  return told(
+      state_->path, [&] { return too_much(graph, info()); }, FROZEN_ELSEWHERE,
+      [&] { return state_->pull(graph, plan, centroid_forces); });
 }
 
-void set_threads(int n)
+Threads::Threads(int n) : before_(at::get_num_threads())
 {
-  if (n > 0) at::set_num_threads(n);
+  if (n > 0 && n != before_) at::set_num_threads(n);
+}
+
+Threads::~Threads()
+{
+  if (at::get_num_threads() != before_) at::set_num_threads(before_);
 }
 
 }    // namespace dpsim

@@ -59,7 +59,16 @@ class ExportedModel {
   std::unique_ptr<State> state_;
 };
 
-// Threads that torch uses in this process from now on.
-void set_threads(int n);
+// While it lives, torch computes with `n` threads in this process (if n > 0), and then with as many as before.
+class Threads {
+ public:
+  explicit Threads(int n);
+  ~Threads();
+  Threads(const Threads &) = delete;
+  Threads &operator=(const Threads &) = delete;
+
+ private:
+  int before_;
+};
 
 }    // namespace dpsim

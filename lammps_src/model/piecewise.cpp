@@ -1,13 +1,13 @@
 #include "model/piecewise.h"
 
 #include "model/electrostatics.h"
+#include "model/error_words.h"
 #include "model/exported_model.h"
 #include "model/graph_tensors.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -19,7 +19,9 @@ const GraphTensors &edges_of(ModelGraph &graph, const Piece &piece)
 {
   try {
     return graph.edges(piece);
-  } catch (const std::bad_alloc &) {
+  } catch (const std::exception &) {
+    const std::string words = error_words();
+    if (!tells_of_memory(words)) throw std::runtime_error("finding the neighbors failed: " + words);
     throw std::runtime_error("there is not enough memory for the neighbors of " + std::to_string(piece.size()) +
                              " atoms; use more ranks on more machines, fewer atoms or, if the model passes no messages, "
                              "a smaller number behind the keyword chunk");

@@ -78,7 +78,6 @@ LammpsModel::LammpsModel(LAMMPS *lmp, std::string name, std::function<void()> fo
 {
   check_program();
   dpsim_keep_memory();
-  dpsim::set_threads(comm->nthreads);
 }
 
 LammpsModel::~LammpsModel() = default;
@@ -295,7 +294,6 @@ void LammpsModel::init()
   sources_.init();
   for (int k = 0; k < size(); ++k)
     if (info(k).has_electrostatics()) check_periodic(k);
-  dpsim::set_threads(comm->nthreads);
   impl->rows.forget();
   impl->reported = !keywords_.verbose;
 }
@@ -355,6 +353,7 @@ void LammpsModel::evaluate(NeighList *list, const dpsim::Want &want)
 
 void LammpsModel::evaluate_other(int k, const dpsim::Want &want)
 {
+  const dpsim::Threads threads(comm->nthreads);
   const Member &member = impl->members[k];
   const bool alone = comm->nprocs == 1 || !member.passes_messages();
   impl->around.atom_virial = want.atom_virial;

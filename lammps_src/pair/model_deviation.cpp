@@ -7,12 +7,14 @@
 #include "atom.h"
 #include "comm.h"
 #include "error.h"
+#include "universe.h"
 #include "update.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <unistd.h>
 #include <utility>
 
 using namespace LAMMPS_NS;
@@ -58,6 +60,7 @@ void ModelDeviation::choose(const dpsim::DeviationKeywords &keywords, int n_mode
   if (file_) fclose(file_);
   file_ = nullptr;
   keywords_ = keywords;
+  if (universe->nworlds > 1) keywords_.file += "." + std::to_string(universe->iworld);    // as LAMMPS names its logs
   n_models_ = n_models;
   magnetic_ = magnetic;
   forces_.assign(n_models, {});
@@ -67,6 +70,7 @@ void ModelDeviation::choose(const dpsim::DeviationKeywords &keywords, int n_mode
 
 void ModelDeviation::init()
 {
+  step_ = -1;
   if (n_models_ < 2 || keywords_.every == 0) return;
   if (keywords_.atomic && !atom->tag_enable)
     error->all(FLERR, "{}: \"atomic\" writes the atoms by their ids, but this input has none; leave out \"atom_modify "
@@ -135,9 +139,19 @@ void ModelDeviation::write(const LammpsModel &model)
   for (const auto &c : columns) line += column(c.most) + column(c.least) + column(c.mean);
   if (keywords_.atomic) append_atoms(line, centers, forces);
   if (comm->me != 0) return;
+  begin_line();
   fputs((line + "\n").c_str(), file_);
   if (fflush(file_) != 0)
     error->one(FLERR, "{}: out_file {} cannot be written ({})", who_, keywords_.file, strerror(errno));
+}
+
+// What is there of a trial position of the same step is taken back.
+void ModelDeviation::begin_line()
+{
+  const bool again = step_ == update->ntimestep && fseek(file_, line_start_, SEEK_SET) == 0 &&
+      ftruncate(fileno(file_), line_start_) == 0;
+  if (!again) line_start_ = ftell(file_);
+  step_ = update->ntimestep;
 }
 
 // Over all ranks, some of which may have no atoms.

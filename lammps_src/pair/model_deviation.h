@@ -5,6 +5,9 @@
 // Virials are divided by the number of atoms. Spin models have the columns fm for magnetic forces (eV per Bohr
 // magneton), and their forces are called fr. With "atomic" the deviations of the forces on all atoms follow, by id;
 // atoms that no model sees have 0, and do not count elsewhere. Units are those of the input; relative ones have none.
+// A step has one line, again where a run begins: where forces are computed more than once, as along the line search of a
+// minimization or in Monte Carlo moves, that of the last time, which is where the atoms stay.
+// With several partitions each has its own file, and its name ends in the number of the partition: model_devi.out.0.
 #pragma once
 
 #include "pair/lammps_units.h"
@@ -53,6 +56,7 @@ class ModelDeviation : protected Pointers {
 
  private:
   std::string header() const;
+  void begin_line();
   std::vector<std::vector<double> *> in_order();
   dpsim::Spread spread(const std::vector<double> &mine) const;
   void append_atoms(std::string &line, const std::vector<int> &centers, const std::vector<double> &mine) const;
@@ -63,6 +67,8 @@ class ModelDeviation : protected Pointers {
   int n_models_ = 0;
   bool magnetic_ = false;
   FILE *file_ = nullptr;                                   // on the first rank
+  bigint step_ = -1;                                       // of the last line of this run, and where that line begins
+  long line_start_ = 0;
   std::vector<std::vector<double>> forces_, turning_;      // by model (n_all,3): of atoms, of spins
   std::vector<std::vector<double>> virials_;               // by model (9)
 };

@@ -50,6 +50,7 @@ struct PairDPSim::Impl {
   bool loaded = false;
   double scale = 1.0;    // of energy and forces, for fix adapt
   bool masses_checked = false;
+  bool flux_checked = false;    // in this run
   double halo_bytes = 0.0;
 };
 
@@ -97,6 +98,7 @@ void PairDPSim::settings(int narg, char **arg)
     error->all(FLERR, "pair_style dpsim: model file {} predicts no energy but {}; give a potential, or use "
                "\"compute ID group dpsim/tensor/atom {} ...\"", models[0], info.output, models[0]);
   impl->loaded = true;
+  impl->scale = 1.0;
   impl->deviation.choose(impl->model.keywords().deviation, impl->model.size(), info.has_spin());
   comm_forward = impl->model.comm_size();
   comm_reverse = impl->deviation.comm_size();
@@ -111,6 +113,7 @@ void PairDPSim::coeff(int narg, char **arg)
                "for example: pair_coeff * * O H", atom->ntypes);
   if (!allocated) allocate();
   impl->model.map_types("pair_coeff", arg + 2, force->pair != this);
+  impl->masses_checked = false;
   map_element2type(narg - 2, arg + 2);
 }
 
@@ -144,6 +147,19 @@ void PairDPSim::warn_about_spin_integrator()
                  "of this model move atoms only; \"min_style spin\" and integrators that read fm use both");
 }
 
+// A term of the virial belongs to the end of its edge. For the flux it had to belong to the atom whose energy changes,
+// which is another one where energies depend on more than neighbors.
+void PairDPSim::warn_about_heat_flux()
+{
+  const auto &info = impl->model.info();
+  if (impl->flux_checked || !cvflag_atom || comm->me != 0) return;
+  impl->flux_checked = true;
+  if (info.message_passing_layers > 0 || info.has_electrostatics())
+    error->warning(FLERR, "pair_style dpsim: centroid virials of {}, a model that passes messages or has "
+                   "electrostatics, sum to the right pressure but do not give the exact heat flux; take a model "
+                   "without these for \"compute heat/flux\"", impl->model.path());
+}
+
 void PairDPSim::init_style()
 {
   if (!impl->loaded) error->all(FLERR, "pair_style dpsim has no model");
@@ -152,6 +168,7 @@ void PairDPSim::init_style()
                "before the box is defined (or leave the command out)");
   impl->model.init();
   impl->deviation.init();
+  impl->flux_checked = false;
   warn_about_masses();
   warn_about_modifications();
   warn_about_spin_integrator();
@@ -178,6 +195,7 @@ void PairDPSim::unpack_reverse_comm(int n, int *atoms, double *buffer) { impl->d
 void PairDPSim::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
+  warn_about_heat_flux();
   const bool due = impl->deviation.is_due();
   const dpsim::Want want{vflag_global != 0 || due, eflag_atom != 0, vflag_atom || cvflag_atom};
   alone_if_it_fails([&] { impl->model.evaluate(list, want); });

@@ -14,6 +14,7 @@
 // Spin models need "atom_style spin" and metal units; they add to fm, which LAMMPS understands in rad/ps. The pressure
 // then is that at fixed spins, with the upper triangle of the virial: strain as LAMMPS changes boxes. Models with
 // electrostatics (DPLR) need a box that is periodic in three directions, and neither virtual atoms nor a kspace style.
+// The heat flux is exact of models that neither pass messages nor have electrostatics; of others there is a warning.
 #pragma once
 
 #include "pair.h"
@@ -54,6 +55,7 @@ class PairDPSim : public Pair {
   void warn_about_masses();
   void warn_about_modifications();
   void warn_about_spin_integrator();
+  void warn_about_heat_flux();
   void add(const dpsim::Response &response);
   void alone_if_it_fails(const std::function<void()> &action);
   void write_deviation(const dpsim::Response &first);

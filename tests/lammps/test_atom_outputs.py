@@ -49,7 +49,7 @@ def _heat(frame: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_heat_flux(ranks: int, model64: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """It is the sum over the atoms' parts and, in an open box, the rate at which energy moves: of a model without
-    messages exactly, as the energy of an atom then depends on its neighbours alone."""
+    messages exactly, as the energy of an atom then depends on its neighbours alone; of another there is a warning."""
     classic = freeze(["se_e2_a-ener"], request.config.cache.mkdir("dpsim-models"))["se_e2_a-ener"]
     cluster = System(grid(24, (7.0,) * 3, 5), symbols(24, 5), np.eye(3) * 7.0, "s s s")
     timestep = 2e-5
@@ -62,6 +62,9 @@ def test_heat_flux(ranks: int, model64: Path, request: pytest.FixtureRequest, tm
         ranks,
         tmp_path,
     )
+    assert {name: one.log.count("do not give the exact heat flux") for name, one in done.items()} == {
+        "bulk": 1, "cluster": 0,
+    }  # fmt: skip
     for one in done.values():
         flux, frame = one.thermo()[1, 2:5], one.frames()[1]
         v, energy, stress = frame[:, 4:7], frame[:, 7] + frame[:, 8], frame[:, 9:18]
@@ -143,6 +146,18 @@ def test_scale(model64: Path, eager, tmp_path: Path) -> None:
         np.testing.assert_allclose(rows[step, 2], factor * expected.energy, rtol=1e-10)
         forces = factor * expected.forces
         np.testing.assert_allclose(frame[:, 4:7], forces, rtol=0, atol=1e-10 * np.abs(forces).max())
+
+
+def test_another_pair_style_begins_anew(model64: Path, eager, tmp_path: Path) -> None:
+    """Neither a scale that ``fix adapt`` has left nor what was said of masses goes over to it."""
+    scaled = "variable s equal 0.5\nfix a all adapt 1 pair dpsim scale * * v_s\nrun 0\nunfix a\n"
+    again = _pair(model64).replace("O H", "H O") + "run 0\n"
+    decks = {"two": lambda f: _start(f) + _pair(model64) + "thermo_modify format float %.15g\n" + scaled + again}
+    done = run_decks(decks, 1, tmp_path)["two"]
+    turned = System(SYSTEM.positions, tuple({"O": "H", "H": "O"}[s] for s in SYSTEM.symbols), SYSTEM.cell)
+    expected = [0.5 * predict(eager, SYSTEM).energy, predict(eager, turned).energy]
+    np.testing.assert_allclose(done.thermo()[:, 2], expected, rtol=1e-10)
+    assert done.log.count("is mapped to") == 2
 
 
 def test_data_and_restart_files(model64: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import build, freeze
-from lammps_runs import System, compare, grid, head, run, run_failing, single_point, symbols
+from lammps_runs import TIMEOUT, System, compare, grid, head, run, run_failing, run_program, single_point, symbols
 
 from dpsim.calculators.evaluate import Potential, load
+from dpsim.lammps.packages import program_environment
 
 pytestmark = pytest.mark.lammps
 
@@ -232,6 +234,32 @@ def test_what_a_file_may_say(name: str, model: Path, tmp_path: Path) -> None:
     changes, sentence = CHANGES[name]
     changed = with_charges(model, tmp_path / "m.pt2", **changes)
     assert re.search(sentence, run_failing(tmp_path, start(tmp_path, changed, box(24)) + "run 0\n"))
+
+
+NO_MEMORY = """
+import resource
+from dpsim.lammps import start
+lmp = start(cmdargs=["-screen", "none", "-log", "none"])
+lmp.commands_string(open("in.part").read())
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + (128 << 20),) * 2)
+lmp.command("run 0")
+"""
+
+
+def test_where_memory_ends(model: Path, tmp_path: Path) -> None:
+    """40 million waves: one sentence, and no stack of calls."""
+    changed = with_charges(model, tmp_path / "m.pt2", ewald_h=0.02)
+    system = System(box(24).positions, box(24).symbols, np.eye(3) * 8.6)
+    (tmp_path / "in.part").write_text(start(tmp_path, changed, system))
+    code, text = run_program([sys.executable, "-c", NO_MEMORY], program_environment(None, 1), tmp_path, TIMEOUT)
+    assert code != 0
+    said = text[text.index("pair_style dpsim:") :]
+    assert re.search(
+        r"m\.pt2 needs more memory than there is for the electrostatics of 24 atoms of one rank, in a box of 8\.6 x 8\.6 "
+        r"x 8\.6 A; use a smaller box, fewer ranks on a machine or a model with a larger ewald_h", said
+    ), text  # fmt: skip
+    assert "frame #" not in text
 
 
 def test_summary_names_the_charges(model: Path) -> None:

@@ -41,6 +41,11 @@ def test_extend_and_fold(ranks: int, plugin: Path, tmp_path: Path) -> None:
     assert "claims 0" in text
 
 
+FAILING_DEVICE = {
+    "auto": "pinned host memory",
+    "device": '"mpi device" failed: a trial message from GPU memory did not arrive intact; use "mpi host"',
+}
+"""Decided by all ranks together, whatever a device throws."""
 ANSWERS = {
     "Open MPI": "int MPIX_Query_cuda_support(void) { return 1; }",
     "Open MPI, built without": "int MPIX_Query_cuda_support(void) { return 0; }",
@@ -56,8 +61,9 @@ def test_what_mpi_says_of_device_memory(name: str, plugin: Path, tmp_path: Path)
     (tmp_path / "answer.c").write_text(ANSWERS[name] + "\n")
     library = tmp_path / "libanswer.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "answer.c")], check=True)
-    text = _run(1, plugin, tmp_path, LD_PRELOAD=str(library))
+    text = _run(2, plugin, tmp_path, LD_PRELOAD=str(library))
     assert f"claims {0 if 'without' in name else 1}" in text
+    assert dict(re.findall(r"^trial (\w+) (.*)$", text, re.MULTILINE)) == ({} if "without" in name else FAILING_DEVICE)
 
 
 GPUS = {

@@ -13,10 +13,11 @@ import pytest
 from deck_table import Done, liquid, run_decks
 from ensembles import header, shorter, swapped, with_header
 from families import freeze, structure
-from lammps_runs import System, grid, head, symbols
+from lammps_runs import TIMEOUT, System, grid, head, run_program, symbols
 
 from dpsim.calculators.deviation import Deviation, model_deviation
 from dpsim.calculators.evaluate import load
+from dpsim.lammps.launcher import lammps_command
 
 pytestmark = pytest.mark.lammps
 
@@ -227,6 +228,39 @@ def test_wrong_input(models: Mapping[str, Path], request: pytest.FixtureRequest,
     done = run_decks(decks, 1, tmp_path / "runs")
     wrong = {name: done[name].error for name, (_, text) in INPUTS.items() if not re.search(text, done[name].error)}
     assert wrong == {}
+
+
+def test_minimization(models: Mapping[str, Path], potentials, tmp_path: Path) -> None:
+    """A step has the line of the positions that it ends with, not those of all that the line search tries."""
+    system = liquid()
+    pair = f"pair_style dpsim {models['A']} {models['SWAPPED']} out_freq 2\npair_coeff * * O H\n"
+    dump = "dump d all custom 2 x.dump id xu yu zu\ndump_modify d sort id format float %.17g\n"
+    ending = "minimize 0 0 5 60\nundump d\nrun 0\n"
+    deck = lambda f: head(system, system.write(f / "s.data", ("O", "H"))) + pair + dump + ending  # noqa: E731
+    done = run_decks({"minimize": deck}, 2, tmp_path)["minimize"]
+    evaluations = re.search(r"Iterations, force evaluations = 5 (\d+)", done.log)
+    assert evaluations
+    assert int(evaluations[1]) > 7
+    table = np.loadtxt(done.folder / "model_devi.out")
+    frames = [{"positions": x[:, 1:4], "types": system.symbols, "cell": system.cell} for x in done.frames()]
+    expected = np.array([one.columns for one in model_deviation([potentials[m] for m in ("A", "SWAPPED")], frames)])
+    assert table[:, 0].tolist() == [0, 2, 4]
+    np.testing.assert_allclose(table[:, 1:], expected[:3], rtol=0, atol=TOLERANCE * expected.max())
+
+
+def test_partitions(models: Mapping[str, Path], tmp_path: Path) -> None:
+    """Each writes a file of its own."""
+    system = liquid(20, 7.0)
+    deck = head(system, system.write(tmp_path / "s.data", ("O", "H")), before="atom_modify map array")
+    deck += "variable s world 1 2\ndisplace_atoms all random 0.1 0.1 0.1 $s\n"
+    deck += f"pair_style dpsim {models['A']} {models['SINGLE']} out_freq 1 out_file d.out\npair_coeff * * O H\nrun 0\n"
+    (tmp_path / "in.x").write_text(deck)
+    argv, env = lammps_command(2, tmp_path / "in.x", log="none", plugin=True, extra=["-partition", "2x1"])
+    code, text = run_program(argv, env, tmp_path, TIMEOUT)
+    assert code == 0, text[-2000:]
+    files = {path.name: path.read_text().splitlines() for path in tmp_path.glob("d.out*")}
+    assert {name: len(lines) for name, lines in files.items()} == {"d.out.0": 2, "d.out.1": 2}
+    assert files["d.out.0"][1] != files["d.out.1"][1]
 
 
 def test_no_output_is_asked_for(models: Mapping[str, Path], tmp_path: Path) -> None:

@@ -157,6 +157,26 @@ def test_command_line() -> None:
     assert CliRunner().invoke(lammps, ["build", "--mpicxx", "mpicxx"]).exit_code == 2
 
 
+THREADS = """
+import torch
+from dpsim.lammps import start
+torch.set_num_threads(3)
+lmp = start(cmdargs=["-screen", "none", "-log", "none"])
+lmp.commands_string(open("in.part").read())
+print("threads", torch.get_num_threads())
+lmp.close()
+"""
+
+
+def test_threads_of_torch_stay(model64: Path, tmp_path: Path) -> None:
+    """LAMMPS evaluates the model with its own number of threads, and the program goes on with that of before."""
+    _part(tmp_path, model64)
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    code, text = run_program([sys.executable, "-c", THREADS], environment, tmp_path, 120)
+    assert code == 0, text
+    assert "threads 3" in text
+
+
 CLEAR = """
 import shutil, sys
 from dpsim.lammps import start
