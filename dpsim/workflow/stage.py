@@ -52,6 +52,8 @@ class Source(NamedTuple):
     path: tuple[str | int, ...]
     """Where it stands inside of the stage."""
     value: str | Files
+    optional: bool = False
+    """Whether files may be missing, because their name then means something else."""
 
 
 def _check_reference(text: str) -> str:

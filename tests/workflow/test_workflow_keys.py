@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_golden_keys import GOLDEN, WORKFLOW, keys
 
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.decide import Decider
 from dpsim.workflow.planning.key import difference, make_key
 from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.digest import Digester, canonical_json, digest_bytes
+from dpsim.workflow.records.store import Store
 
 STAGE = "{uses: command, run: [x, '{inputs.i}'], inputs: {i: a}, outputs: [y], %s}"
 
@@ -68,6 +71,32 @@ def test_ranks_of_a_training_are_in_its_key(tmp_path: Path) -> None:
         assert train_options(tmp_path, same) == plain
     for other in ("{ranks: 2}", "two", "{ranks: 2, cpus: 2}"):
         assert train_options(tmp_path, other) == plain | {"ranks": 2}
+
+
+def test_a_potential_beside_the_workflow_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name means the file that is there, else one that comes with LAMMPS; the latter is part of LAMMPS."""
+    path = tmp_path / "w.yaml"
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped/Cu.eam.alloy").touch()
+    monkeypatch.setattr("data_tools.calculators.lammps_potentials", lambda: tmp_path / "shipped")
+
+    def inputs(potential: str = "Cu.eam.alloy") -> dict[str, str]:
+        calculator = f"{{name: eam, potential: {potential}}}"
+        path.write_text(
+            "dpsim: 1\nstages:\n"
+            f"  s: {{uses: label, structures: {{prototype: fcc, element: Cu}}, calculator: {calculator}}}\n"
+        )
+        decision = Decider(load(path), Store(tmp_path / "run"), Digester()).decide("s")
+        return {record.place: record.digest for record in decision.inputs}
+
+    assert inputs() == {}
+    (tmp_path / "Cu.eam.alloy").write_text("one")
+    first = inputs()
+    (tmp_path / "Cu.eam.alloy").write_text("another")
+    assert first.keys() == inputs().keys() == {"calculator.potential"}
+    assert first != inputs()
+    with pytest.raises(InvalidWorkflow, match=r"no file matches 'Ag.eam.alloy'"):
+        inputs("Ag.eam.alloy")
 
 
 def test_names_and_files_are_not_in_the_key(tmp_path: Path) -> None:

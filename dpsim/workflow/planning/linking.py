@@ -153,7 +153,7 @@ class _Linker:
         target = self._target(source, task)
         place = (*base, *source.path)
         if isinstance(target, Files):
-            return Link(source.slot, source.path, patterns=target.patterns())
+            return Link(source.slot, source.path, patterns=target.patterns(), optional=source.optional)
         if target is None:
             self._add("E302", place, f"{source.value} is what loops hand each other in a circle", "")
             return None
