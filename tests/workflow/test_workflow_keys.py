@@ -208,6 +208,28 @@ def test_digest_of_a_folder(tmp_path: Path) -> None:
         seen.add(digest)
 
 
+def test_what_lies_behind_links_to_folders_counts(tmp_path: Path) -> None:
+    folder, far = tmp_path / "d", tmp_path / "far"
+    for made in (folder / "own", far / "sub"):
+        made.mkdir(parents=True)
+    (far / "sub" / "a").write_text("1")
+    for link, target in (
+        ("d/linked", far), ("d/again", far / "sub"), ("d/inside", folder / "own"), ("d/own/round", folder),
+        ("d/up", tmp_path), ("far/back", far), ("far/home", folder),
+    ):  # fmt: skip
+        (tmp_path / link).symlink_to(target)
+    digester = Digester()
+    names = [entry[0] for entry in digester._entries(folder)]
+    assert sorted(names) == [
+        "again/a", "inside", "linked/back", "linked/home", "linked/sub/a", "own/round", "up",
+    ]  # fmt: skip
+    first = digester.path(folder)
+    (far / "sub" / "a").write_text("22")
+    second = digester.path(folder)
+    (far / "sub" / "b").touch()
+    assert len({first, second, digester.path(folder)}) == 3
+
+
 def test_the_memo_saves_reading_and_notices_changes(tmp_path: Path) -> None:
     file, memo = tmp_path / "big", tmp_path / "memo.json"
     file.write_bytes(b"x" * 1000)
