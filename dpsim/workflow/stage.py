@@ -71,6 +71,15 @@ def _number_as_text(value: Any) -> Any:
     return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _true_or_false(value: Any) -> Any:
+    """Take true and false, and the words, which are what ``${env.NAME}`` gives."""
+    if isinstance(value, str) and value in ("true", "false"):
+        return value == "true"
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false; write one of them, or ${{...}} that gives one of them")
+    return value
+
+
 Text = Annotated[str, BeforeValidator(_number_as_text)]
 """Text; a number is taken as it would be written."""
 
@@ -184,8 +193,9 @@ class Stage(Config):
     """What the stage is granted: a name under ``resources:`` of the file, or ``{ranks, cpus, gpus}``."""
     matrix: dict[str, list[Any]] | None = None
     """Axes of values; the stage runs once for every combination, as ``${matrix.NAME}``."""
-    when: bool = True
-    """Whether the stage is run at all; stages that need its output are left out with it."""
+    when: Annotated[bool, BeforeValidator(_true_or_false)] = True
+    """Whether the stage is run at all; stages that need its output are left out with it. ``${env.NAME}`` must give the
+    word true or false, ``${matrix.NAME}`` leaves points out one by one."""
     cache: Literal["auto", "strict", "off"] = "auto"
     """``strict`` also compares package versions; ``off`` runs the stage every time."""
     retries: Annotated[int, Field(ge=0, le=100)] = 0
