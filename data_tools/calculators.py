@@ -13,6 +13,7 @@ from pydantic import Field
 
 from data_tools.code_calculators import CodeConfig
 from dpsim.config import Config, Energy, Length, Temperature
+from dpsim.data.files import digest_of
 from dpsim.errors import DataError, SetupError
 
 if TYPE_CHECKING:
@@ -94,6 +95,19 @@ class EAMConfig(Config):
         near = sorted(path.name for path in shipped.glob(f"{self.potential[:2]}*.eam.*")) if shipped else []
         hint = f"; LAMMPS brings {', '.join(near)}" if near else ""
         raise DataError(f"potential {self.potential} is no file and does not come with LAMMPS: give the path{hint}")
+
+    def ships(self) -> bool:
+        """Whether the name may be that of a file that comes with LAMMPS, where no such file is given."""
+        shipped = lammps_potentials()
+        return "/" not in self.potential and (shipped is None or (shipped / self.potential).is_file())
+
+    def located(self) -> EAMConfig:
+        """Return the same with the full path of the file; errors as in `file`."""
+        return self.model_copy(update={"potential": str(self.file())})
+
+    def key_settings(self) -> dict[str, Any]:
+        """Return what decides the labels: the content of the file, wherever it lies; errors as in `file`."""
+        return {"name": self.name, "style": self.style(), "potential": digest_of(self.file())}
 
     def elements(self) -> tuple[str, ...]:
         """Return the elements in the order of the file (line 4 of the format)."""

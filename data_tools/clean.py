@@ -9,8 +9,7 @@ from typing import Any
 from data_tools.inspect import InspectionReport, inspect_dataset, open_parts
 from data_tools.layouts import LAYOUTS, Layout
 from dpsim.data import Dataset
-from dpsim.data.files import new_folder, write_json
-from dpsim.data.npy import CARD
+from dpsim.data.files import CARD, check_apart, check_output, new_folder, write_json
 from dpsim.errors import DataError
 from dpsim.fields import fields_of_property
 
@@ -50,11 +49,11 @@ def clean_dataset(
     Raises
     ------
     DataError
-        If the data cannot be read, a part would have no frame left, or `output` exists.
+        If the data cannot be read, a part would have no frame left, or `output` may not be replaced.
     """
-    if Path(output).exists() and not overwrite:
-        raise DataError(f"{output} exists already: remove it or choose another output folder")
+    check_output(Path(output), overwrite=overwrite)
     parts = open_parts(data, property_name)
+    check_apart(Path(output), (system.path for part in parts.values() for system in part.systems))
     report = inspect_dataset(parts, drop=drop, **options)
     write_kept(parts, report, output, layout=layout, property_name=property_name)
     return report
@@ -68,12 +67,12 @@ def write_kept(
     layout: Layout = "mixed",
     property_name: str = "",
 ) -> None:
-    """Write the frames that an inspection leaves, in the parts they are in; an existing folder is replaced.
+    """Write the frames that an inspection leaves, in the parts they are in; a data set that is there is replaced.
 
     Raises
     ------
     DataError
-        If a part would have no frame left, or a frame that is left cannot be written.
+        If a part would have no frame left, a frame that is left cannot be written, or `output` is no data set.
     """
     form, write = LAYOUTS[layout]
     fields = fields_of_property(property_name)
@@ -94,5 +93,5 @@ def write_kept(
     with new_folder(Path(output), overwrite=True) as folder:
         for part, rows in report.kept.items():
             frames = (parts[part][i] for i in rows)
-            write(frames, folder / part, names, overwrite=not part, fields=fields)
+            write(frames, folder / part, names, fields=fields)
         write_json(folder / CARD, card)

@@ -14,9 +14,8 @@ from data_tools.near import NearDuplicates, find_near_duplicates
 from data_tools.read import Elements, read_file
 from data_tools.sources import Source, SourceFile, find_files
 from dpsim.data import Frame
-from dpsim.data.files import new_folder, write_json
+from dpsim.data.files import CARD, check_apart, check_output, new_folder, write_json
 from dpsim.data.frame import check_cell, check_frame, fingerprint
-from dpsim.data.npy import CARD
 from dpsim.data.split import By, group_keys, split_frames
 from dpsim.data.summary import format_table
 from dpsim.errors import DataError
@@ -130,15 +129,15 @@ def convert(
         A property that frames are labelled with, of any number of components: its name is that of the array, or of
         the key in extended XYZ.
     overwrite
-        Whether an existing output is replaced.
+        Whether a data set of dpsim at `output` is replaced; nothing else ever is.
     on_progress
         Called after every file.
 
     Raises
     ------
     DataError
-        If a source matches nothing or cannot be read, an element or label is wrong, or `output` exists; all sources
-        are looked at first, so that one message names all that is wrong.
+        If a source matches nothing or cannot be read, an element or label is wrong, or `output` exists and may not be
+        replaced; all sources are looked at first, so that one message names all that is wrong.
     """
     declared = [one if isinstance(one, Source) else Source(path=str(one)) for one in sources]
     for why in drop:
@@ -147,10 +146,9 @@ def convert(
     if layout not in get_args(Layout):
         raise DataError(f"layout {layout!r} is not known, expected one of {', '.join(get_args(Layout))}")
     output = Path(output)
-    if output.exists() and not overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise DataError(f"{output} exists already: remove it or choose another output folder")
+    check_output(output, overwrite=overwrite)
     frames, names, reports, elements = read_sources(
-        declared, type_map, drop=drop, property_name=property_name, on_progress=on_progress
+        declared, type_map, drop=drop, property_name=property_name, output=output, on_progress=on_progress
     )
     if "near_duplicates" in drop:
         frames = _without_near(frames, names, reports, near, on_progress)
@@ -227,9 +225,10 @@ def read_sources(
     *,
     drop: Sequence[Drop] = (),
     property_name: str = "",
+    output: Path | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[list[Frame], tuple[str, ...], list[SourceReport], Elements]:
-    """Read all frames of some sources; parameters and errors as in `convert`.
+    """Read all frames of some sources, none of which may lie in `output`; parameters and errors as in `convert`.
 
     Returns
     -------
@@ -244,10 +243,13 @@ def read_sources(
     found: list[list[SourceFile]] = []
     for source in sources:
         try:
-            found.append(find_files(source))
+            files = find_files(source)
+            if output is not None:
+                check_apart(output, (file.path for file in files))
         except DataError as error:
             problems.append(str(error))
-            found.append([])
+            files = []
+        found.append(files)
     total, done = sum(map(len, found)), 0
     frames: list[Frame] = []
     reports = []
@@ -343,5 +345,5 @@ def _write(
     form, write = LAYOUTS[layout]
     with new_folder(output, overwrite=True) as folder:
         for name, indices in parts.items():
-            write((frames[i] for i in indices), folder / name, names, overwrite=not name, fields=fields)
+            write((frames[i] for i in indices), folder / name, names, fields=fields)
         write_json(folder / CARD, {"format": form, "version": 1, **report.to_dict(), "output": output.name})

@@ -104,11 +104,15 @@ def label(
     chosen = tuple(properties)
     _check(structures, calculator, chosen, tolerate_failures, workers)
     output.mkdir(parents=True, exist_ok=True)
-    tasks = [_task(i, atoms, calculator, chosen) for i, atoms in enumerate(structures)]
+    settings = _key_settings(calculator)
+    tasks = [_task(i, atoms, settings, chosen) for i, atoms in enumerate(structures)]
     planned = {task["task"]: _planned(task) for task in tasks}
     keys = {task["task"]: task_key(task) for task in tasks}
     if isinstance(calculator, CodeConfig):
         _add_code(tasks, keys, calculator, output)
+    elif isinstance(calculator, EAMConfig):
+        located = calculator.located().model_dump(mode="json")
+        tasks = [{**task, "calculator": located} for task in tasks]
     with Journal(output / "journal.jsonl") as journal:
         reused = sum(len(journal.frames.get(key, ())) for key in set(keys.values()))
         errors = _work(tasks, keys, planned, journal, workers, output / "workers.log", structures, on_progress)
@@ -159,13 +163,14 @@ def _check(
         calculator.check(atoms, properties)
 
 
-def _task(i: int, atoms: Atoms, calculator: _Calculator, properties: tuple[Property, ...]) -> dict[str, Any]:
+def _key_settings(calculator: _Calculator) -> dict[str, Any]:
+    """Return what of a calculator decides the labels, with the content of its files."""
     if isinstance(calculator, CodeConfig):
-        settings = {**calculator.key_settings(), "files": calculator.digests()}
-    else:
-        settings = calculator.model_dump(mode="json")
-    if isinstance(calculator, EAMConfig):
-        settings["potential"] = str(calculator.file())
+        return {**calculator.key_settings(), "files": calculator.digests()}
+    return calculator.key_settings() if isinstance(calculator, EAMConfig) else calculator.model_dump(mode="json")
+
+
+def _task(i: int, atoms: Atoms, settings: dict[str, Any], properties: tuple[Property, ...]) -> dict[str, Any]:
     return {
         "task": i,
         "atoms": atoms_to_dict(atoms),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpsim.data.files import new_folder
+from dpsim.data.files import CARD, new_folder, write_json
 from dpsim.data.frame import Frame, check_frame
 from dpsim.data.write import without_placeholders
 from dpsim.errors import DataError
@@ -52,6 +52,7 @@ def write_extxyz(
             written += 1
         if not written:
             raise DataError(f"{output} was not written: there are no frames")
+        write_json(folder / CARD, {"format": EXTXYZ, "version": 1, "type_map": list(type_map), "frames": written})
     return [output]
 
 

@@ -7,12 +7,16 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dpsim.errors import DataError
+
+CARD = "dataset.json"
+"""File of a data set that names its format and remembers where the frames came from."""
+_ON_CARDS = {"format", "version", "type_map"}
 
 
 @contextmanager
@@ -24,16 +28,15 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     path
         The folder to make.
     overwrite
-        Whether a folder that exists is replaced; its old contents stay until the new ones are complete.
+        Whether a data set of dpsim that is there is replaced; its old contents stay until the new ones are complete.
 
     Raises
     ------
     DataError
-        If `path` exists and may not be replaced.
+        If `path` exists and may not be replaced, see `check_output`.
     """
-    path = Path(os.path.abspath(path))
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists already: remove it or choose another output folder")
+    check_output(path, overwrite=overwrite)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
     temporary.mkdir()
@@ -43,6 +46,58 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _exchange(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Check that a folder may be made, before the work for it begins.
+
+    Parameters
+    ----------
+    path
+        The folder to make: missing, empty, or with `overwrite` a data set that dpsim wrote.
+    overwrite
+        Whether such a data set is replaced.
+
+    Raises
+    ------
+    DataError
+        If there is something else at `path`.
+    """
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise DataError(f"{path} exists already: remove it or choose another output folder")
+    if not _is_data_set(path):
+        raise DataError(
+            f"{path} is no data set written by dpsim (it has no {CARD} of one), and nothing else is overwritten: "
+            "remove it or choose another output folder"
+        )
+
+
+def check_apart(output: Path, sources: Iterable[str | Path]) -> None:
+    """Check that an output, which may replace what is there, does not replace what it is made from.
+
+    Raises
+    ------
+    DataError
+        If a source is the output or lies in it.
+    """
+    folders = [(resolved, resolved(output)) for resolved in (os.path.abspath, os.path.realpath)]
+    for source in sources:
+        if any(Path(resolved(source)).is_relative_to(folder) for resolved, folder in folders):
+            raise DataError(f"the output {output} would replace {source}, which is read: choose another output folder")
+
+
+def _is_data_set(path: Path) -> bool:
+    """Whether a folder has the card of a data set, or nothing but folders with cards: systems without a whole."""
+    return path.is_dir() and (_has_card(path) or all(_has_card(entry) for entry in path.iterdir()))
+
+
+def _has_card(folder: Path) -> bool:
+    try:
+        return read_json(folder / CARD).keys() >= _ON_CARDS
+    except DataError:
+        return False
 
 
 def _exchange(new: Path, path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpsim.data.files import read_json
+from dpsim.data.files import CARD, read_json
 from dpsim.data.frame import Frame, check_cell, check_finite, formula
 from dpsim.data.set_arrays import FrameArrays
 from dpsim.data.store import Store, hdf5_group, store_at
@@ -20,8 +20,6 @@ from dpsim.errors import DataError
 from dpsim.fields import FIELDS, Field
 
 PLAIN, MIXED, HDF5 = "deepmd/npy", "deepmd/npy/mixed", "deepmd/hdf5"
-CARD = "dataset.json"
-"""File beside the arrays that names the format and remembers where the frames came from."""
 
 
 class System:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dpsim.data.files import new_folder, write_json
+from dpsim.data.files import CARD, new_folder, write_json
 from dpsim.data.frame import Frame, check_frame
-from dpsim.data.npy import CARD, MIXED, PLAIN
+from dpsim.data.npy import MIXED, PLAIN
 from dpsim.errors import DataError
 from dpsim.fields import BY_NAME, FIELDS, Field
 
@@ -42,7 +42,7 @@ def write_mixed(
     set_size
         Largest number of frames in a ``set.*``; None puts all frames of a system into one.
     overwrite
-        Whether an existing folder is replaced.
+        Whether a data set that is there is replaced.
     fields
         What is written where it is there, and under which names.
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dpsim.data.files import new_folder
+from dpsim.data.files import CARD, new_folder, write_json
 from dpsim.data.frame import Frame, check_frame
-from dpsim.data.lmdb import DATA, METADATA, SHORT, package
+from dpsim.data.lmdb import DATA, LMDB, METADATA, SHORT, package
 from dpsim.data.write import group_of, without_placeholders
 from dpsim.errors import DataError
 from dpsim.fields import FIELDS, Field
@@ -45,7 +45,7 @@ def write_lmdb(
     type_map
         Chemical symbols.
     overwrite
-        Whether an existing folder is replaced.
+        Whether a data set that is there is replaced.
     fields
         What is written where it is there, and under which names.
 
@@ -88,6 +88,7 @@ def write_lmdb(
         if not ids:
             raise DataError(f"{output} was not written: there are no frames")
         assert (folder / DATA).is_file()
+        write_json(folder / CARD, {"format": LMDB, "version": 1, "type_map": list(type_map), "frames": len(ids)})
     return [output]
 
 

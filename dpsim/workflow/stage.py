@@ -52,6 +52,8 @@ class Source(NamedTuple):
     path: tuple[str | int, ...]
     """Where it stands inside of the stage."""
     value: str | Files
+    optional: bool = False
+    """Whether files may be missing, because their name then means something else."""
 
 
 def _check_reference(text: str) -> str:
@@ -67,6 +69,15 @@ def is_reference(value: Any) -> bool:
 
 def _number_as_text(value: Any) -> Any:
     return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _true_or_false(value: Any) -> Any:
+    """Take true and false, and the words, which are what ``${env.NAME}`` gives."""
+    if isinstance(value, str) and value in ("true", "false"):
+        return value == "true"
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false; write one of them, or ${{...}} that gives one of them")
+    return value
 
 
 Text = Annotated[str, BeforeValidator(_number_as_text)]
@@ -182,8 +193,9 @@ class Stage(Config):
     """What the stage is granted: a name under ``resources:`` of the file, or ``{ranks, cpus, gpus}``."""
     matrix: dict[str, list[Any]] | None = None
     """Axes of values; the stage runs once for every combination, as ``${matrix.NAME}``."""
-    when: bool = True
-    """Whether the stage is run at all; stages that need its output are left out with it."""
+    when: Annotated[bool, BeforeValidator(_true_or_false)] = True
+    """Whether the stage is run at all; stages that need its output are left out with it. ``${env.NAME}`` must give the
+    word true or false, ``${matrix.NAME}`` leaves points out one by one."""
     cache: Literal["auto", "strict", "off"] = "auto"
     """``strict`` also compares package versions; ``off`` runs the stage every time."""
     retries: Annotated[int, Field(ge=0, le=100)] = 0

@@ -66,7 +66,7 @@ def test_lmdb_holds_what_was_written(tmp_path: Path) -> None:
     assert not any("property" in frame.labels for frame in open_dataset(path))
     assert (about["nframes"], about["frame_nlocs"]) == (13, [frame.n_atoms for frame in frames])
     assert {"coords", "cells", "atom_types", "energies", "forces", "gap", "atom_ener", "fparam", "aparam"} == set(first)
-    assert sorted(file.name for file in path.iterdir()) == ["data.mdb"]
+    assert sorted(file.name for file in path.iterdir()) == ["data.mdb", "dataset.json"]
 
 
 def test_lmdb_is_whole_or_absent(tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def test_nothing_to_write_and_existing_outputs(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_old_folder_and_no_other(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/kept").touch()
+    write_mixed(FRAMES[:1], tmp_path / "out", TYPE_MAP)
+    before = sorted(tmp_path.rglob("*"))
 
     def fail() -> None:
         with new_folder(tmp_path / "out", overwrite=True) as folder:
@@ -200,7 +200,10 @@ def test_a_failure_leaves_the_old_folder_and_no_other(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="in the midst"):
         fail()
-    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["out", "out/kept"]
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "out/kept").touch()
+    with pytest.raises(DataError, match="out is no data set written by dpsim"):
+        write_mixed(FRAMES[:1], tmp_path / "out", TYPE_MAP, overwrite=True)
 
 
 def test_json_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from pydantic import ValidationError
 
+from data_tools.clean import clean_dataset
 from data_tools.convert import Source, convert, read_sources
 from data_tools.extxyz import unit_factor
 from data_tools.sources import find_files, guess_format
@@ -324,6 +325,27 @@ def test_outputs_that_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="out exists already: remove it or choose another output folder"):
         convert([source], tmp_path / "out")
     convert([source, source], tmp_path / "out", overwrite=True)
+    assert len(open_dataset(tmp_path / "out")) == 2
+
+
+def test_only_data_sets_are_overwritten_and_never_a_source(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    source = xyz(tmp_path / "raw", "energy=1")
+    (tmp_path / "raw/notes.txt").touch()
+    for output in (tmp_path / "raw", tmp_path, source, tmp_path / "raw/notes.txt"):
+        with pytest.raises(DataError, match=f"{output} is no data set written by dpsim .* nothing else is overwritten"):
+            convert([source], output, overwrite=True)
+    convert([source], tmp_path / "out")
+    inside = xyz(tmp_path / "out", "energy=2")
+    os.symlink(tmp_path / "out", tmp_path / "link")
+    for given, output in ((tmp_path / "out", "out"), (inside, "out"), (inside, "link"), (tmp_path / "link", "out")):
+        with pytest.raises(DataError, match=rf"the output \S*/{output} would replace \S*, which is read"):
+            convert([given], tmp_path / output, overwrite=True)
+    with pytest.raises(DataError, match=r"the output \S*/out would replace \S*/out/2, which is read: choose another"):
+        clean_dataset(tmp_path / "out", tmp_path / "out", ["nan"], overwrite=True)
+    assert all(Path(path).is_file() for path in (inside, source, tmp_path / "raw/notes.txt"))
+    convert([source, source], tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
     assert len(open_dataset(tmp_path / "out")) == 2
 
 

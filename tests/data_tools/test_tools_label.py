@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,15 @@ from ase.io import read
 from pydantic import TypeAdapter, ValidationError
 
 from data_tools import pool
-from data_tools.calculators import CalculatorConfig, EAMConfig, EMTConfig, LJConfig, PySCFConfig, TBLiteConfig
+from data_tools.calculators import (
+    CalculatorConfig,
+    EAMConfig,
+    EMTConfig,
+    LJConfig,
+    PySCFConfig,
+    TBLiteConfig,
+    lammps_potentials,
+)
 from data_tools.convert import Source, convert
 from data_tools.journal import Journal
 from data_tools.label import label
@@ -257,6 +266,23 @@ def wait_unlocked(path: Path) -> None:
         except DataError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+@pytest.mark.lammps
+def test_labels_of_a_potential_are_not_those_of_another_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pair = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]])
+    shipped = lammps_potentials()
+    assert shipped is not None
+    found = []
+    for source in ("Cu_mishin1.eam.alloy", "Cu_zhou.eam.alloy", "Cu_mishin1.eam.alloy"):
+        shutil.copy(shipped / source, "mine.eam.alloy")
+        result = label([pair], EAMConfig(potential="mine.eam.alloy"), "out", properties=("energy",))
+        found.append((read(result.frames).info["REF_energy"], result.n_reused))
+    assert abs(found[0][0] - found[1][0]) > 1e-3
+    assert found[2] == (found[0][0], 1)
 
 
 DRIVER = """

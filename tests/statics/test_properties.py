@@ -303,6 +303,16 @@ def test_barriers_between_given_states(copper: Any, tmp_path: Path) -> None:
     assert found.values[0][:2] == ("neb", "neb_barrier")
 
 
+def test_structures_of_one_name_are_refused(copper: Any, tmp_path: Path) -> None:
+    two = [named(copper, "copper"), named(bulk("Cu", a=3.9), "copper")]
+    with pytest.raises(DataError, match=r'2 structures are called copper, .* each: set info\["name"\]'):
+        run_properties(config(compute=["relax"]), two, emt, tmp_path / "out")
+    neb = {"neb": {"initial": "a.b", "final": "c.d"}}
+    declared = PropertiesConfig.model_validate({"on": COPPER, "compute": {"relax": {}, **neb}})
+    with pytest.raises(DataError, match="2 structures are called neb"):
+        run_properties(declared, [named(copper, "neb")], emt, tmp_path / "out", ends=vacancy_hop(copper, 5.0))
+
+
 def test_only_crystals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs a cell that is periodic in three directions"):
         run_properties(config(compute=["relax"]), [molecule("CO")], emt, tmp_path)

@@ -73,6 +73,8 @@ def test_names_are_given_found_and_made_unique(tmp_path: Path) -> None:
     assert [atoms.info["name"] for atoms in found] == ["fcc-Cu-1", "fcc-Cu-2", "two", "from-before"]
     named = structures_on(on({"both": {"frames": str(tmp_path / "two.xyz")}, "one": COPPER}))
     assert [atoms.info["name"] for atoms in named] == ["both-1", "both-2", "one"]
+    again = structures_on(on({"both-1": COPPER, "both": {"frames": str(tmp_path / "two.xyz")}, "both-3": COPPER}))
+    assert [atoms.info["name"] for atoms in again] == ["both-1", "both-2", "both-4", "both-3"]
 
 
 def test_frames_keep_what_holds_atoms_and_lose_their_labels(tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_golden_keys import GOLDEN, WORKFLOW, keys
 
+from dpsim.workflow.language.problems import InvalidWorkflow
+from dpsim.workflow.planning.decide import Decider
 from dpsim.workflow.planning.key import difference, make_key
 from dpsim.workflow.planning.load import load
 from dpsim.workflow.records.digest import Digester, canonical_json, digest_bytes
+from dpsim.workflow.records.store import Store
 
 STAGE = "{uses: command, run: [x, '{inputs.i}'], inputs: {i: a}, outputs: [y], %s}"
 
@@ -68,6 +71,32 @@ def test_ranks_of_a_training_are_in_its_key(tmp_path: Path) -> None:
         assert train_options(tmp_path, same) == plain
     for other in ("{ranks: 2}", "two", "{ranks: 2, cpus: 2}"):
         assert train_options(tmp_path, other) == plain | {"ranks": 2}
+
+
+def test_a_potential_beside_the_workflow_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name means the file that is there, else one that comes with LAMMPS; the latter is part of LAMMPS."""
+    path = tmp_path / "w.yaml"
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped/Cu.eam.alloy").touch()
+    monkeypatch.setattr("data_tools.calculators.lammps_potentials", lambda: tmp_path / "shipped")
+
+    def inputs(potential: str = "Cu.eam.alloy") -> dict[str, str]:
+        calculator = f"{{name: eam, potential: {potential}}}"
+        path.write_text(
+            "dpsim: 1\nstages:\n"
+            f"  s: {{uses: label, structures: {{prototype: fcc, element: Cu}}, calculator: {calculator}}}\n"
+        )
+        decision = Decider(load(path), Store(tmp_path / "run"), Digester()).decide("s")
+        return {record.place: record.digest for record in decision.inputs}
+
+    assert inputs() == {}
+    (tmp_path / "Cu.eam.alloy").write_text("one")
+    first = inputs()
+    (tmp_path / "Cu.eam.alloy").write_text("another")
+    assert first.keys() == inputs().keys() == {"calculator.potential"}
+    assert first != inputs()
+    with pytest.raises(InvalidWorkflow, match=r"no file matches 'Ag.eam.alloy'"):
+        inputs("Ag.eam.alloy")
 
 
 def test_names_and_files_are_not_in_the_key(tmp_path: Path) -> None:
@@ -177,6 +206,28 @@ def test_digest_of_a_folder(tmp_path: Path) -> None:
         digest = changed(action)
         assert digest not in seen, action
         seen.add(digest)
+
+
+def test_what_lies_behind_links_to_folders_counts(tmp_path: Path) -> None:
+    folder, far = tmp_path / "d", tmp_path / "far"
+    for made in (folder / "own", far / "sub"):
+        made.mkdir(parents=True)
+    (far / "sub" / "a").write_text("1")
+    for link, target in (
+        ("d/linked", far), ("d/again", far / "sub"), ("d/inside", folder / "own"), ("d/own/round", folder),
+        ("d/up", tmp_path), ("far/back", far), ("far/home", folder),
+    ):  # fmt: skip
+        (tmp_path / link).symlink_to(target)
+    digester = Digester()
+    names = [entry[0] for entry in digester._entries(folder)]
+    assert sorted(names) == [
+        "again/a", "inside", "linked/back", "linked/home", "linked/sub/a", "own/round", "up",
+    ]  # fmt: skip
+    first = digester.path(folder)
+    (far / "sub" / "a").write_text("22")
+    second = digester.path(folder)
+    (far / "sub" / "b").touch()
+    assert len({first, second, digester.path(folder)}) == 3
 
 
 def test_the_memo_saves_reading_and_notices_changes(tmp_path: Path) -> None:

@@ -309,6 +309,8 @@ stages:
         outputs: {n: n}
       unused: {uses: command, run: [sh, -c, "exit 1"], inputs: {n: "add@more=1.n"}, when: false}
       after: {uses: command, run: [sh, -c, "exit 1"], inputs: {n: unused}}
+      some: {uses: command, matrix: {on: [true, "false"]}, run: ["true"], when: "${matrix.on}"}
+      none: {uses: command, run: [sh, -c, "exit 1"], inputs: {n: some@on=false}}
       count:
         uses: command
         run: [sh, -c, "printf '{\\"n\\": %s}' $(cat {inputs.n}) > {out}/m.json"]
@@ -318,8 +320,13 @@ stages:
 """
     path = write(text)
     plan = load(path)
-    assert plan.order == ("loop.01.add@more=0", "loop.01.add@more=1", "loop.01.count", "loop")
-    assert plan.skipped == {"loop.01.after": "needs unused, which is left out"}
+    assert plan.order == (
+        "loop.01.add@more=0", "loop.01.add@more=1", "loop.01.some@on=true", "loop.01.count", "loop",
+    )  # fmt: skip
+    assert plan.skipped == {
+        "loop.01.after": "needs unused, which is left out",
+        "loop.01.none": "needs some@on=false, which is left out",
+    }
     outcome = run(path)
     assert outcome.code == 0, outcome.failures
     assert artifact(tmp_path, "loop.02.add@more=1", "n") == "5\n"

@@ -137,3 +137,42 @@ stages:
     assert set(plan.skipped) == {"c", "d"}
     with_all = load(tmp_path / "w.yaml", overrides=("vars.extra=true",), check_files=False)
     assert set(with_all.order) == {"a", "b", "c", "d", "data", "report"}
+
+
+def test_when_is_decided_at_each_point(tmp_path: Path) -> None:
+    text = """
+dpsim: 1
+stages:
+  a:
+    {uses: command, matrix: {on: [true, false], x: [1, 2]}, run: ["${matrix.x}"], outputs: [f], when: "${matrix.on}"}
+  b: {uses: command, matrix: {on: [false]}, run: [x], outputs: [f], when: "${matrix.on}"}
+  one: {uses: command, matrix: {on: [true, false]}, run: [x], inputs: {i: "a@on=${matrix.on},x=1.f"}, outputs: [f]}
+  after: {uses: command, run: [x], inputs: {i: "one@on=false"}}
+  lone: {uses: command, run: [x], inputs: {i: b}}
+  all: {uses: report, from: [a, b, one]}
+"""
+    plan = plan_text(tmp_path / "w.yaml", text)
+    assert set(plan.order) == {"a@on=true,x=1", "a@on=true,x=2", "one@on=true", "all"}
+    assert plan.skipped == {
+        "one@on=false": "needs a@on=false,x=1.f, which is left out",
+        "after": "needs one@on=false, which is left out",
+        "lone": "needs b, which is left out",
+    }
+    assert plan.needs("all") == ("a@on=true,x=1", "a@on=true,x=2", "one@on=true")
+    with pytest.raises(InvalidWorkflow, match=r"'a@on=true,x=3.f' is not a matrix point of stage 'a'"):
+        plan_text(tmp_path / "w.yaml", text.replace("a@on=${matrix.on},x=1.f", "a@on=${matrix.on},x=3.f"))
+
+
+@pytest.mark.parametrize(
+    ("value", "runs"), [("false", False), ("true", True), ("no", None), ("0", None), ("False", None)]
+)
+def test_when_of_the_environment(tmp_path: Path, value: str, runs: bool | None) -> None:
+    (tmp_path / "w.yaml").write_text(
+        "dpsim: 1\nstages:\n  a: {uses: command, run: [x], outputs: [f]}\n"
+        '  b: {uses: command, run: [x], outputs: [f], when: "${env.RUN_B}"}\n'
+    )
+    if runs is None:
+        with pytest.raises(InvalidWorkflow, match=f"when: '{value}' is neither true nor false; write one"):
+            load(tmp_path / "w.yaml", environment={"RUN_B": value})
+    else:
+        assert load(tmp_path / "w.yaml", environment={"RUN_B": value}).order == (("a", "b") if runs else ("a",))

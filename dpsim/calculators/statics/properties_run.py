@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,7 @@ def run_properties(
     config
         Its `on`, the ends of ``neb`` and `reference` have been resolved.
     structures
-        The crystals.
+        The crystals, each with a name of its own in ``info["name"]``.
     source
         A `Potential`, a calculator of ASE, or what gives calculators.
     out
@@ -113,7 +114,7 @@ def run_properties(
     names = config.compute.of_crystals
     total = len(structures) * len(names) + (ends is not None)
     for number, atoms in enumerate(structures):
-        _one_crystal(config, atoms, make, found, _folder(work, atoms), _sayer(progress, number * len(names), total))
+        _one_crystal(config, atoms, make, found, _folder(work, number), _sayer(progress, number * len(names), total))
     if ends is not None:
         assert config.compute.neb
         say = _sayer(progress, total - 1, total)
@@ -131,6 +132,10 @@ def run_properties(
 def _check(
     config: PropertiesConfig, structures: Sequence[Atoms], make: Any, ends: Any, references: References | None
 ) -> None:
+    called = Counter([*map(name_of, structures), *([NEB] if ends is not None else [])])
+    for name, times in called.items():
+        if times > 1:
+            raise DataError(f'{times} structures are called {name}, expected another name for each: set info["name"]')
     for atoms in structures:
         make(atoms)
         check_cell_moves(atoms, config.compute.start)
@@ -157,8 +162,8 @@ def _check(
                 )
 
 
-def _folder(work: Path | None, atoms: Atoms) -> Path | None:
-    return None if work is None else work / f"crystal-{name_of(atoms)}"
+def _folder(work: Path | None, number: int) -> Path | None:
+    return None if work is None else work / f"crystal-{number:05d}"
 
 
 Say = Callable[[int, str], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,12 +126,14 @@ def _name_of(atoms: Atoms) -> str:
 
 
 def _make_unique(found: Sequence[Atoms]) -> None:
-    names = [atoms.info[NAME] for atoms in found]
-    seen: dict[str, int] = {}
-    for atoms, name in zip(found, names, strict=True):
-        seen[name] = seen.get(name, 0) + 1
-        if names.count(name) > 1:
-            atoms.info[NAME] = f"{name}-{seen[name]}"
+    """Number the structures of one name, past the names that others have."""
+    given = Counter(atoms.info[NAME] for atoms in found)
+    last = Counter[str]()
+    for atoms in found:
+        name = atoms.info[NAME]
+        while given[name] > 1 and atoms.info[NAME] in given:
+            last[name] += 1
+            atoms.info[NAME] = f"{name}-{last[name]}"
 
 
 def _check(atoms: Atoms, where: str) -> None:

@@ -25,7 +25,7 @@ _layout = click.option(
 _property = click.option(
     "--property", "property_name", default="", help="Name of a property of frames: its array, or key."
 )
-_overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace a data set that dpsim wrote; nothing else is.")
 _split = click.option("--split", "shares", help='Shares of the parts, for example "train=0.8,valid=0.1,test=0.1".')
 _seed = click.option("--seed", default=0, show_default=True, help="Of the split.")
 _by = click.option(

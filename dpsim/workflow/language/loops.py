@@ -19,7 +19,7 @@ class Loop:
     template: tuple[Task, ...]
     """Tasks of the first iteration."""
     left_out: tuple[str, ...] = ()
-    """Inner stages with ``when: false``."""
+    """Inner stages with ``when: false``, and points that have it of others."""
     iteration: int = 1
     """The last one that is planned."""
     ended: bool = False

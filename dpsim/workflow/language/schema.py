@@ -76,7 +76,7 @@ class Workflow:
     tasks: dict[str, Task]
     document: Document
     left_out: tuple[str, ...] = ()
-    """Stages with ``when: false``."""
+    """Stages with ``when: false``, and points that have it of stages that are not left out as a whole."""
     seed_given: bool = False
     """Whether the seed is that of the command line."""
     broken: Mapping[str, tuple[type[Stage], Mapping[str, Any]]] = field(default_factory=dict)
@@ -143,7 +143,7 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
     type_map = check_type_map(data.get("type_map"), collector)
     resources = top.resources if top else {}
     tasks: dict[str, Task] = {}
-    left_out = []
+    left_out: list[str] = []
     broken: dict[str, tuple[type[Stage], Mapping[str, Any]]] = {}
     stages = data.get("stages")
     stages = stages if isinstance(stages, dict) else {}
@@ -153,28 +153,26 @@ def validate(document: Document, *, seed: int | None = None) -> Workflow:
     for name, raw in stages.items():
         if not isinstance(raw, dict):
             continue  # reported with the top level
-        if _left_out(raw):
-            left_out.append(name)
         made = maker.tasks(name, raw, ("stages", name), ensembles.get(name, 1))
+        left_out += _left_out_of(name, made)
         if raw.get("uses") == "loop":
             inner, inner_left_out = maker.inner(name, raw, stages)
             if raw.get("matrix") is not None:
                 collector.add("E405", ("stages", name, "matrix"), "a loop has no matrix; give one to its inner stages")
                 made = []
-            if made and inner and isinstance(config := made[0].config, LoopStage) and not _left_out(raw):
-                loops[name] = Loop(name, config, tuple(inner), inner_left_out)
-                _check_loop(loops[name], collector)
+            if made and isinstance(config := made[0].config, LoopStage) and config.when:
+                loop = Loop(name, config, tuple(inner), inner_left_out)
+                _check_loop(loop, collector)
+                loops |= {name: loop} if inner else {}
                 made = [*inner, *made]
-            else:
-                made = [] if not inner else made
+            made = made if inner else []
         tasks |= {task.name: task for task in made}
         stage_type = None if made else find_stage_type(raw["uses"]) if isinstance(raw.get("uses"), str) else None
         if stage_type is not None:
             broken[name] = (stage_type, raw)
     if not type_map and data.get("type_map") is None:
         _need_type_map(tasks, collector)
-    for name in left_out:
-        tasks = {key: task for key, task in tasks.items() if task.stage != name}
+    tasks = {name: task for name, task in tasks.items() if task.config.when}
     name = top.name if top and top.name else document.path.stem
     profile = top.profiles[document.profile] if top and document.profile in top.profiles else Profile()
     chosen_seed = seed if seed is not None else (top.seed if top else 0)
@@ -245,8 +243,10 @@ def check_type_map(raw: Any, collector: Collector) -> tuple[str, ...]:
     return tuple(symbol for symbol in raw if isinstance(symbol, str))
 
 
-def _left_out(raw: dict[str, Any]) -> bool:
-    return raw.get("when") is False
+def _left_out_of(stage: str, tasks: Sequence[Task]) -> list[str]:
+    """Return what ``when`` leaves out of the tasks of a stage: the stage if it is all of them, else these points."""
+    points = [task.name for task in tasks if not task.config.when]
+    return [stage] if points and len(points) == len(tasks) else points
 
 
 def _need_type_map(tasks: Mapping[str, Task], collector: Collector) -> None:
@@ -312,10 +312,11 @@ class _Maker:
         return result
 
     def inner(self, loop: str, raw: dict[str, Any], around: Mapping[str, Any]) -> tuple[list[Task], tuple[str, ...]]:
-        """Return the tasks of the first iteration of a loop, and the inner stages that are left out."""
+        """Return the tasks of the first iteration of a loop, and what is left out of the inner stages."""
         found = dict(declared(raw))
         ensembles = members(found, {name: one for name, one in around.items() if name != loop})
         made: list[Task] = []
+        left_out: list[str] = []
         for name, inner in found.items():
             path: Path = ("stages", loop, "stages", name)
             if name in around:
@@ -326,9 +327,9 @@ class _Maker:
             if inner.get("uses") == "loop":
                 continue  # refused by the loop itself
             tasks = self.tasks(name, inner, path, ensembles.get(name, 1), loop)
-            if not _left_out(inner):
-                made += tasks
-        return made, tuple(name for name, inner in found.items() if _left_out(inner))
+            made += [task for task in tasks if task.config.when]
+            left_out += [one.removeprefix(f"{loop}.01.") for one in _left_out_of(name, tasks)]
+        return made, tuple(left_out)
 
 
 def _check_axes(point: Mapping[str, Any], body: dict[str, Any], path: Path, collector: Collector) -> None:

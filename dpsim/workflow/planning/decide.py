@@ -135,6 +135,8 @@ class Decider:
             place = dotted(link.path)
             if link.patterns:
                 paths = match_files(base, link.patterns)
+                if not paths and link.optional:
+                    continue
                 if not paths:
                     raise DataError(f"stage {name!r}: no file matches {link.patterns[0]!r} in {base}")
                 from_hub = link.patterns[0].startswith(HUB)  # wherever this machine keeps it

@@ -143,7 +143,10 @@ class _Linker:
 
     def _is_left_out(self, source: Source, task: Task | None) -> bool:
         target = self._target(source, task)
-        return isinstance(target, Target) and self._is_stage_left_out(target.stage)
+        if not isinstance(target, Target):
+            return False
+        point = self._point(target)
+        return self._is_stage_left_out(target.stage) or point in self.left_out or point in self.skipped
 
     def _is_stage_left_out(self, name: str) -> bool:
         tasks = self.stages.get(name, [])
@@ -153,7 +156,7 @@ class _Linker:
         target = self._target(source, task)
         place = (*base, *source.path)
         if isinstance(target, Files):
-            return Link(source.slot, source.path, patterns=target.patterns())
+            return Link(source.slot, source.path, patterns=target.patterns(), optional=source.optional)
         if target is None:
             self._add("E302", place, f"{source.value} is what loops hand each other in a circle", "")
             return None
@@ -204,14 +207,19 @@ class _Linker:
         tasks, text = self.stages[target.stage], target.text
         if "@" not in text:
             return tasks, text[len(target.stage) + 1 :]
-        # The values of a point may hold dots: the longest task name that fits wins.
-        for one in sorted(tasks, key=lambda task: -len(task.name)):
-            if text == one.name or text.startswith(one.name + "."):
-                return [one], text[len(one.name) + 1 :]
+        if point := self._point(target):
+            return [one for one in tasks if one.name == point], text[len(point) + 1 :]
         known = [one.name for one in tasks]
         message = f"{text!r} is not a matrix point of stage {target.shown!r}"
         self._add("E301", place, message, closest(text, known), known[:6])
         return [], ""
+
+    def _point(self, target: Target) -> str:
+        """Return the name of the task that a reference to one matrix point means, also where it is left out."""
+        names = [one.name for one in self.stages.get(target.stage, [])]
+        names += [name for name in self.left_out if name.startswith(f"{target.stage}@")]
+        fitting = [name for name in names if "@" in name and f"{target.text}.".startswith(f"{name}.")]
+        return max(fitting, key=len, default="")  # the values of a point may hold dots
 
     def _output(
         self,

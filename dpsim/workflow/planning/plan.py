@@ -21,6 +21,8 @@ class Link:
     """(task, path of the output inside of its folder)."""
     patterns: tuple[str, ...] = ()
     """Paths or patterns of files from outside, of which the first that matches counts."""
+    optional: bool = False
+    """Whether there is no input where no file matches."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def check_surroundings(plan: Plan, fetch: Fetch | None = None) -> None:
     for name in plan.order:
         task = workflow.tasks[name]
         for link in plan.links[name]:
-            if link.patterns:
+            if link.patterns and not link.optional:
                 _check_files(workflow, (*task.path, *link.path), link.patterns, task.config.slots[link.slot], fetch)
         for where, symbol in task.config.elements():
             if workflow.type_map and symbol not in workflow.type_map:

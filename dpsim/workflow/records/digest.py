@@ -90,21 +90,25 @@ class Digester:
         """Return the digest of a file or, as a Merkle tree, of a folder.
 
         A folder's digest is that of the sorted list of (relative path, executable bit, digest of the file).
-        Links to files count as their content, links to folders as their text.
+        Links count as the content that they lead to, but for links to folders that are in it anyway or that lead in a
+        circle, which count as their text.
         """
         if not path.is_dir():
             return self.file(path)
         return digest_bytes(canonical_json(sorted(self._entries(path))))
 
     def _entries(self, folder: Path) -> Iterable[list[Any]]:
-        for root, folders, files in os.walk(folder):
+        walked = [Path(os.path.realpath(folder))]
+        for root, folders, files in os.walk(folder, followlinks=True):
             here = Path(root)
+            folders.sort()  # which of two links is followed must not depend on the file system
             for name in files:
                 path = here / name
                 yield [path.relative_to(folder).as_posix(), _executable(path), self.file(path)]
-            for name in folders:
+            for name in list(folders):
                 path = here / name
-                if path.is_symlink():
+                if path.is_symlink() and not _leads_on(path, walked):
+                    folders.remove(name)
                     yield [path.relative_to(folder).as_posix(), False, "link:" + os.readlink(path)]
                 elif not any(path.iterdir()):
                     yield [path.relative_to(folder).as_posix() + "/", False, ""]
@@ -121,6 +125,15 @@ class Digester:
         kept = {name: entry for name, entry in self._memo.items() if os.path.exists(name)}
         write_atomic(self._path, json.dumps(kept))
         self._changed = False
+
+
+def _leads_on(link: Path, walked: list[Path]) -> bool:
+    """Whether a link leads to a folder that has yet to be walked, which is then noted."""
+    target = Path(os.path.realpath(link))
+    if Path(os.path.realpath(link.parent)).is_relative_to(target) or any(map(target.is_relative_to, walked)):
+        return False
+    walked.append(target)
+    return True
 
 
 def _executable(path: Path) -> bool:

