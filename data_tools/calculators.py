@@ -55,7 +55,7 @@ class TBLiteConfig(Config):
     charge: float | None = None
     """Total charge; the sum of the initial charges of the structure if not given."""
     multiplicity: int | None = Field(default=None, ge=1)
-    """2S + 1; the lowest possible if not given."""
+    """2S + 1; that of the initial magnetic moments of the structure if not given, else the lowest possible."""
 
     def check(self, atoms: Atoms, properties: tuple[Property, ...]) -> None:
         """Refuse elements beyond radon, boundaries that are periodic in some directions only."""

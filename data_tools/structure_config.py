@@ -137,7 +137,8 @@ class FileConfig(Perturbed):
     """Structures read from files: elements, positions and cell, without labels, velocities and constraints."""
 
     path: str = Field(min_length=1)
-    """A file or glob of any format that ASE reads."""
+    """A file or glob of any format that ASE reads. Initial charges, magnetic moments and velocities are kept, labels
+    and constraints are not."""
     index: str | int = ":"
     """Which structures of each file, as in ASE."""
     sample: int | None = Field(default=None, ge=1)

@@ -222,12 +222,20 @@ def _from_files(config: FileConfig, rng: np.random.Generator) -> list[Atoms]:
     return [found[i] for i in sorted(rng.choice(len(found), config.sample, replace=False))]
 
 
+_STATE = ("initial_charges", "initial_magmoms", "spin", "momenta")
+"""Arrays of a file that are part of the state of a structure: what is computed depends on them."""
+
+
 def _bare(atoms: Atoms, source: str) -> Atoms:
-    """Return atoms without labels, velocities and constraints of the file."""
+    """Return atoms with charges, moments and velocities of the file, without its labels and constraints."""
     from ase import Atoms
 
     info = {"source": source, "config_type": str(atoms.info.get("config_type", "file"))}
-    return Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
+    bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
+    for name in _STATE:
+        if atoms.has(name):
+            bare.set_array(name, atoms.get_array(name))
+    return bare
 
 
 def _perturb(base: Atoms, config: Perturbed, rng: np.random.Generator) -> Atoms:

@@ -19,7 +19,7 @@ from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
-from ase.io import read
+from ase.io import read, write
 from pydantic import TypeAdapter, ValidationError
 
 from data_tools import pool
@@ -266,6 +266,22 @@ def wait_unlocked(path: Path) -> None:
         except DataError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_charges_and_moments_of_a_file_are_those_of_its_labels(tmp_path: Path) -> None:
+    pytest.importorskip("tblite")
+    ion = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], charges=[-1, 0])
+    excited = Atoms("O2", [[0, 0, 0], [0, 0, 1.21]], magmoms=[1, 1])
+    plain = [Atoms(atoms.numbers, atoms.positions) for atoms in (ion, excited)]
+    write(tmp_path / "in.extxyz", [ion, excited, *plain], format="extxyz")
+    structures = build_structures(CONFIG.validate_python({"path": str(tmp_path / "in.extxyz")}), 0)
+    found = read(label(structures, TBLiteConfig(), tmp_path / "out", properties=("energy",)).frames, ":")
+    energies = [atoms.info["REF_energy"] for atoms in found]
+    assert energies[0] < energies[2] - 1  # eV; the anion is bound, the radical is another molecule
+    assert abs(energies[1] - energies[3]) > 0.05  # triplet and singlet
+    assert found[0].get_initial_charges().tolist() == [-1, 0]
+    given = label(plain[:1], TBLiteConfig(charge=-1), tmp_path / "given", properties=("energy",))
+    assert energies[0] == pytest.approx(read(given.frames).info["REF_energy"], abs=1e-9)
 
 
 @pytest.mark.lammps

@@ -167,6 +167,24 @@ Velocities
 """
 
 
+def test_what_is_part_of_the_state_of_a_file_is_kept(tmp_path: Path) -> None:
+    atoms = molecule("CH3OH")
+    rng = np.random.default_rng(0)
+    atoms.set_initial_charges(rng.normal(size=6))
+    atoms.set_initial_magnetic_moments(rng.normal(size=(6, 3)))
+    atoms.set_velocities(rng.normal(size=(6, 3)))
+    atoms.set_array("spin", rng.normal(size=(6, 3)))
+    atoms.set_array("REF_forces", rng.normal(size=(6, 3)))
+    write(tmp_path / "a.extxyz", atoms)
+    (read,) = build(path=str(tmp_path / "a.extxyz"), rattle=0.01)
+    state = {"initial_charges", "initial_magmoms", "spin", "momenta"}
+    assert read.arrays.keys() == {"numbers", "positions", *state}
+    for name in state:
+        np.testing.assert_allclose(read.arrays[name], atoms.arrays[name], atol=1e-7)
+    fewer = build(path=str(tmp_path / "a.extxyz"), vacancies=2)[0]
+    assert {len(array) for array in fewer.arrays.values()} == {4}
+
+
 def test_lammps_data_files_take_their_elements_from_type_labels(tmp_path: Path) -> None:
     (tmp_path / "l.data").write_text(
         LABELLED.replace("3 1 0 0.9 0 0 0 0", "3 1 0 0.9 0").replace("0.9 0 0 0 0 1", "0.9 0 0")

@@ -89,6 +89,17 @@ def test_frames_keep_what_holds_atoms_and_lose_their_labels(tmp_path: Path) -> N
     assert read.calc is None
 
 
+def test_structures_are_at_rest_and_keep_their_charges(tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_velocities([[1.0, 0.0, 0.0]] * 4)
+    atoms.set_initial_charges([1.0, 0.0, 0.0, 0.0])
+    write(tmp_path / "moving.extxyz", atoms)
+    path = str(tmp_path / "moving.extxyz")
+    for read in structures_on(on([{"path": path}, {"frames": path}])):
+        assert not read.has("momenta")
+        assert read.get_initial_charges().tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_indices_and_supercells(tmp_path: Path) -> None:
     frames = [bulk("Cu", a=3.6 + 0.01 * k) for k in range(5)]
     write(tmp_path / "five.extxyz", frames)

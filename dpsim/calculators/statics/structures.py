@@ -51,7 +51,7 @@ def structures_on(
     Returns
     -------
     list of Atoms
-        ``info["name"]`` is unique. Constraints of frames are kept.
+        At rest: without velocities. ``info["name"]`` is unique. Constraints of frames are kept.
 
     Raises
     ------
@@ -63,6 +63,7 @@ def structures_on(
         dotted = ".".join(map(str, where))
         for atoms in _structures(one, seed + number, files or {}, type_map, dotted):
             atoms.info[NAME] = name or _name_of(atoms)
+            atoms.arrays.pop("momenta", None)
             _check(atoms, f"{dotted} ({atoms.info[NAME]})")
             found.append(atoms)
     _make_unique(found)

@@ -21,6 +21,7 @@ _AFTER_FORCES = (
 class PhononStage(PhononConfig, DrivenStage):
     """Computes phonons: bands, density of states, thermal properties, imaginary modes."""
 
+    result_version: ClassVar[int] = 2  # charges and magnetic moments of structure files
     slots: ClassVar[Mapping[str, Slot]] = {
         **SLOTS,
         "nac": Slot(frozenset({"any"})),
