@@ -266,6 +266,28 @@ def test_deviation_of_two_models(tmp_path: Path) -> None:
     assert result.summary["engine"] == "ase"
 
 
+def test_several_starts_have_one_walltime(tmp_path: Path) -> None:
+    """What is over for the first is over for the second, after one step; the next command goes on there."""
+    from dpsim.calculators.md.many import run_many
+    from dpsim.calculators.md.stop import Deadline
+
+    cfg = config({"ensemble": "nve", "temperature": 300, "steps": 20}, walltime="1 h")
+    starts, folders = [bulk("Cu", cubic=True)] * 2, (tmp_path / "work", tmp_path / "out")
+
+    def of(deadlines: list[Deadline]) -> Any:
+        def one(number: int, atoms: Atoms, work: Path, out: Path, progress: Any) -> Any:
+            return run_ase(cfg, atoms, EMT(), work, out, seed=number, progress=progress, deadline=deadlines[number])
+
+        return run_many(one, starts, *folders)
+
+    with pytest.raises(Interrupted, match=r"the walltime of 1e-09 s is over at step 1 of 20"):
+        of([Deadline(None), Deadline(1e-9)])
+    over = Deadline(1e-9)
+    with pytest.raises(Interrupted, match="at step 2 of 20"):
+        of([over, over])  # the first is done
+    assert of([Deadline(None)] * 2)["frames"] == 4
+
+
 def test_several_starts(tmp_path: Path) -> None:
     """Each has its own velocities; what they give follows each other, and what is done is not done again."""
     from dpsim.calculators.md.many import run_many

@@ -251,6 +251,9 @@ def test_what_md_starts_from(
     one, starts = many.call_args.args[:2]
     one(1, starts[1], tmp_path / "work" / "01", tmp_path / "out" / "01", None)
     assert (run_md.call_args.kwargs["seed"], run_md.call_args.args[0].seed) == (8, 8)
+    deadline = run_md.call_args.kwargs["deadline"]
+    one(0, starts[0], tmp_path / "work" / "00", tmp_path / "out" / "00", None)
+    assert run_md.call_args.kwargs["deadline"] is deadline
     md({"path": "two.xyz", "index": 1})
     assert len(run_md.call_args.args[1]) == 4
 

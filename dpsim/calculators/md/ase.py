@@ -25,7 +25,7 @@ from dpsim.calculators.md.output import ThermoRow
 from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
 from dpsim.calculators.md.segments import Dynamics, MinimizeSegment, NPTSegment, NVESegment, interval_steps
 from dpsim.calculators.md.start import check_start, model_files
-from dpsim.calculators.md.stop import Watch
+from dpsim.calculators.md.stop import Deadline, Watch
 from dpsim.data.files import read_json, write_json
 from dpsim.errors import ConfigError, Interrupted, StageError
 
@@ -53,12 +53,13 @@ def run_ase(
     reference: Sequence[Atoms] | None = None,
     fingerprint: str = "",
     deviation: Callable[[Atoms], Deviation] | None = None,
+    deadline: Deadline | None = None,
 ) -> MDResult:
     """Run molecular dynamics with a calculator of ASE.
 
     Parameters
     ----------
-    config, start_atoms, work, out, seed, progress
+    config, start_atoms, work, out, seed, progress, deadline
         As in `dpsim.calculators.md.lammps.run_md`.
     calculator
         Gives energies and forces, and for a barostat the stress.
@@ -90,7 +91,7 @@ def run_ase(
     run.recall(fingerprint)
     stop = run.watch.first(run.record())
     if stop is None and not run.finished:
-        run.launch(progress)
+        run.launch(progress, deadline or Deadline(config.walltime))
         stop = run.watch.first(run.record())
     if stop is not None and config.stop_if.then == "fail":
         raise StageError(f"md stopped in {place_of(config, stop.segment)} at step {stop.step}: {stop.reason}")
@@ -110,6 +111,7 @@ def run_md_ase(
     seed: int = 0,
     progress: Progress | None = None,
     reference: Sequence[Path] = (),
+    deadline: Deadline | None = None,
 ) -> MDResult:
     """Run molecular dynamics with ASE and a model file, or several, of which the first drives.
 
@@ -132,7 +134,7 @@ def run_md_ase(
     digests = [hashlib.blake2b(model.read_bytes(), digest_size=20).hexdigest() for model in models]
     return run_ase(
         config, start_atoms, DPCalculator(loaded[0]), work, out, seed=seed, progress=progress, reference=references,
-        fingerprint=" ".join(digests), deviation=deviation if wanted is not None else None,
+        fingerprint=" ".join(digests), deviation=deviation if wanted is not None else None, deadline=deadline,
     )  # fmt: skip
 
 
@@ -196,14 +198,14 @@ class _Run:
 
     # ---- the run -----------------------------------------------------------------------------------
 
-    def launch(self, progress: Progress | None) -> None:
+    def launch(self, progress: Progress | None, deadline: Deadline) -> None:
         """Run, from the beginning or from the saved state, until the end or a condition that stops it."""
         self.starts += 1
         self._save_run()
         saved = read_state(self.work / STATE)
         begun = 0.0 if saved is None else float(saved["seconds"])
         writer = Writer(self.work, (0, 0, 0) if saved is None else [int(n) for n in saved["lengths"]])
-        clock = _Clock(begun, self.total_steps, progress)
+        clock = _Clock(begun, self.total_steps, progress, deadline)
         try:
             if saved is None:
                 state, step = self._begin(writer, clock), 0
@@ -289,7 +291,7 @@ class _Run:
             try:
                 message = f"{segment.ensemble}, segment {span.index}"
                 clock.report(step, message, lambda: integrator.temperature(state))
-                clock.check(self.config.walltime, step)
+                clock.check(step)
             except Interrupted:
                 self._save(state, step, writer, clock.seconds())
                 raise
@@ -340,8 +342,8 @@ class _Run:
 class _Clock:
     """Wall time of a run over its starts, and reports about once a second."""
 
-    def __init__(self, before: float, total: int, progress: Progress | None) -> None:
-        self.before, self.total, self.progress = before, total, progress
+    def __init__(self, before: float, total: int, progress: Progress | None, deadline: Deadline) -> None:
+        self.before, self.total, self.progress, self.deadline = before, total, progress, deadline
         self.begun = self._reported = time.monotonic()
         self._first: int | None = None
 
@@ -349,12 +351,10 @@ class _Clock:
         """Seconds in the integrator."""
         return self.before + time.monotonic() - self.begun
 
-    def check(self, walltime: float | None, step: int) -> None:
+    def check(self, step: int) -> None:
         """Raise `Interrupted` if the time is over and there is something left to do."""
-        if walltime is not None and step < self.total and time.monotonic() - self.begun > walltime:
-            raise Interrupted(
-                f"the walltime of {walltime:g} s is over at step {step} of {self.total}; run again to go on from there"
-            )
+        if step < self.total and (over := self.deadline.passed()):
+            raise Interrupted(f"{over} at step {step} of {self.total}; run again to go on from there")
 
     def report(self, step: int, message: str, temperature: Callable[[], float]) -> None:
         """Report a step if it is time to."""

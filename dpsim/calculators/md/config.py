@@ -143,7 +143,8 @@ class MDConfig(Config):
     checkpoint: Output = Output(every="500 steps")
     """How often the state is saved, from which a killed run goes on."""
     walltime: Walltime | None = None
-    """Time after which the run stops with exit code 75; the same command goes on from the last checkpoint."""
+    """Time for the runs from all starts, after which they stop with exit code 75; the same command goes on from the
+    last checkpoint."""
     stop_if: StopConfig = StopConfig()
     deviation: DeviationConfig | None = None
     """How often the deviation of several models is written, e.g. {every: 50 steps}."""

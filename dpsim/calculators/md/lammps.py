@@ -37,7 +37,7 @@ from dpsim.calculators.md.process import LammpsProcess
 from dpsim.calculators.md.results import MDResult, check_analyses, collect, reference_frames
 from dpsim.calculators.md.segments import MinimizeSegment, NPTSegment
 from dpsim.calculators.md.start import check_start, model_files
-from dpsim.calculators.md.stop import Watch
+from dpsim.calculators.md.stop import Deadline, Watch
 from dpsim.data.files import read_json, write_json, write_text
 from dpsim.errors import StageError
 from dpsim.export.metadata import read_metadata
@@ -79,6 +79,7 @@ def run_md(
     progress: Progress | None = None,
     reference: Sequence[Path] = (),
     mpi: str | None = None,
+    deadline: Deadline | None = None,
 ) -> MDResult:
     """Run molecular dynamics with a frozen model, or with several, of which the first drives.
 
@@ -108,6 +109,8 @@ def run_md(
         Files that ASE reads, or data sets, with frames whose g(r) is put beside that of the run.
     mpi
         How ranks exchange data: ``auto``, ``device`` (from GPU to GPU) or ``host``. It may change when a run goes on.
+    deadline
+        End of the wall time of several runs together; by default `MDConfig.walltime` counts from the start of this one.
 
     Raises
     ------
@@ -128,6 +131,7 @@ def run_md(
         config, start_atoms, dpsim_pair_lines(names[0], elements), work, out, elements=elements, ranks=ranks, seed=seed,
         progress=progress, reference=references, files=dict(zip(names, models, strict=True)),
         fingerprint=" ".join(digests), spins=spins, ensemble=tuple(names) if len(names) > 1 else (), mpi=mpi,
+        deadline=deadline,
     )  # fmt: skip
 
 
@@ -149,6 +153,7 @@ def run_lammps(
     spins: NDArray[np.float64] | None = None,
     ensemble: tuple[str, ...] = (),
     mpi: str | None = None,
+    deadline: Deadline | None = None,
 ) -> MDResult:
     """Run molecular dynamics with any pair style; see `run_md`.
 
@@ -174,6 +179,8 @@ def run_lammps(
         Of `files`, the models whose deviation is written; the first is that of `pair_lines`.
     mpi
         As in `run_md`; None for pair styles other than dpsim's.
+    deadline
+        As in `run_md`.
     """
     check_start(config, start_atoms)
     check_box(config, start_atoms.pbc)
@@ -181,7 +188,7 @@ def run_lammps(
     box = lammps_box(start_atoms)
     work.mkdir(parents=True, exist_ok=True)
     seed = seed if config.seed is None else config.seed
-    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed, spins, ensemble, mpi)
+    run = _Run(config, start_atoms, box, tuple(pair_lines), elements, work, seed, spins, ensemble, mpi, deadline)
     run.prepare(files or {}, fingerprint)
     stop = run.watch.first(run.record())
     if stop is None and not run.finished:
@@ -225,6 +232,7 @@ class _Run:
     spins: NDArray[np.float64] | None = None
     ensemble: tuple[str, ...] = ()
     mpi: str | None = None
+    deadline: Deadline | None = None
     attempts: tuple[Attempt, ...] = ()
     finished: bool = False
     _key: str = ""
@@ -314,8 +322,8 @@ class _Run:
         screen = self.work / f"screen-{number:03d}.txt"
         dumps = DumpFollower([self.work / dump_name(span.index, number) for span in self.layout])
         followers = log, DeviationFollower(self.work / deviation_name(number)), dumps
-        command, walltime = [*argv, "-log", log.path.name, "-nocite"], self.config.walltime
-        with LammpsProcess(command, env, self.work, screen, walltime) as process:
+        command, deadline = [*argv, "-log", log.path.name, "-nocite"], self.deadline or Deadline(self.config.walltime)
+        with LammpsProcess(command, env, self.work, screen, deadline) as process:
             stopped = self._follow(process, *followers, progress)
         if stopped:  # the checkpoints stay: with another limit, the run goes on
             return

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from dpsim.calculators.md.stop import Deadline
 from dpsim.errors import Interrupted, SetupError
 
 # Replaces itself by the command, after asking the kernel (Linux, prctl PR_SET_PDEATHSIG = 1) for a SIGTERM when the
@@ -42,8 +42,8 @@ class LammpsProcess:
         Working directory.
     screen
         File for what it prints.
-    walltime
-        Seconds after which `check_signal` raises.
+    deadline
+        After which `check_signal` raises.
 
     Raises
     ------
@@ -52,9 +52,9 @@ class LammpsProcess:
     """
 
     def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], folder: Path, screen: Path, walltime: float | None = None
+        self, argv: Sequence[str], env: Mapping[str, str], folder: Path, screen: Path, deadline: Deadline | None = None
     ) -> None:
-        self.walltime, self._begun = walltime, time.monotonic()
+        self.deadline = deadline
         self.argv, self.env, self.folder, self.screen = list(argv), dict(env), folder, screen
         self.signal: int | None = None
         self._old: Any = None
@@ -106,8 +106,8 @@ class LammpsProcess:
 
     def check_signal(self, message: str) -> None:
         """Raise `Interrupted` if dpsim has been asked to stop, or the time is over."""
-        if self.walltime is not None and time.monotonic() - self._begun > self.walltime:
-            message = f"the walltime of {self.walltime:g} s is over ({message})"
+        if self.deadline is not None and (over := self.deadline.passed()):
+            message = f"{over} ({message})"
         elif self.signal is None:
             return
         raise Interrupted(f"{message}; run again to continue from the last checkpoint")

@@ -27,6 +27,7 @@ from dpsim.calculators.md.output import read_error
 from dpsim.calculators.md.process import LammpsProcess
 from dpsim.calculators.md.results import write_frames, write_rdf
 from dpsim.calculators.md.start import model_files
+from dpsim.calculators.md.stop import Deadline
 from dpsim.data.files import read_json, write_json, write_text
 from dpsim.errors import ConfigError, DataError, StageError
 
@@ -204,7 +205,7 @@ def run_script(
     if progress is not None:
         progress(0, None, f"pair lines behind line {', '.join(map(str, injected.after))}: {' | '.join(lines)}")
     if not folder.finished:
-        _launch(folder, given, ranks, launcher or product_launcher(progress, 0), progress, config.walltime)
+        _launch(folder, given, ranks, launcher or product_launcher(progress, 0), progress, Deadline(config.walltime))
     summary = {"script": script.path, "injected": lines, "after_lines": list(injected.after), "ranks": ranks,
                "variables": given, "attempts": folder.attempts}  # fmt: skip
     return _collect(config, script, folder, {*links, DATA_FILE}, elements, out, summary)
@@ -246,7 +247,7 @@ def _launch(
     ranks: int,
     launcher: Launcher,
     progress: Progress | None,
-    walltime: float | None,
+    deadline: Deadline,
 ) -> None:
     resume = folder.newest_restart() if folder.attempts else "none"
     folder.attempts += 1
@@ -257,7 +258,7 @@ def _launch(
     log, screen = folder.path / LOG, folder.path / "screen.txt"
     if log.exists():
         log.rename(folder.path / f"log-{folder.attempts - 1:03d}.lammps")
-    with LammpsProcess([*argv, *words, "-log", LOG, "-nocite"], env, folder.path, screen, walltime) as process:
+    with LammpsProcess([*argv, *words, "-log", LOG, "-nocite"], env, folder.path, screen, deadline) as process:
         while not process.wait(_POLL):
             step = _last_step(log)
             if progress is not None:

@@ -1,7 +1,8 @@
-"""Conditions that end a run before its time: models that disagree, bonds that break."""
+"""Conditions that end a run before its time: models that disagree, bonds that break, a wall time that is over."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 BOND = 1.25
 """Pairs nearer than this times the sum of their covalent radii are bonds."""
+
+
+class Deadline:
+    """The end of a wall time that begins now, in seconds; never, if it is None."""
+
+    def __init__(self, walltime: float | None) -> None:
+        self._walltime, self._begun = walltime, time.monotonic()
+
+    def passed(self) -> str:
+        """Say that the time is over; empty as long as it is not."""
+        if self._walltime is None or time.monotonic() - self._begun <= self._walltime:
+            return ""
+        return f"the walltime of {self._walltime:g} s is over"
 
 
 class Bonds(NamedTuple):

@@ -169,6 +169,9 @@ class MDStage(MDConfig, SeededStage):
             run(config, starts[0], potentials, context.work, context.out, **more)
             return
         from dpsim.calculators.md.many import run_many
+        from dpsim.calculators.md.stop import Deadline
+
+        more["deadline"] = Deadline(config.walltime)
 
         def one(number: int, atoms: Atoms, work: Path, out: Path, progress: Progress | None) -> MDResult:
             seed = (context.seed if self.seed is None else self.seed) + number
