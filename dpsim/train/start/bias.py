@@ -22,9 +22,7 @@ from dpsim.physics.derivatives import sum_by_frame
 from dpsim.train.batches.frames import SCANNED, DataSource, FrameSet, require_parameters, scan, spaced
 from dpsim.train.batches.loader import BatchMaker
 from dpsim.train.batches.sampler import in_order
-from dpsim.train.config import TrainConfig
 from dpsim.train.records.state import heads_in, load_state, read_any, read_model
-from dpsim.train.settings.heads import head_config
 from dpsim.train.settings.standard_model import ElementBias
 from dpsim.train.start.electrostatics import WithoutElectrostatics
 from dpsim.train.start.given_bias import BIASED, given_bias
@@ -316,11 +314,14 @@ def provenance_of(path: Path) -> dict[str, Any]:
 
 def preset_of(path: Path, head: str | None = None) -> dict[str, ElementBias]:
     """Output biases of elements that were given when a model was trained, so that they are not fitted."""
-    settings = load_state(path).config if path.suffix == ".ckpt" else provenance_of(path).get("training")
-    if not settings:
-        return {}
-    config = TrainConfig.model_validate(settings)
-    for name, one in (config.heads or {}).items():
-        if head == name or head in one.aliases:
-            config = head_config(config, name)
-    return {} if config.model is None else dict(config.model.preset_out_bias)
+    settings = load_state(path).config if path.suffix == ".ckpt" else provenance_of(path).get("training") or {}
+    given = _given_in(settings.get("model"))
+    for name, own in (settings.get("heads") or {}).items():
+        if head is not None and head in (name, *own.get("aliases", ())):
+            given = (_given_in(own["model"]) if own.get("model") else given) | _given_in(own)
+    return given
+
+
+def _given_in(section: Mapping[str, Any] | None) -> dict[str, ElementBias]:
+    """Output biases that a section of the settings of a training, as JSON, gives."""
+    return dict((section or {}).get("preset_out_bias") or {})
